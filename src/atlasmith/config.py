@@ -1,0 +1,191 @@
+"""The config: one file, checked as a whole, from which a resolved plan is written and every stage runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from atlasmith.errors import AtlasmithError, InputError, Problem, did_you_mean
+from atlasmith.naming import Layout
+
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Terms = dict[str, dict[str, Any]]  # loss name: its weight and parameters
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CohortSection(Section):
+    bids: Path
+    suffix: Label = "T1w"
+    labels: str | None = Field("derivatives/manual", description="folder of label files, relative to bids")
+    role: str = Field("role", description="column of participants.tsv: atlas, target or train")
+    covariates: list[str] = Field(default_factory=list)
+
+
+class AffineSection(Section):
+    iterations: Count = Field(3, description="rounds of averaging for the groupwise reference")
+    reference_subjects: Count = Field(60, description="at most so many subjects make the reference")
+    n4: bool = Field(False, description="correct the bias field first")
+
+
+class NetworkSection(Section):
+    name: str = "unet"
+    channels: list[Count] = Field([16, 32, 32, 32], min_length=2)
+
+
+class TemplateSection(Section):
+    name: Label = "Template"
+    spacing: Positive = Field(1.0, description="voxel size, mm")
+    shape: list[Count] | None = Field(None, description="grid, voxels; from the images where not given")
+    margin: NotNegative = Field(4.0, description="mm around the largest object")
+    condition_on: list[str] = Field(default_factory=list, description="covariates")
+    network: NetworkSection = NetworkSection()
+    squarings: Annotated[int, Field(ge=1, le=12)] = 6
+    steps: Count = 500
+    batch_size: Annotated[int, Field(ge=2)] = 4
+    learning_rate: Positive = 1e-3
+    template_learning_rate: Positive = 5e-3
+    similarity: Terms = Field({"lncc": {"weight": 1.0, "window": 7}}, min_length=1)
+    labels: Terms = Field(default_factory=dict, description="similarity of atlas labels and the template's")
+    regularisation: Terms = {
+        "diffusion": {"weight": 0.2},
+        "magnitude": {"weight": 0.001},
+        "centrality": {"weight": 0.1},
+    }
+    augment: bool = Field(True, description="small random affine and gamma changes")
+    checkpoint_every: Count = 100
+    views: dict[str, list[float | str]] = Field(
+        default_factory=dict, description="covariate: values at which template images are written"
+    )
+
+
+class RegisterSection(Section):
+    refine_steps: Annotated[int, Field(ge=0)] = Field(40, description="instance optimisation after the network")
+    refine_learning_rate: Positive = 0.05
+    chunk: Count = Field(8, description="subjects a job")
+
+
+class VoteNetSection(Section):
+    channels: list[Count] = Field([12, 24, 48], min_length=2)
+    steps: Count = 600
+    batch_size: Count = 4
+    patch: Annotated[int, Field(ge=8)] = Field(40, description="voxels a side of a training patch")
+    learning_rate: Positive = 3e-3
+    sharpness: Positive = Field(4.0, description="soft votes are the trust to this power")
+    checkpoint_every: Count = 100
+
+
+class FusionSection(Section):
+    methods: list[str] = Field(["majority", "local_weighted", "votenet"], min_length=1)
+    spacing: Positive | None = Field(None, description="fuse at this voxel size, mm; None: the target's own")
+    margin: NotNegative = Field(6.0, description="mm around the propagated labels")
+    votenet: VoteNetSection = VoteNetSection()
+
+
+class ScoreSection(Section):
+    metrics: list[str] = Field(["dice", "jaccard", "volume_similarity", "hd95_mm", "assd_mm"], min_length=1)
+    bootstrap: Count = 1000
+
+
+class ReportSection(Section):
+    subjects: Count = Field(4, description="subjects shown in pictures")
+
+
+class Config(Section):
+    """The whole config. Paths are as in the file; relative ones start at the working directory."""
+
+    seed: int = 0
+    output: Path = Path("results")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cohort: CohortSection
+    affine: AffineSection = AffineSection()
+    template: TemplateSection = TemplateSection()
+    register_: RegisterSection = Field(RegisterSection(), alias="register")
+    fusion: FusionSection = FusionSection()
+    score: ScoreSection = ScoreSection()
+    report: ReportSection = ReportSection()
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.output, self.template.name, self.cohort.suffix)
+
+    def resolved(self) -> dict[str, Any]:
+        """Every value, defaults included, as plain types."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def digest(self, *sections: str) -> str:
+        """A short hash of `sections`; a workflow rule that depends on them reruns when it changes."""
+        values = {name: self.resolved()[name] for name in ("seed", *sections)}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _message(error: dict[str, Any]) -> tuple[str, str]:
+    """(found, remedy) of one pydantic error."""
+    name = str(error["loc"][-1]) if error["loc"] else ""
+    if error["type"] == "extra_forbidden":
+        model: Any = Config
+        for key in error["loc"][:-1]:
+            field = next((f for n, f in model.model_fields.items() if (f.alias or n) == key), None)
+            if field is None:
+                break
+            model = field.annotation
+        known = [f.alias or n for n, f in getattr(model, "model_fields", {}).items()]
+        return f"unknown key '{name}'", did_you_mean(name, known)
+    return f"{error['msg']} (found {error['input']!r})", "Mend the value; the docs list every key."
+
+
+def parse_config(values: dict[str, Any], where: str | Path = "config") -> Config:
+    """Check a config's keys, types and names; raises `InputError` with every fault found."""
+    if not isinstance(values, dict):
+        raise InputError([Problem(where, "this is no table of keys and values", "See the README's example.")])
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            found, remedy = _message(item)  # type: ignore[arg-type]
+            problems.append(Problem(f"{where}: {'.'.join(map(str, item['loc']))}", found, remedy))
+        raise InputError(problems) from None
+    problems = [
+        Problem(
+            f"{where}: template.condition_on",
+            f"'{name}' isn't among cohort.covariates",
+            did_you_mean(name, config.cohort.covariates) if config.cohort.covariates else "Add it there.",
+        )
+        for name in config.template.condition_on
+        if name not in config.cohort.covariates
+    ]
+    problems += [
+        Problem(
+            f"{where}: template.views",
+            f"'{name}' isn't among template.condition_on",
+            "Condition the template on it, or remove the view.",
+        )
+        for name in config.template.views
+        if name not in config.template.condition_on
+    ]
+    if problems:
+        raise InputError(problems)
+    return config
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and check a YAML config."""
+    path = Path(path)
+    if not path.exists():
+        raise AtlasmithError(f"{path}: no such config file. Copy config.yaml from the project and edit it.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError([Problem(path, f"not YAML: {error}", "Mend the syntax.")]) from None
+    return parse_config(values, path)

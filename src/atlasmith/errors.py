@@ -1,0 +1,52 @@
+"""Errors that a user can act on: each names the file, the value found and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class AtlasmithError(Exception):
+    """Something a user can mend. The CLI prints the message without a traceback and exits with 2."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault of the input: where it is, what was found, what to do about it."""
+
+    where: str | Path
+    found: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.found}. {self.remedy}"
+
+
+class InputError(AtlasmithError):
+    """All problems of an input at once."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = list(problems)
+        count = len(self.problems)
+        head = f"{count} problem{'s' if count != 1 else ''} found:"
+        super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
+
+
+def did_you_mean(value: str, choices: Iterable[str]) -> str:
+    """The sentence that ends a message about an unknown name."""
+    names = sorted(choices)
+    close = difflib.get_close_matches(value, names, n=1)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    return f"{hint}Choices: {', '.join(names)}"
+
+
+def look_up(table: Mapping[str, T], name: str, what: str) -> T:
+    """Entry `name` of a table of choices; raises `AtlasmithError` with a suggestion when there is none."""
+    if name not in table:
+        raise AtlasmithError(f"unknown {what} '{name}'. {did_you_mean(name, table)}")
+    return table[name]

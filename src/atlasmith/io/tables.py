@@ -1,0 +1,99 @@
+"""Tab-separated tables after BIDS: `n/a` stands for a missing value."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from atlasmith.errors import AtlasmithError
+from atlasmith.io.files import write_text
+
+MISSING = "n/a"
+
+
+def read_tsv(path: str | Path) -> list[dict[str, str]]:
+    """Rows as text, one dict a row, keyed by the header line."""
+    with Path(path).open(encoding="utf-8-sig", newline="") as file:
+        return [{key: value for key, value in row.items() if key} for row in csv.DictReader(file, delimiter="\t")]
+
+
+def format_value(value: Any) -> str:
+    """Floats in nine digits (enough for float32), None and NaN as `n/a`."""
+    if value is None or value != value:
+        return MISSING
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def format_tsv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([format_value(row.get(column)) for column in columns] for row in rows)
+    return text.getvalue()
+
+
+def write_tsv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    write_text(path, format_tsv(rows, columns))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One row of the checked cohort.
+
+    id: without `sub-`. role: atlas, target or train. labels: None where there are none.
+    covariates: a number (continuous), a text (categorical) or None (missing), by name.
+    """
+
+    id: str
+    role: str
+    image: Path
+    labels: Path | None = None
+    covariates: dict[str, float | str | None] = field(default_factory=dict)
+
+
+def write_cohort(path: str | Path, subjects: Sequence[Subject], covariates: Sequence[str]) -> None:
+    rows = [
+        {
+            "participant_id": f"sub-{subject.id}",
+            "role": subject.role,
+            "image": subject.image,
+            "labels": subject.labels,
+            **subject.covariates,
+        }
+        for subject in subjects
+    ]
+    write_tsv(path, rows, ["participant_id", "role", "image", "labels", *covariates])
+
+
+def read_cohort(path: str | Path) -> list[Subject]:
+    """The checked cohort, in the order of the ids."""
+    if not Path(path).exists():
+        raise AtlasmithError(f"{path} is missing. Run `atlasmith cohort` first.")
+    return [
+        Subject(
+            id=row["participant_id"].removeprefix("sub-"),
+            role=row["role"],
+            image=Path(row["image"]),
+            labels=None if row["labels"] == MISSING else Path(row["labels"]),
+            covariates={
+                name: parse_covariate(value)
+                for name, value in row.items()
+                if name not in ("participant_id", "role", "image", "labels")
+            },
+        )
+        for row in read_tsv(path)
+    ]
+
+
+def parse_covariate(value: str) -> float | str | None:
+    """A number where the text is one, None where it is missing, else the text."""
+    if value in (MISSING, ""):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return value

@@ -1,0 +1,153 @@
+"""Every file name of an output folder, after BIDS 1.11 derivatives and TemplateFlow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def method_label(method: str) -> str:
+    """A method's name as a BIDS label, which may hold letters and digits alone."""
+    return method.replace("_", "")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names of files under `output`, for template `template` of images with `suffix` (such as T1w)."""
+
+    output: Path
+    template: str
+    suffix: str
+
+    # The cohort
+    @property
+    def config(self) -> Path:
+        return self.output / "config.yaml"
+
+    @property
+    def cohort(self) -> Path:
+        return self.output / "cohort.tsv"
+
+    @property
+    def labels(self) -> Path:
+        return self.output / "labels.tsv"
+
+    @property
+    def grid(self) -> Path:
+        return self.output / "grid.json"
+
+    def log(self, stage: str, name: str = "all") -> Path:
+        return self.output / "logs" / stage / f"{name}.log"
+
+    # The template
+    def of_template(self, entities: str, suffix: str, extension: str = ".nii.gz") -> Path:
+        """`entities`: what stands between `tpl-X` and the suffix, such as `cohort-1_res-1`."""
+        return self.output / f"tpl-{self.template}" / f"tpl-{self.template}_{entities}_{suffix}{extension}"
+
+    @property
+    def affine_reference(self) -> Path:
+        return self.of_template("res-1_desc-affine", self.suffix)
+
+    @property
+    def template_image(self) -> Path:
+        """The template at the cohort's mean covariates: the common space of all subjects."""
+        return self.of_template("res-1", self.suffix)
+
+    def template_at(self, index: int) -> Path:
+        """The template at the `index`-th (from 1) set of covariates of `template_description.json`."""
+        folder = self.output / f"tpl-{self.template}" / f"cohort-{index}"
+        return folder / f"tpl-{self.template}_cohort-{index}_res-1_{self.suffix}.nii.gz"
+
+    @property
+    def template_description(self) -> Path:
+        return self.output / f"tpl-{self.template}" / "template_description.json"
+
+    @property
+    def template_weights(self) -> Path:
+        return self.output / "model" / "template.safetensors"
+
+    @property
+    def template_training(self) -> Path:
+        return self.output / "model" / "template_training.tsv"
+
+    @property
+    def template_checkpoint(self) -> Path:
+        return self.output / "model" / "template_checkpoint.safetensors"
+
+    @property
+    def votenet_weights(self) -> Path:
+        return self.output / "model" / "votenet.safetensors"
+
+    @property
+    def votenet_training(self) -> Path:
+        return self.output / "model" / "votenet_training.tsv"
+
+    @property
+    def votenet_checkpoint(self) -> Path:
+        return self.output / "model" / "votenet_checkpoint.safetensors"
+
+    # One subject
+    def of_subject(self, subject: str, entities: str, suffix: str, extension: str = ".nii.gz") -> Path:
+        return self.output / f"sub-{subject}" / "anat" / f"sub-{subject}_{entities}_{suffix}{extension}"
+
+    def affine(self, subject: str) -> Path:
+        return self.of_subject(subject, f"from-{self.suffix}_to-{self.template}_mode-image_desc-affine", "xfm", ".mat")
+
+    def affine_image(self, subject: str) -> Path:
+        """Affinely aligned, intensity-normalised, on the template's grid."""
+        return self.of_subject(subject, f"space-{self.template}_desc-affine", self.suffix)
+
+    def forward(self, subject: str) -> Path:
+        """Resamples the subject's image onto the template's grid."""
+        return self.of_subject(subject, f"from-{self.suffix}_to-{self.template}_mode-image", "xfm", ".h5")
+
+    def inverse(self, subject: str) -> Path:
+        """Resamples template images onto the subject's grid."""
+        return self.of_subject(subject, f"from-{self.template}_to-{self.suffix}_mode-image", "xfm", ".h5")
+
+    def warped(self, subject: str) -> Path:
+        return self.of_subject(subject, f"space-{self.template}_desc-warped", self.suffix)
+
+    def log_jacobian(self, subject: str) -> Path:
+        return self.of_subject(subject, f"space-{self.template}_desc-log", "jacobian")
+
+    def registration_table(self, subject: str) -> Path:
+        """What the registration itself knows: similarity, folding, inverse-consistency error."""
+        return self.of_subject(subject, f"space-{self.template}_desc-registration", "metrics", ".tsv")
+
+    def propagated_labels(self, subject: str) -> Path:
+        """Atlas labels in the subject's space, one atlas a volume of the fourth axis."""
+        return self.of_subject(subject, f"space-{self.suffix}_desc-propagated", "dseg")
+
+    def propagated_images(self, subject: str) -> Path:
+        return self.of_subject(subject, f"space-{self.suffix}_desc-propagated", self.suffix)
+
+    def propagated_sidecar(self, subject: str) -> Path:
+        """The atlases in the order of the fourth axis, and how they were resampled."""
+        return self.of_subject(subject, f"space-{self.suffix}_desc-propagated", "dseg", ".json")
+
+    def segmentation(self, subject: str, method: str) -> Path:
+        return self.of_subject(subject, f"space-{self.suffix}_desc-{method_label(method)}", "dseg")
+
+    def confidence(self, subject: str, method: str) -> Path:
+        """The share of trust behind the fused label, 0 to 1."""
+        return self.of_subject(subject, f"space-{self.suffix}_desc-{method_label(method)}", "confidence")
+
+    def volumes(self, subject: str, method: str) -> Path:
+        return self.of_subject(subject, f"space-{self.suffix}_desc-{method_label(method)}", "volumes", ".tsv")
+
+    # Scores
+    def subject_scores(self, subject: str) -> Path:
+        return self.output / "scores" / "subjects" / f"sub-{subject}_scores.tsv"
+
+    @property
+    def scores(self) -> Path:
+        return self.output / "scores" / "scores.tsv"
+
+    @property
+    def summary(self) -> Path:
+        return self.output / "scores" / "summary.tsv"
+
+    @property
+    def report(self) -> Path:
+        return self.output / "report.html"
