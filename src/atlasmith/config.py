@@ -62,7 +62,6 @@ class TemplateSection(Section):
         "magnitude": {"weight": 0.001},
         "centrality": {"weight": 0.1},
     }
-    augment: bool = Field(True, description="small random affine and gamma changes")
     checkpoint_every: Count = 100
     views: dict[str, list[float | str]] = Field(
         default_factory=dict, description="covariate: values at which template images are written"

@@ -1,0 +1,60 @@
+"""From a file to the image that is registered and resampled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from atlasmith.geometry import Array, Grid
+from atlasmith.intensity import has_background, normalise
+from atlasmith.io.images import Image, read_image
+
+N4_SPACING = 4.0  # mm; the bias field is smooth, so a coarse grid is enough to find it
+FWHM = np.sqrt(8 * np.log(2))  # full width at half maximum of a Gaussian of sigma 1
+
+
+def read_prepared(path: str | Path, spacing: float, n4: bool) -> Image:
+    """Read an image, correct its bias field if asked to, normalise it to [0, 1], smooth it for `spacing` mm."""
+    image = read_image(path)
+    data = correct_bias(image.data, image.grid) if n4 else image.data
+    return Image(antialias(normalise(data), image.grid, spacing), image.grid)
+
+
+def antialias(data: Array, grid: Grid, spacing: float) -> Array:
+    """Smooth (X, Y, Z) on `grid` as sampling it every `spacing` mm needs; finer or equal sampling changes nothing.
+
+    The Gaussian's FWHM is the root of the difference of the squared spacings (Cardoso et al. 2015,
+    doi:10.1007/978-3-319-24571-3_81).
+    """
+    old = np.array(grid.spacing)
+    sigma = np.sqrt(np.maximum(spacing**2 - old**2, 0)) / FWHM / old
+    sigma[[axis not in grid.axes for axis in range(3)]] = 0
+    if not sigma.any():
+        return data
+    smooth: Array = ndimage.gaussian_filter(data, sigma, mode="nearest")
+    return smooth
+
+
+def correct_bias(data: Array, grid: Grid) -> Array:
+    """Divide (X, Y, Z) by its bias field, found by N4 (Tustison et al. 2010, doi:10.1109/TMI.2010.2046908)."""
+    values = grid.squeeze(data).astype(np.float32)
+    # The field is multiplicative and N4 takes logarithms: only positive values take part.
+    mask = values > max(float(values.min()), 0) if has_background(data) else values > 0
+    if not mask.any():
+        return data
+    image = sitk.GetImageFromArray(np.ascontiguousarray(values.T))
+    image.SetSpacing(grid.tensor_spacing)
+    inside = sitk.GetImageFromArray(np.ascontiguousarray(mask.T.astype(np.uint8)))
+    inside.CopyInformation(image)
+    # At least 16 voxels an axis remain.
+    factors = [
+        max(1, min(int(N4_SPACING / size), length // 16))
+        for size, length in zip(grid.tensor_spacing, grid.tensor_shape, strict=True)
+    ]
+    n4 = sitk.N4BiasFieldCorrectionImageFilter()
+    n4.Execute(sitk.Shrink(image, factors), sitk.Shrink(inside, factors))
+    field = np.exp(sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).T)
+    return grid.unsqueeze(np.where(mask, values / field, values).astype(np.float32))

@@ -1,0 +1,100 @@
+"""The affine reference: the mean of subjects that were registered to their own mean, favouring none."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from scipy.linalg import expm, logm
+from tqdm import tqdm
+
+from atlasmith.affine.align import Scan, best, check_dimension, one_thread, optimise, resample, shift, to_world
+from atlasmith.affine.intensity import read_prepared
+from atlasmith.config import Config
+from atlasmith.geometry import Array, Grid
+from atlasmith.io.files import read_json
+from atlasmith.io.images import Image, write_image
+from atlasmith.io.tables import Subject, read_cohort
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+OBJECT = 0.1  # normalised intensity above which a voxel counts as part of the object
+
+
+def choose(subjects: Sequence[Subject], count: int) -> list[Subject]:
+    """At most `count` subjects by a hash of their ids, in the order of the ids: other rows, or another order
+    of them, change the choice as little as can be.
+    """
+    by_hash = sorted(subjects, key=lambda subject: hashlib.sha256(subject.id.encode()).digest())
+    return sorted(by_hash[:count], key=lambda subject: subject.id)
+
+
+def centred(matrices: Sequence[Array]) -> list[Array]:
+    """Matrices (4, 4), each multiplied from the right by one common matrix such that their log-Euclidean mean
+    (Arsigny et al. 2006, doi:10.1007/11866565_113; iterated, as matrices don't commute) is the identity.
+    """
+    matrices = list(matrices)
+    for _ in range(20):
+        mean = np.mean([np.real(logm(matrix)) for matrix in matrices], axis=0)
+        matrices = [matrix @ expm(-mean) for matrix in matrices]
+        if np.abs(mean).max() < 1e-12:
+            break
+    return matrices
+
+
+def average(images: Iterable[Array]) -> Array:
+    """The mean, at each voxel, of the images that see it (not NaN there); zero where none does."""
+    total: Array | float = 0.0
+    seen: Array | float = 0.0
+    for image in images:
+        inside = np.isfinite(image)
+        total = total + np.where(inside, image, 0).astype(np.float64)
+        seen = seen + inside
+    return np.asarray(total / np.maximum(seen, 1), dtype=np.float32)
+
+
+def _object_middle(scan: Scan, image: Image) -> Array:
+    """The middle of the object's bounding box, plain coordinates (3,)."""
+    return scan.plain(np.array([(where.min() + where.max()) / 2 for where in np.nonzero(image.data > OBJECT)]))
+
+
+def build_reference(config: Config) -> None:
+    """Write the unbiased groupwise affine reference to `Layout.affine_reference`, on the template's grid.
+
+    Subjects are first superposed by their centres of mass, then registered to their mean `affine.iterations`
+    times, rigidly in the first round. After each round one common affine makes the mean transform, about the
+    centres of mass, the identity, so that neither pose nor size drifts to that of any subject. Each image is
+    interpolated once. The result depends neither on the order of the subjects nor on the number of threads.
+    All chosen images are kept in memory. Raises `AtlasmithError` without a cohort table.
+    """
+    layout = config.layout
+    grid = Grid.from_dict(read_json(layout.grid))
+    spacing = min(grid.tensor_spacing)
+    subjects = choose(read_cohort(layout.cohort), config.affine.reference_subjects)
+    rounds = config.affine.iterations
+
+    def load(subject: Subject) -> tuple[Image, Scan]:
+        image = read_prepared(subject.image, spacing, config.affine.n4)
+        check_dimension(subject, image, grid)
+        return image, Scan.of(image, spacing)
+
+    with (
+        one_thread(),
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        tqdm(total=len(subjects) * (rounds + 1), desc="reference", disable=None) as bar,
+    ):
+
+        def each(function: Callable[[A], B], items: Iterable[A]) -> list[B]:
+            results = []
+            for result in pool.map(function, items):
+                results.append(result)
+                bar.update()
+            return results
+
+        loaded = each(load, subjects)
+        ...

@@ -1,0 +1,63 @@
+"""The cohort's affinely aligned images as tensors, shared by training and registration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atlasmith.geometry import Grid
+from atlasmith.io.images import read_grid, read_image, read_labels
+from atlasmith.io.tables import Subject
+from atlasmith.io.transforms import read_affine
+from atlasmith.naming import Layout
+from atlasmith.warp import pull
+
+CACHE_BYTES = 4 * 2**30  # beyond this, images are read again when they are needed
+
+
+class AlignedImages:
+    """Images (B, 1, *shape) with masks of their field of view, on the template's grid, kept in half precision."""
+
+    def __init__(self, layout: Layout, subjects: Sequence[Subject], grid: Grid) -> None:
+        self.layout, self.subjects, self.grid = layout, list(subjects), grid
+        self._capacity = CACHE_BYTES // (3 * int(np.prod(grid.shape)))
+        self._images: dict[int, tuple[Tensor, Tensor]] = {}
+        self._labels: dict[int, Tensor] = {}
+
+    def _read(self, index: int) -> tuple[Tensor, Tensor]:
+        subject = self.subjects[index]
+        image = read_image(self.layout.affine_image(subject.id))
+        data = torch.from_numpy(self.grid.squeeze(image.data)).half()
+        native = read_grid(subject.image)
+        ones = torch.ones(1, 1, *native.tensor_shape)
+        inside = pull(ones, native, [read_affine(self.layout.affine(subject.id))], self.grid)
+        return data, inside[0, 0] > 0.99
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """(images, masks), each (B, 1, *shape) float32."""
+        pairs = []
+        for index in indices:
+            if index not in self._images:
+                pair = self._read(index)
+                if len(self._images) < self._capacity:
+                    self._images[index] = pair
+            else:
+                pair = self._images[index]
+            pairs.append(pair)
+        images, masks = zip(*pairs, strict=True)
+        return torch.stack(images)[:, None].float(), torch.stack(masks)[:, None].float()
+
+    def labels(self, index: int) -> Tensor:
+        """The subject's labels (*shape) on the template's grid, nearest neighbour. For atlases alone."""
+        if index not in self._labels:
+            subject = self.subjects[index]
+            if subject.role != "atlas" or subject.labels is None:
+                raise ValueError(f"sub-{subject.id} is no atlas: its labels aren't for training")
+            native = read_labels(subject.labels)
+            data = torch.from_numpy(native.grid.squeeze(native.data))[None, None].float()
+            steps = [read_affine(self.layout.affine(subject.id))]
+            self._labels[index] = pull(data, native.grid, steps, self.grid, "nearest")[0, 0].int()
+        return self._labels[index]

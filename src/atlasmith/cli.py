@@ -1,0 +1,173 @@
+"""The command line: one verb a stage. It parses, calls and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from atlasmith import __version__
+from atlasmith.config import Config, load_config
+from atlasmith.errors import AtlasmithError
+
+# Each verb imports its stage when it is called: `atlasmith --help` and the affine stage need no torch.
+
+
+def _cohort(config: Config) -> None:
+    from atlasmith.cohort import run
+
+    run(config)
+
+
+def _affine_reference(config: Config) -> None:
+    from atlasmith.affine import build_reference
+
+    build_reference(config)
+
+
+def _affine(config: Config, subjects: list[str]) -> None:
+    from atlasmith.affine import align_subject
+
+    for subject in subjects:
+        align_subject(config, subject)
+
+
+def _template(config: Config) -> None:
+    from atlasmith.template import train
+
+    train(config)
+
+
+def _register(config: Config, subjects: list[str]) -> None:
+    from atlasmith.register import register_subjects
+
+    register_subjects(config, subjects)
+
+
+def _propagate(config: Config, subjects: list[str]) -> None:
+    from atlasmith.propagate import propagate
+
+    for subject in subjects:
+        propagate(config, subject)
+
+
+def _fuse_train(config: Config) -> None:
+    from atlasmith.fusion import train_votenet
+
+    train_votenet(config)
+
+
+def _fuse(config: Config, subjects: list[str]) -> None:
+    from atlasmith.fusion import fuse_subject
+
+    for subject in subjects:
+        fuse_subject(config, subject)
+
+
+def _score(config: Config, subjects: list[str]) -> None:
+    from atlasmith.scoring import score_subject
+
+    for subject in subjects:
+        score_subject(config, subject)
+
+
+def _score_summary(config: Config) -> None:
+    from atlasmith.scoring import summarise
+
+    summarise(config)
+
+
+def _report(config: Config) -> None:
+    from atlasmith.report import write_report
+
+    write_report(config)
+
+
+def _demo_grade(config: Config) -> None:
+    from atlasmith.demo import grade
+
+    grade(config)
+
+
+ONCE: dict[str, tuple[Callable[[Config], None], str]] = {
+    "cohort": (_cohort, "check the cohort; write its table, the grid and the resolved config"),
+    "affine-reference": (_affine_reference, "build the unbiased groupwise affine reference"),
+    "template": (_template, "train template and registration network together"),
+    "fuse-train": (_fuse_train, "train the VoteNet, leaving out one atlas at a time"),
+    "score-summary": (_score_summary, "gather the subjects' scores, with bootstrap intervals"),
+    "report": (_report, "write the HTML report"),
+    "demo-grade": (_demo_grade, "grade a run of the demo cohort against its known truth"),
+}
+PER_SUBJECT: dict[str, tuple[Callable[[Config, list[str]], None], str]] = {
+    "affine": (_affine, "align subjects to the affine reference; normalise their intensities"),
+    "register": (_register, "register subjects to the template; write transforms both ways"),
+    "propagate": (_propagate, "bring every atlas into the subjects' own spaces"),
+    "fuse": (_fuse, "fuse the propagated labels by every method of the config"),
+    "score": (_score, "score subjects: overlap, surfaces, deformation, similarity"),
+}
+
+
+def _subject_id(text: str) -> str:
+    return text.removeprefix("sub-")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="atlasmith",
+        description="From a cohort of medical images to a template, registrations and segmentations. "
+        "The Snakemake workflow calls these verbs in order; each runs one stage.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    for name, (_, text) in {**ONCE, **PER_SUBJECT}.items():
+        verb = verbs.add_parser(name, help=text, description=text)
+        verb.add_argument("--config", type=Path, required=True, metavar="FILE", help="the config, in YAML")
+        if name in PER_SUBJECT:
+            verb.add_argument(
+                "--subjects",
+                "--subject",
+                type=_subject_id,
+                nargs="+",
+                required=True,
+                metavar="ID",
+                help="participant ids, with or without 'sub-'",
+            )
+
+    text = "write the demo cohort: a real brain made into people with a known truth"
+    demo = verbs.add_parser("demo", help=text, description=text)
+    demo.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the BIDS cohort")
+    demo.add_argument("--seed", type=int, default=0)
+    text = "print the config's JSON schema"
+    verbs.add_parser("schema", help=text, description=text)
+    return parser
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.verb == "schema":
+        print(json.dumps(Config.model_json_schema(by_alias=True), indent=2))
+    elif args.verb == "demo":
+        from atlasmith.demo import make_demo
+
+        make_demo(args.out, seed=args.seed)
+    elif args.verb in ONCE:
+        ONCE[args.verb][0](load_config(args.config))
+    else:
+        PER_SUBJECT[args.verb][0](load_config(args.config), args.subjects)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns 0, or 2 after printing an error that the user can mend."""
+    args = build_parser().parse_args(argv)
+    try:
+        _run(args)
+    except AtlasmithError as error:
+        print(f"atlasmith {args.verb}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

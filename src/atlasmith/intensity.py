@@ -1,0 +1,31 @@
+"""Intensities on one scale, whatever the scanner's."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from atlasmith.geometry import Array
+
+BACKGROUND_SHARE = 0.1  # more voxels than this at the image's minimum are background
+
+
+def has_background(data: Array) -> bool:
+    """Whether the minimum is a background (a stripped skull, padding) and not merely the darkest tissue."""
+    return bool(np.mean(data == data.min()) > BACKGROUND_SHARE)
+
+
+def normalise(data: Array) -> Array:
+    """Scale to [0, 1], robustly: float32 of the same shape.
+
+    With a background, from the minimum to the foreground's 99.5th percentile; without one (a crop), from the
+    1st to the 99th percentile. Values beyond are clipped. A constant image becomes zero.
+    """
+    low = float(data.min())
+    if has_background(data):
+        foreground = data[data > low]
+        high = float(np.percentile(foreground, 99.5)) if foreground.size else low
+    else:
+        low, high = (float(value) for value in np.percentile(data, [1, 99]))
+    if high <= low:
+        return np.zeros(data.shape, dtype=np.float32)
+    return np.clip((data.astype(np.float32) - low) / (high - low), 0, 1).astype(np.float32)

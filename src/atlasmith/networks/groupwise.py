@@ -1,0 +1,157 @@
+"""The trained object: a (conditional) template and the network that registers images to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from atlasmith.errors import AtlasmithError, look_up
+from atlasmith.geometry import Grid
+from atlasmith.io.files import whole
+from atlasmith.networks.unet import UNet
+
+NETWORKS = {"unet": UNet}
+
+Covariates = Mapping[str, float | str | None]
+
+
+@dataclass(frozen=True)
+class CovariateCode:
+    """Covariates as numbers of mean zero: continuous ones standardised, categorical ones one-hot less their
+    frequencies. A missing value is the mean, 0.
+
+    continuous: name to (mean, standard deviation). categorical: name to {level: frequency}.
+    """
+
+    continuous: dict[str, tuple[float, float]]
+    categorical: dict[str, dict[str, float]]
+
+    @classmethod
+    def of(cls, names: Sequence[str], cohort: Sequence[Covariates]) -> CovariateCode:
+        continuous: dict[str, tuple[float, float]] = {}
+        categorical: dict[str, dict[str, float]] = {}
+        for name in names:
+            values = [subject[name] for subject in cohort if subject[name] is not None]
+            if all(isinstance(value, float) for value in values):
+                numbers = np.array(values, dtype=float)
+                continuous[name] = (float(numbers.mean()), float(numbers.std()) or 1.0)
+            else:
+                levels, counts = np.unique([str(value) for value in values], return_counts=True)
+                categorical[name] = {
+                    str(level): float(n / len(values)) for level, n in zip(levels, counts, strict=True)
+                }
+        return cls(continuous, categorical)
+
+    @property
+    def size(self) -> int:
+        return len(self.continuous) + sum(len(levels) for levels in self.categorical.values())
+
+    def encode(self, covariates: Covariates) -> Tensor:
+        """(size,). Names that the code doesn't know are ignored; a level that it doesn't know is an error."""
+        code: list[float] = []
+        for name, (mean, deviation) in self.continuous.items():
+            value = covariates.get(name)
+            code.append(0.0 if value is None else (float(value) - mean) / deviation)
+        for name, levels in self.categorical.items():
+            value = covariates.get(name)
+            if value is not None:
+                level = str(value)
+                if level not in levels:
+                    raise AtlasmithError(f"{name}: '{level}' wasn't in the cohort. Levels: {', '.join(levels)}")
+                code += [(level == other) - frequency for other, frequency in levels.items()]
+            else:
+                code += [0.0] * len(levels)
+        return torch.tensor(code, dtype=torch.float32)
+
+
+class Decoder(nn.Module):
+    """Covariates (B, size) to an image (B, 1, *shape), the part that a straight line leaves unexplained.
+
+    A dense layer to a quarter-resolution grid of features, then convolutions (Dalca et al. 2019), with the
+    value at the mean covariates taken off, so that the template there is the free volume alone.
+    """
+
+    features = 8
+
+    def __init__(self, size: int, shape: Sequence[int]) -> None:
+        super().__init__()
+        convolution = {2: nn.Conv2d, 3: nn.Conv3d}[len(shape)]
+        self.shape = tuple(shape)
+        self.coarse = tuple(-(-n // 4) for n in shape)
+        self.hidden = nn.Sequential(nn.Linear(size, 16), nn.ELU(), nn.Linear(16, 16), nn.ELU())
+        self.dense = nn.Linear(16, self.features * int(np.prod(self.coarse)))
+        self.refine = nn.Sequential(convolution(self.features, self.features, 3, padding=1), nn.ELU())
+        self.head = convolution(self.features, 1, 3, padding=1)
+        nn.init.normal_(self.head.weight, std=1e-5)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, code: Tensor) -> Tensor:
+        code = torch.cat([code, torch.zeros_like(code[:1])])
+        x = self.dense(self.hidden(code)).reshape(len(code), self.features, *self.coarse)
+        mode = "bilinear" if len(self.shape) == 2 else "trilinear"
+        x = self.head(F.interpolate(self.refine(x), size=self.shape, mode=mode, align_corners=True))
+        return x[:-1] - x[-1:]
+
+
+class Groupwise(nn.Module):
+    """A template t(a), and a network that takes t(a) and an image to a stationary velocity.
+
+    Contract: with v = velocity(t, image), image(x + exp(v)(x)) looks like t(x) on the template's grid, and
+    t(x + exp(-v)(x)) looks like the image. Velocities are (B, d, *half), in voxels of the half-resolution grid.
+    """
+
+    def __init__(
+        self, grid: Grid, code: CovariateCode, network: str, channels: Sequence[int], squarings: int
+    ) -> None:
+        super().__init__()
+        self.grid, self.code, self.squarings = grid, code, squarings
+        self.settings = {"network": network, "channels": list(channels), "squarings": squarings}
+        shape = grid.tensor_shape
+        self.base = nn.Parameter(torch.zeros(1, 1, *shape))
+        self.slopes = nn.Parameter(torch.zeros(code.size, *shape)) if code.size else None
+        self.decoder = Decoder(code.size, shape) if code.size else None
+        build = look_up(NETWORKS, network, "network")
+        self.network = build(grid.ndim, 2, grid.ndim, channels, first_stride=2)
+
+    def template(self, code: Tensor) -> Tensor:
+        """Template images (B, 1, *shape) at encoded covariates (B, size)."""
+        base = self.base.expand(len(code), *self.base.shape[1:])
+        if self.slopes is None or self.decoder is None:
+            return base
+        return base + torch.einsum("bk,k...->b...", code, self.slopes)[:, None] + self.decoder(code)
+
+    def velocity(self, template: Tensor, image: Tensor) -> Tensor:
+        return self.network(torch.cat([template, image], dim=1)).float()
+
+    @property
+    def velocity_spacing(self) -> tuple[float, ...]:
+        """Voxel sizes of the velocity's grid, mm."""
+        sizes = zip(self.grid.tensor_shape, self.grid.tensor_spacing, strict=True)
+        return tuple(spacing * (n - 1) / max(-(-n // 2) - 1, 1) for n, spacing in sizes)
+
+    def save(self, path: str | Path) -> None:
+        metadata = {"grid": self.grid.to_dict(), "code": asdict(self.code), "settings": self.settings}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        with whole(path) as partial:
+            save_file(tensors, partial, {name: json.dumps(value) for name, value in metadata.items()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Groupwise:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, Any] = {name: json.loads(value) for name, value in file.metadata().items()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        continuous = {name: (mean, sd) for name, (mean, sd) in metadata["code"]["continuous"].items()}
+        code = CovariateCode(continuous, metadata["code"]["categorical"])
+        model = cls(Grid.from_dict(metadata["grid"]), code, **metadata["settings"])
+        model.load_state_dict(tensors)
+        return model.eval()

@@ -1,0 +1,215 @@
+"""Groupwise training after Dalca et al. 2019 (arXiv:1908.02738), in both directions of the warp."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from atlasmith import __version__
+from atlasmith.aligned import AlignedImages
+from atlasmith.config import Config
+from atlasmith.geometry import Grid
+from atlasmith.io.files import read_json, write_json
+from atlasmith.io.images import write_image
+from atlasmith.io.tables import read_cohort
+from atlasmith.losses import COHORT_TERMS, REGULARISERS, SIMILARITY, pair, to_mm, weighted
+from atlasmith.networks import CovariateCode, Groupwise
+from atlasmith.training import autocast, fit, generator, one_cycle, pick_device
+from atlasmith.warp import resize_displacement, warp
+
+RUNNING_CAP = 100  # subjects over which the running mean displacement looks back
+LABELS_A_STEP = 8  # labels compared in one step, which bounds memory where there are many
+LABEL_MEMORY = 0.02  # weight of a new atlas in the running mean of the template's labels
+
+
+class _State(nn.Module):
+    """What a checkpoint holds: the model, and the running means that only training needs."""
+
+    mean_displacement: Tensor
+    seen: Tensor
+    label_mean: Tensor
+
+    def __init__(self, model: Groupwise, labels: int) -> None:
+        super().__init__()
+        self.model = model
+        shape = model.grid.tensor_shape
+        self.register_buffer("mean_displacement", torch.zeros(1, len(shape), *(-(-n // 2) for n in shape)))
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("label_mean", torch.zeros(labels, *shape if labels else ()))
+
+
+def start_from_regression(model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
+    """The template's first value: at each voxel, the linear regression of the aligned images on the covariates."""
+    total = torch.zeros_like(model.base)
+    count = torch.zeros_like(model.base)
+    moments = torch.zeros(codes.shape[1], *model.grid.tensor_shape)
+    for index, code in enumerate(codes):
+        image, mask = images.batch([index])
+        total += image * mask
+        count += mask
+        moments += code.view(-1, *[1] * model.grid.ndim) * image[0] * mask[0]
+    mean = total / count.clamp(min=1)
+    model.base.data.copy_(mean)
+    if model.slopes is not None:
+        # Ridge of one subject's worth, so that rare levels and collinear covariates stay bounded. The
+        # codes have mean zero, so the mean image drops out of the normal equations.
+        normal = codes.T @ codes + torch.eye(codes.shape[1])
+        centred = moments - codes.sum(0).view(-1, *[1] * model.grid.ndim) * mean[0]
+        model.slopes.data.copy_(torch.linalg.solve(normal, centred.flatten(1)).view_as(model.slopes))
+
+
+def train(config: Config) -> None:
+    """Train on every subject's aligned image; write weights, training table and template images.
+
+    A killed run goes on from its checkpoint to the same weights.
+    """
+    layout, settings = config.layout, config.template
+    grid = Grid.from_dict(read_json(layout.grid))
+    subjects = read_cohort(layout.cohort)
+    device = pick_device(config.device)
+    torch.manual_seed(config.seed)
+    torch.use_deterministic_algorithms(device.type == "cpu")
+
+    images = AlignedImages(layout, subjects, grid)
+    code = CovariateCode.of(settings.condition_on, [subject.covariates for subject in subjects])
+    codes = torch.stack([code.encode(subject.covariates) for subject in subjects])
+    model = Groupwise(grid, code, settings.network.name, settings.network.channels, settings.squarings)
+    atlases = [i for i, subject in enumerate(subjects) if subject.role == "atlas"] if settings.labels else []
+    values = torch.tensor(sorted({int(v) for i in atlases for v in images.labels(i).unique() if v != 0}))
+    state = _State(model, len(values))
+
+    if not layout.template_checkpoint.exists():
+        start_from_regression(model, images, codes)
+        for i in atlases:
+            state.label_mean += _one_hot(images.labels(i)[None], values)[0] / len(atlases)
+    state.to(device)
+    network = list(model.network.parameters()) + (list(model.decoder.parameters()) if model.decoder else [])
+    volumes = [model.base] + ([model.slopes] if model.slopes is not None else [])
+    optimiser = torch.optim.Adam(
+        [
+            {"params": network, "lr": settings.learning_rate},
+            {"params": volumes, "lr": settings.template_learning_rate},
+        ]
+    )
+    cohort_terms = {n: s for n, s in settings.regularisation.items() if n in COHORT_TERMS}
+
+    def draw(index: int) -> list[int]:
+        """Subjects of one step: whole passes over the cohort in random order; with labels, half are atlases."""
+        size = settings.batch_size
+        fresh = size - size // 2 if atlases else size
+        chosen = []
+        for position in range(index * fresh, (index + 1) * fresh):
+            order = torch.randperm(len(subjects), generator=generator(config.seed, 0, position // len(subjects)))
+            chosen.append(int(order[position % len(subjects)]))
+        if atlases:
+            random = generator(config.seed, 1, index)
+            chosen += [atlases[int(i)] for i in torch.randint(len(atlases), (size - fresh,), generator=random)]
+        return chosen
+
+    def step(index: int) -> dict[str, Tensor]:
+        chosen = draw(index)
+        image, mask = (x.to(device) for x in images.batch(chosen))
+        with autocast(device):
+            template = model.template(codes[chosen].to(device))
+            velocity = model.velocity(template, image)
+        judged = pair(
+            template.float(),
+            image,
+            mask,
+            velocity,
+            squarings=settings.squarings,
+            velocity_spacing=model.velocity_spacing,
+            similarity=settings.similarity,
+            regularisation=settings.regularisation,
+        )
+        terms = dict(judged.terms)
+        if cohort_terms:
+            mean = _update_mean(state, judged.forward)
+            terms |= weighted(REGULARISERS, cohort_terms, to_mm(mean, model.velocity_spacing), model.velocity_spacing)
+        labelled = [k for k, i in enumerate(chosen) if i in atlases]
+        if labelled:
+            terms |= _label_terms(index, labelled, [images.labels(chosen[k]) for k in labelled], judged.forward)
+        return {"loss": torch.stack(list(terms.values())).sum(), **{n: t.detach() for n, t in terms.items()}}
+
+    def _label_terms(index: int, which: list[int], maps: list[Tensor], forward: Tensor) -> dict[str, Tensor]:
+        """Atlas labels warped to the template, against their own running mean there."""
+        order = torch.randperm(len(values), generator=generator(config.seed, 2, index))[:LABELS_A_STEP]
+        labels = _one_hot(torch.stack(maps), values[order]).to(device)
+        moved = warp(labels, resize_displacement(forward[which], grid.tensor_shape))
+        mean = state.label_mean[order.to(device)]
+        terms = weighted(SIMILARITY, settings.labels, mean.expand_as(moved), moved)
+        rate = 1 - (1 - LABEL_MEMORY) ** len(which)
+        state.label_mean[order.to(device)] = mean + rate * (moved.detach().mean(0) - mean)
+        return terms
+
+    fit(
+        module=state,
+        optimiser=optimiser,
+        step=step,
+        steps=settings.steps,
+        schedule=one_cycle(settings.steps),
+        checkpoint=layout.template_checkpoint,
+        table=layout.template_training,
+        every=settings.checkpoint_every,
+        digest=f"{config.digest('cohort', 'affine', 'template')}-{len(subjects)}-{__version__}",
+        description="template",
+    )
+    _write(config, model.cpu())
+    layout.template_checkpoint.unlink()
+
+
+def _update_mean(state: _State, forward: Tensor) -> Tensor:
+    """The running mean displacement (1, d, *half), with the whole gradient on the batch's own mean.
+
+    The template's grid is where the forward displacement lives, so its mean over the cohort should vanish there.
+    """
+    batch = forward.mean(0, keepdim=True)
+    state.seen += len(forward)
+    rate = min(1.0, len(forward) / min(float(state.seen), RUNNING_CAP))
+    state.mean_displacement += rate * (batch.detach() - state.mean_displacement)
+    return state.mean_displacement.clone() + batch - batch.detach()
+
+
+def _one_hot(labels: Tensor, values: Tensor) -> Tensor:
+    """(B, *shape) integers to (B, len(values), *shape) of 0 and 1."""
+    return (labels[:, None] == values.view(1, -1, *[1] * (labels.ndim - 1))).float()
+
+
+@torch.inference_mode()
+def _write(config: Config, model: Groupwise) -> None:
+    layout, grid, views = config.layout, model.grid, config.template.views
+    model.save(layout.template_weights)
+
+    def write(path, code: Tensor) -> None:  # type: ignore[no-untyped-def]
+        write_image(path, grid.unsqueeze(model.template(code[None])[0, 0].numpy()), grid)
+
+    write(layout.template_image, torch.zeros(model.code.size))
+    cohorts = {}
+    if views:
+        for number, point in enumerate(itertools.product(*views.values()), start=1):
+            covariates = {
+                name: float(value) if isinstance(value, int | float) else value
+                for name, value in zip(views, point, strict=True)
+            }
+            write(layout.template_at(number), model.code.encode(covariates))
+            cohorts[str(number)] = {"covariates": covariates, "name": ", ".join(f"{n} {v}" for n, v in covariates.items())}
+    write_json(
+        layout.template_description,
+        {
+            "Identifier": config.template.name,
+            "Name": f"{config.template.name}: built by atlasmith {__version__}",
+            "BIDSVersion": "1.11.1",
+            "TemplateFlowVersion": "1.0.0",
+            "cohort": cohorts,
+            "res": {
+                "1": {
+                    "origin": np.round(grid.affine[:3, 3], 4).tolist(),
+                    "shape": list(grid.shape),
+                    "zooms": list(grid.spacing),
+                }
+            },
+        },
+    )

@@ -1,0 +1,138 @@
+"""The training loop: seeded, resumable to the same weights, with a progress bar and a table."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import safe_open, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from atlasmith.errors import AtlasmithError
+from atlasmith.io.files import whole
+from atlasmith.io.tables import write_tsv
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` takes CUDA where there is one; raises `AtlasmithError` when CUDA is asked for in vain."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise AtlasmithError("device: 'cuda' was asked for, and torch sees no GPU. Set `device: cpu`.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 on CUDA, nothing on CPU."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def generator(seed: int, *where: int) -> torch.Generator:
+    """Random numbers that depend on the seed and on where in the work they are drawn, not on history."""
+    state = seed % 2**31
+    for index in where:
+        state = (state * 1_000_003 + index + 1) % (2**63 - 1)
+    return torch.Generator().manual_seed(state)
+
+
+def one_cycle(steps: int, warm_up: float = 0.1) -> Callable[[int], float]:
+    """Multiplier of the learning rate: linear rise, then a cosine to zero."""
+
+    def schedule(step: int) -> float:
+        position = (step + 1) / steps
+        if position < warm_up:
+            return position / warm_up
+        return 0.5 * (1 + math.cos(math.pi * (position - warm_up) / (1 - warm_up)))
+
+    return schedule
+
+
+def fit(
+    *,
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    step: Callable[[int], dict[str, Tensor]],
+    steps: int,
+    schedule: Callable[[int], float],
+    checkpoint: Path,
+    table: Path,
+    every: int,
+    digest: str,
+    description: str,
+) -> None:
+    """Minimise `step(index)["loss"]`; the other entries of `step` are logged under their names.
+
+    Every `every` steps the state goes to `checkpoint`, whole; a later call with the same `digest` goes on
+    from there to the same weights, since `step` draws its random numbers from its index alone. An entry that
+    is missing in some steps is written as n/a. The caller removes the checkpoint once its results are safe.
+    """
+    first, rows = _load(checkpoint, module, optimiser, digest) if checkpoint.exists() else (0, [])
+    rates = [group["lr"] for group in optimiser.param_groups]
+    progress = tqdm(
+        range(first, steps),
+        desc=description,
+        initial=first,
+        total=steps,
+        disable=None if os.environ.get("TQDM_DISABLE") is None else True,
+    )
+    module.train()
+    for index in progress:
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * schedule(index)
+        terms = step(index)
+        if not torch.isfinite(terms["loss"]):
+            values = {name: float(value) for name, value in terms.items()}
+            raise AtlasmithError(
+                f"{description}: the loss isn't finite at step {index}: {values}. Lower the learning rate; "
+                f"the last good state is in {checkpoint}."
+            )
+        optimiser.zero_grad(set_to_none=True)
+        terms["loss"].backward()
+        optimiser.step()
+        rows.append({"step": index + 1, **{name: value.item() for name, value in terms.items()}})
+        progress.set_postfix(loss=f"{rows[-1]['loss']:.4f}", refresh=False)
+        done = index + 1
+        if done % every == 0 or done == steps:
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = rate
+            _save(checkpoint, module, optimiser, digest, done, rows)
+            if progress.disable:
+                print(f"{description}: step {done} of {steps}, loss {rows[-1]['loss']:.4f}", flush=True)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    write_tsv(table, rows, columns)
+    module.eval()
+
+
+def _save(
+    path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, digest: str, step: int, rows: list[dict[str, Any]]
+) -> None:
+    tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+    with whole(path) as partial:
+        save_file(tensors, partial, metadata={"digest": digest, "step": str(step), "rows": json.dumps(rows)})
+
+
+def _load(
+    path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, digest: str
+) -> tuple[int, list[dict[str, Any]]]:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        if metadata["digest"] != digest:
+            print(f"{path} is of another config: starting anew", flush=True)
+            return 0, []
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    module.load_state_dict({n.removeprefix("module."): v for n, v in tensors.items() if n.startswith("module.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimiser."):
+            _, index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    print(f"resuming at step {metadata['step']} from {path}", flush=True)
+    return int(metadata["step"]), json.loads(metadata["rows"])

@@ -1,0 +1,30 @@
+"""Displacements and velocities: sample, compose, exponentiate, measure. Stateless functions.
+
+Contract: a displacement `u` is a pull-back in voxels of the fixed grid, `moved(x) = moving(x + u(x))`;
+tensors are (B, C, *shape) in NIfTI axis order, and channel d of a displacement moves along axis d.
+"""
+
+from atlasmith.warp.dense import (
+    compose,
+    coordinates,
+    exponentiate,
+    jacobian_determinant,
+    resize_displacement,
+    sample,
+    warp,
+)
+from atlasmith.warp.world import displacement_to_field, map_points, pull, pull_coordinates
+
+__all__ = [
+    "compose",
+    "coordinates",
+    "displacement_to_field",
+    "exponentiate",
+    "jacobian_determinant",
+    "map_points",
+    "pull",
+    "pull_coordinates",
+    "resize_displacement",
+    "sample",
+    "warp",
+]

@@ -1,0 +1,71 @@
+"""Displacements on one grid, in voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Mode = Literal["bilinear", "nearest"]
+Padding = Literal["zeros", "border"]
+
+
+def coordinates(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Voxel coordinates (1, d, *shape) with the device and type of `like`."""
+    axes = [torch.arange(n, device=like.device, dtype=like.dtype) for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+
+
+def sample(image: Tensor, points: Tensor, mode: Mode = "bilinear", padding: Padding = "zeros") -> Tensor:
+    """Values (B, C, *out) of `image` (B, C, *in) at voxel coordinates `points` (B, d, *out), d 2 or 3."""
+    sizes = torch.tensor(image.shape[2:], device=points.device, dtype=points.dtype)
+    scale = 2 / (sizes - 1).clamp(min=1)
+    # grid_sample wants (B, *out, d) with the last axis of the image first, from -1 to 1.
+    grid = (points.movedim(1, -1) * scale - 1).flip(-1)
+    return F.grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=True)
+
+
+def warp(image: Tensor, displacement: Tensor, mode: Mode = "bilinear", padding: Padding = "zeros") -> Tensor:
+    """`image` (B, C, *shape) pulled back by `displacement` (B, d, *shape) in voxels."""
+    return sample(image, coordinates(displacement.shape[2:], displacement) + displacement, mode, padding)
+
+
+def compose(outer: Tensor, inner: Tensor) -> Tensor:
+    """The displacement (B, d, *shape) of x -> outer(inner(x)): inner + outer(x + inner)."""
+    return inner + warp(outer, inner, padding="border")
+
+
+def exponentiate(velocity: Tensor, squarings: int) -> Tensor:
+    """The displacement exp(v) - id of a stationary velocity (B, d, *shape), both in voxels.
+
+    Scaling and squaring (Arsigny et al. 2006, doi:10.1007/11866565_113). Its inverse is exp(-v).
+    """
+    displacement = velocity / 2**squarings
+    for _ in range(squarings):
+        displacement = compose(displacement, displacement)
+    return displacement
+
+
+def resize_displacement(displacement: Tensor, shape: Sequence[int]) -> Tensor:
+    """The same displacement or velocity on a grid of `shape`, whose corner voxels coincide; values scaled."""
+    if tuple(displacement.shape[2:]) == tuple(shape):
+        return displacement
+    mode = "bilinear" if len(shape) == 2 else "trilinear"
+    resized = F.interpolate(displacement, size=tuple(shape), mode=mode, align_corners=True)
+    ratios = [(n - 1) / max(old - 1, 1) for n, old in zip(shape, displacement.shape[2:], strict=True)]
+    return resized * resized.new_tensor(ratios).view(1, -1, *[1] * len(shape))
+
+
+def jacobian_determinant(displacement: Tensor) -> Tensor:
+    """det D(id + u) (B, *shape) of a displacement (B, d, *shape) in voxels, by central differences.
+
+    One-sided at the border, as `numpy.gradient`.
+    """
+    ndim = displacement.shape[1]
+    axes = tuple(range(2, 2 + ndim))
+    rows = torch.stack(torch.gradient(displacement, dim=axes), dim=2)  # (B, component, axis, *shape)
+    jacobian = rows.movedim((1, 2), (-2, -1)) + torch.eye(ndim, device=rows.device, dtype=rows.dtype)
+    return torch.linalg.det(jacobian)

@@ -1,0 +1,71 @@
+"""Transforms between worlds, in millimetres: lists of steps, composed before one sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atlasmith.geometry import Array, DisplacementField, Grid, Step
+from atlasmith.warp.dense import Mode, Padding, coordinates, sample
+
+
+def _apply(matrix: Array, points: Tensor) -> Tensor:
+    """A (4, 4) matrix applied to points (N, 3)."""
+    affine = torch.as_tensor(matrix, dtype=points.dtype, device=points.device)
+    return points @ affine[:3, :3].T + affine[:3, 3]
+
+
+def _to_tensor(grid: Grid, data: Array, like: Tensor) -> Tensor:
+    """(X, Y, Z, C) on `grid` as (1, C, *grid.tensor_shape)."""
+    return torch.as_tensor(grid.squeeze(data), dtype=like.dtype, device=like.device).movedim(-1, 0)[None]
+
+
+def _displacement_at(field: DisplacementField, points: Tensor) -> Tensor:
+    """Displacements (N, 3) at world points (N, 3): linear, and zero outside the field, as ITK has it."""
+    grid = field.grid
+    voxels = _apply(np.linalg.inv(grid.affine), points)
+    limits = torch.tensor(grid.shape, dtype=points.dtype, device=points.device) - 0.5
+    inside = ((voxels >= -0.5) & (voxels <= limits)).all(dim=1, keepdim=True)
+    in_plane = voxels[:, list(grid.axes)].T[None].reshape(1, grid.ndim, -1, *[1] * (grid.ndim - 1))
+    values = sample(_to_tensor(grid, field.vectors, points), in_plane, padding="border")
+    return values.reshape(3, -1).T * inside
+
+
+def map_points(steps: Sequence[Step], points: Tensor) -> Tensor:
+    """World points (N, 3), RAS mm, taken through `steps` from first to last."""
+    for step in steps:
+        points = points + _displacement_at(step, points) if isinstance(step, DisplacementField) else _apply(step, points)
+    return points
+
+
+def pull_coordinates(moving: Grid, steps: Sequence[Step], fixed: Grid, like: Tensor | None = None) -> Tensor:
+    """Voxel coordinates (1, d, *fixed.tensor_shape) in `moving` of the voxels of `fixed`."""
+    like = torch.zeros((), dtype=torch.float32) if like is None else like
+    index = coordinates(fixed.shape, like)[0].reshape(3, -1).T
+    # In double precision to the first world: scanner origins are far, and a float has seven digits.
+    points = _apply(fixed.affine, index.double())
+    world = map_points(steps, points) if steps else points
+    voxels = _apply(np.linalg.inv(moving.affine), world).to(like.dtype)
+    return voxels[:, list(moving.axes)].T.reshape(1, moving.ndim, *fixed.tensor_shape)
+
+
+def pull(
+    image: Tensor,
+    moving: Grid,
+    steps: Sequence[Step],
+    fixed: Grid,
+    mode: Mode = "bilinear",
+    padding: Padding = "zeros",
+) -> Tensor:
+    """`image` (1, C, *moving.tensor_shape) resampled once onto `fixed` (1, C, *fixed.tensor_shape)."""
+    return sample(image, pull_coordinates(moving, steps, fixed, image), mode, padding)
+
+
+def displacement_to_field(displacement: Tensor, grid: Grid) -> DisplacementField:
+    """A displacement (d, *grid.tensor_shape) in voxels of `grid` as a world field in mm."""
+    axes = grid.affine[:3, list(grid.axes)]  # mm a voxel along each tensor axis
+    vectors = np.einsum("wd,d...->...w", axes, displacement.detach().cpu().double().numpy())
+    return DisplacementField(grid, grid.unsqueeze(vectors.astype(np.float32)))
