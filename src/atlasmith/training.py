@@ -85,7 +85,7 @@ def fit(
             group["lr"] = rate * schedule(index)
         terms = step(index)
         if not torch.isfinite(terms["loss"]):
-            values = {name: float(value) for name, value in terms.items()}
+            values = {name: value.item() for name, value in terms.items()}
             raise AtlasmithError(
                 f"{description}: the loss isn't finite at step {index}: {values}. Lower the learning rate; "
                 f"the last good state is in {checkpoint}."

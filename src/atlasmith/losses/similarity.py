@@ -1,4 +1,7 @@
-"""Similarity of two images or label maps (B, C, *shape), 2-D and 3-D. Each returns a scalar >= 0, 0 at best."""
+"""Similarity of two images or label maps (B, C, *shape), 2-D and 3-D: a scalar, 0 at best, else above.
+
+Sums are kept in float32 at least, also under autocast.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,13 @@ import torch
 from torch import Tensor
 
 
+def _precise(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def mse(fixed: Tensor, moved: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean squared difference, over `mask` (B, 1, *shape) where given."""
-    difference = (fixed.float() - moved.float()).square()
+    difference = (_precise(fixed) - _precise(moved)).square()
     return difference.mean() if mask is None else (difference * mask).sum() / mask.sum().clamp(min=1)
 
 
@@ -40,7 +47,7 @@ def lncc(
     either image counts as uncorrelated. Axes shorter than the window use their whole length. No window inside
     the mask gives 1.
     """
-    fixed, moved = fixed.float(), moved.float()
+    fixed, moved = _precise(fixed), _precise(moved)
     widths = [min(window, n) for n in fixed.shape[2:]]
     stack = torch.cat([fixed, moved, fixed * fixed, moved * moved, fixed * moved], dim=1)
     mean_f, mean_m, mean_ff, mean_mm, mean_fm = box_mean(stack, widths).chunk(5, dim=1)
@@ -50,7 +57,7 @@ def lncc(
     correlation = cross * cross / (variance_f * variance_m + eps)
     if mask is None:
         return 1 - correlation.mean()
-    inside = (box_mean(mask.float(), widths) > 0.99).float()
+    inside = (box_mean(mask, widths) > 0.99).to(correlation.dtype)
     return 1 - (correlation * inside).sum() / inside.sum().clamp(min=1)
 
 
@@ -61,7 +68,7 @@ def dice(fixed: Tensor, moved: Tensor, mask: Tensor | None = None, smooth: float
     """
     if mask is not None:
         fixed, moved = fixed * mask, moved * mask
-    fixed, moved = fixed.float().flatten(2), moved.float().flatten(2)
+    fixed, moved = _precise(fixed).flatten(2), _precise(moved).flatten(2)
     overlap = (fixed * moved).sum(-1)
     total = fixed.square().sum(-1) + moved.square().sum(-1)
     return 1 - ((2 * overlap + smooth) / (total + smooth)).mean()

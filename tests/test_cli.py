@@ -1,0 +1,150 @@
+"""The command line: every verb reaches its stage, and errors become exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atlasmith import __version__
+from atlasmith.cli import ONCE, PER_SUBJECT, main
+from atlasmith.errors import AtlasmithError
+
+CALLS_ONCE = {
+    "cohort": "cohort.run",
+    "affine-reference": "affine.build_reference",
+    "template": "template.train",
+    "fuse-train": "fusion.train_votenet",
+    "score-summary": "scoring.summarise",
+    "report": "report.write_report",
+    "demo-grade": "demo.grade",
+}
+CALLS_PER_SUBJECT = {
+    "affine": "affine.align_subject",
+    "propagate": "propagate.propagate",
+    "fuse": "fusion.fuse_subject",
+    "score": "scoring.score_subject",
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "config.yaml"
+    path.write_text("cohort: {bids: somewhere}\n")
+    return str(path)
+
+
+def record(monkeypatch: pytest.MonkeyPatch, target: str) -> list[tuple[Any, ...]]:
+    """Replace `stage.function` by one with the same signature that notes its arguments."""
+    module_name, name = target.split(".")
+    module = importlib.import_module(f"atlasmith.{module_name}")
+    signature = inspect.signature(getattr(module, name))
+    calls: list[tuple[Any, ...]] = []
+
+    def stand_in(*args: Any, **kwargs: Any) -> None:
+        signature.bind(*args, **kwargs)
+        calls.append((*args, kwargs) if kwargs else args)
+
+    monkeypatch.setattr(module, name, stand_in)
+    return calls
+
+
+def test_these_are_all_verbs() -> None:
+    assert set(CALLS_ONCE) == set(ONCE)
+    assert {*CALLS_PER_SUBJECT, "register"} == set(PER_SUBJECT)
+
+
+@pytest.mark.parametrize(("verb", "target"), CALLS_ONCE.items())
+def test_verbs_of_the_whole_cohort(
+    verb: str, target: str, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = record(monkeypatch, target)
+    assert main([verb, "--config", config]) == 0
+    assert [str(call[0].cohort.bids) for call in calls] == ["somewhere"]
+
+
+@pytest.mark.parametrize(("verb", "target"), CALLS_PER_SUBJECT.items())
+def test_verbs_of_subjects(verb: str, target: str, config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, target)
+    assert main([verb, "--config", config, "--subjects", "sub-A", "B"]) == 0
+    assert main([verb, "--config", config, "--subject", "sub-C"]) == 0
+    assert [call[1] for call in calls] == ["A", "B", "C"]
+
+
+def test_register_takes_its_subjects_at_once(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "register.register_subjects")
+    assert main(["register", "--config", config, "--subjects", "sub-A", "B"]) == 0
+    assert [call[1] for call in calls] == [["A", "B"]]
+
+
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "demo.make_demo")
+    assert main(["demo", "--out", str(tmp_path), "--seed", "3"]) == 0
+    assert calls == [(tmp_path, {"seed": 3})]
+
+
+def test_schema_names_the_keys_of_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert "register" in schema["properties"]
+    assert schema["additionalProperties"] is False
+
+
+def test_a_users_error_is_a_message_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("cohort: {bids: x}\ntemplate: {spacign: 3}\n")
+    assert main(["template", "--config", str(path)]) == 2
+    message = capsys.readouterr().err
+    assert str(path) in message
+    assert "unknown key 'spacign'. Did you mean 'spacing'?" in message
+    assert "Traceback" not in message
+
+
+def test_a_missing_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--config", str(tmp_path / "none.yaml")]) == 2
+    assert "none.yaml: no such config file" in capsys.readouterr().err
+
+
+def test_an_error_of_ours_keeps_its_traceback(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(config: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setitem(ONCE, "report", (fails, ""))
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["report", "--config", config])
+
+
+def test_a_stages_error_is_a_message(
+    config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(config: object) -> None:
+        raise AtlasmithError("grid.json is missing. Run `atlasmith cohort` first.")
+
+    monkeypatch.setitem(ONCE, "report", (fails, ""))
+    assert main(["report", "--config", config]) == 2
+    assert (
+        capsys.readouterr().err == "atlasmith report: grid.json is missing. Run `atlasmith cohort` first.\n"
+    )
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.parametrize(
+    "call", ["import atlasmith.cli", "import atlasmith.cohort", "import atlasmith.affine"]
+)
+def test_nothing_before_the_template_waits_for_torch(call: str) -> None:
+    code = f"import sys; {call}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,239 @@
+"""The demo cohort's truth, and its grades of planted answers."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from atlasmith.config import Config, parse_config
+from atlasmith.errors import AtlasmithError
+from atlasmith.geometry import Grid
+from atlasmith.io.files import read_json, write_json
+from atlasmith.io.images import read_image, read_labels, write_image
+from atlasmith.io.tables import Subject, read_tsv, write_cohort, write_tsv
+from atlasmith.io.transforms import read_composite, write_affine, write_composite
+from atlasmith.warp import map_points, pull_coordinates
+
+pytest.importorskip("nilearn", reason="nilearn isn't installed: pip install 'atlasmith[demo]'")
+
+from atlasmith import demo  # noqa: E402
+
+COUNT, SPACING = 4, 6.0
+AGES = [30.0, 55.0, 80.0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cohort") / "demo"
+    demo.make_demo(path, seed=3, subjects=COUNT, spacing=SPACING)
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return [row["participant_id"].removeprefix("sub-") for row in read_tsv(folder / "participants.tsv")]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_is_a_bids_folder_with_every_role(folder: Path) -> None:
+    rows = read_tsv(folder / "participants.tsv")
+    assert {row["role"] for row in rows} == {"atlas", "target", "train"}
+    assert sorted(float(row["age"]) for row in rows) == pytest.approx(np.linspace(20, 90, COUNT), abs=0.05)
+    table = {int(row["index"]) for row in read_tsv(folder / "derivatives" / "manual" / "dseg.tsv")}
+    for row in rows:
+        stem = f"{row['participant_id']}/anat/{row['participant_id']}"
+        image = read_image(folder / f"{stem}_T1w.nii.gz")
+        labels = read_labels(folder / "derivatives" / "manual" / f"{stem}_dseg.nii.gz")
+        assert image.grid.same_as(labels.grid)
+        assert set(np.unique(labels.data)) == table | {0}
+        assert not labels.data[image.data == 0].any()
+        border = np.ones(image.data.shape, bool)
+        border[1:-1, 1:-1, 1:-1] = False
+        assert not image.data[border].any(), "the field of view cuts the brain"
+
+
+def test_twenty_subjects_have_ages_spread_over_roles() -> None:
+    roles = demo._roles(20)
+    assert {role: roles.count(role) for role in demo.ROLES} == {"atlas": 8, "target": 6, "train": 6}
+    means = [np.mean([place for place, r in enumerate(roles) if r == role]) for role in demo.ROLES]
+    assert np.ptp(means) < 2
+
+
+def test_headers_have_mixed_orientations(folder: Path) -> None:
+    affines = [nib.load(path).affine for path in sorted(folder.glob("sub-*/anat/*_T1w.nii.gz"))]
+    assert len({"".join(nib.aff2axcodes(affine)) for affine in affines}) == 4
+    oblique = [nib.affines.obliquity(affine).max() > 0.05 for affine in affines]
+    assert any(oblique) and not all(oblique)
+
+
+def test_inverse_undoes_forward_within_the_brain(folder: Path) -> None:
+    truth = demo.truth_layout(folder)
+    base = read_labels(truth.of_template("res-1", "dseg"))
+    points = torch.from_numpy(demo._apply(base.grid.affine, np.argwhere(base.data > 0)[::500])).double()
+    for name in names(folder):
+        there = map_points(read_composite(truth.forward(name)), points)
+        back = map_points(read_composite(truth.inverse(name)), there)
+        gap = torch.linalg.vector_norm(back - points, dim=1)
+        assert torch.linalg.vector_norm(there - points, dim=1).median() > 3
+        assert gap.max() < 0.5 and gap.median() < 0.1
+
+
+def test_stored_truth_pulls_the_base_onto_each_subject(folder: Path) -> None:
+    truth = demo.truth_layout(folder)
+    base_image, base = read_image(truth.template_image), read_labels(truth.of_template("res-1", "dseg"))
+    for name in names(folder):
+        stem = f"sub-{name}/anat/sub-{name}"
+        labels = read_labels(folder / "derivatives" / "manual" / f"{stem}_dseg.nii.gz")
+        voxels = pull_coordinates(base.grid, read_composite(truth.inverse(name)), labels.grid)[0].reshape(
+            3, -1
+        )
+        nearest = np.rint(voxels.numpy()).astype(int)
+        nearest = np.clip(nearest, 0, np.array(base.data.shape)[:, None] - 1)
+        expected = base.data[tuple(nearest)].reshape(labels.data.shape)
+        for label in demo.LABELS:
+            a, b = labels.data == label, expected == label
+            assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.7, demo.LABELS[label]
+        agree = labels.data == expected
+        assert agree[(labels.data > 0) | (expected > 0)].mean() > 0.85
+        image = read_image(folder / f"{stem}_T1w.nii.gz").data
+        inside = image > 0
+        smooth = base_image.data[tuple(nearest)].reshape(image.shape)
+        assert np.corrcoef(np.log(image[inside]), smooth[inside])[0, 1] > 0.6  # noise and bias remain
+
+
+def test_random_warps_have_no_mean_and_no_trend_with_age() -> None:
+    base = demo.load_base(SPACING)
+    ages = np.array([20.0, 40.0, 65.0, 90.0])
+    velocities = demo._random_velocities(base, ages, seed=0)
+    assert velocities.std() > 0.5
+    for weights in (np.ones(4), ages - ages.mean()):
+        assert np.abs(np.tensordot(weights / np.abs(weights).sum(), velocities, axes=1)).max() < 1e-4
+
+
+def test_exponential_of_a_linear_velocity_is_the_matrix_exponential() -> None:
+    # v(x) = log(1.2) x has exp(v)(x) = 1.2 x; linear interpolation is exact on it, away from the border.
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = -20
+    grid = Grid((21, 21, 21), affine)
+    points = demo._points(grid).reshape(21, 21, 21, 3)
+    displacement = demo._exponential(np.log(1.2) * points, grid)
+    middle = (slice(5, 16),) * 3
+    assert np.abs(displacement - 0.2 * points)[middle].max() < 0.02
+
+
+def test_ventricles_widen_and_cortex_thins_with_age(folder: Path) -> None:
+    truth = read_json(demo._truth_file(folder))["age"]
+    assert np.all(np.diff(truth["ventricle_ml"]) > 0) and np.all(np.diff(truth["cortex_ml"]) < 0)
+    assert 1.6 < truth["ventricle_ml"][-1] / truth["ventricle_ml"][0] < 2.0
+    assert 0.88 < truth["cortex_ml"][-1] / truth["cortex_ml"][0] < 0.98
+
+
+def test_same_call_same_bytes_and_left_alone(folder: Path, tmp_path: Path) -> None:
+    again = tmp_path / "deep" / "again"
+    demo.make_demo(again, seed=3, subjects=COUNT, spacing=SPACING)
+    first = digests(folder)
+    assert digests(again) == first
+    times = [path.stat().st_mtime_ns for path in sorted(again.rglob("*"))]
+    demo.make_demo(again, seed=3, subjects=COUNT, spacing=SPACING)
+    assert [path.stat().st_mtime_ns for path in sorted(again.rglob("*"))] == times
+    assert [path.name for path in again.parent.iterdir()] == ["again"]
+
+
+def test_refuses_a_foreign_folder_and_other_arguments(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(AtlasmithError, match=r"Remove it, or choose"):
+        demo.make_demo(tmp_path)
+    with pytest.raises(AtlasmithError, match=r"Remove it, or choose"):
+        demo.make_demo(folder, seed=4, subjects=COUNT, spacing=SPACING)
+    with pytest.raises(AtlasmithError, match="at least 3 subjects"):
+        demo.make_demo(tmp_path / "new", subjects=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def plant(folder: Path, output: Path, swapped: bool = False, growth: float = 1.0) -> Config:
+    """An output folder as if a run had found the truth, in a template that is the base.
+
+    swapped: forward and inverse exchanged. growth: the share of the age effect that the template shows.
+    """
+    config = parse_config(
+        {
+            "output": str(output),
+            "cohort": {"bids": str(folder), "covariates": ["age"]},
+            "template": {"name": "Demo", "condition_on": ["age"], "views": {"age": AGES}},
+        }
+    )
+    layout, truth, ids = config.layout, demo.truth_layout(folder), names(folder)
+    write_cohort(layout.cohort, [Subject(name, "train", folder / name) for name in ids], [])
+    facts = read_json(demo._truth_file(folder))["subjects"]
+    for name in ids:
+        forward, inverse = read_composite(truth.forward(name)), read_composite(truth.inverse(name))
+        if swapped:
+            forward, inverse = inverse, forward
+        write_composite(layout.forward(name), forward)
+        write_composite(layout.inverse(name), inverse)
+        write_affine(layout.affine(name), np.array(facts[name]["pose"]))
+    columns = ["stage", "method", "label", "metric", "value"]
+    row = {"stage": "fuse", "method": "majority", "label": "mean", "metric": "dice", "value": 0.8}
+    write_tsv(layout.summary, [row, {**row, "label": "5", "value": 0.1}], columns)
+
+    base = demo.load_base(3.0)
+    shift = np.eye(4)  # the template lies elsewhere than the base
+    shift[:3, :3] *= 1.05
+    shift[:3, 3] = [4, -6, 5]
+    grid = base.grid.resampled(3.0)
+    world = Grid(grid.shape, np.linalg.inv(shift) @ grid.affine)
+    for index, age in enumerate([demo.AGE_MEAN, *AGES]):
+        pull = demo._exponential(-growth * demo._standardised(age) * base.age_velocity, base.field_grid)
+        image, _ = demo.render(base, demo._displaced(demo._points(grid), pull, base.field_grid))
+        path = layout.template_at(index) if index else layout.template_image
+        write_image(path, 3 * image.reshape(grid.shape), world)
+    cohort = {str(index): {"covariates": {"age": age}} for index, age in enumerate(AGES, start=1)}
+    write_json(layout.template_description, {"cohort": cohort})
+    return config
+
+
+def test_a_planted_perfect_run_grades_perfectly(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = demo.grade(plant(folder, tmp_path))
+    assert values["error_before_median"] > values["error_affine_median"] > 2
+    assert values["error_warped_median"] < 0.1 and values["error_warped_p95"] < 0.5
+    assert values["dice_majority"] == 0.8
+    assert values["age_effect_share"] == pytest.approx(1, abs=0.1)
+    written = {row["metric"]: row for row in read_tsv(tmp_path / "scores" / "demo.tsv")}
+    assert float(written["error_warped_median"]["value"]) == pytest.approx(values["error_warped_median"])
+    assert written["error_warped_median"]["unit"] == "mm"
+    assert str(tmp_path / "report.html") in capsys.readouterr().out
+
+
+def test_swapped_directions_and_a_swallowed_age_effect_grade_badly(folder: Path, tmp_path: Path) -> None:
+    values = demo.grade(plant(folder, tmp_path, swapped=True, growth=0.5))
+    assert values["error_warped_median"] > 5
+    assert values["age_effect_share"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_grade_does_not_fail_silently(folder: Path, tmp_path: Path) -> None:
+    config = plant(folder, tmp_path)
+    layout = config.layout
+    template = read_image(layout.template_image)
+    noise = np.random.default_rng(0).random(template.data.shape, dtype=np.float32)
+    write_image(layout.template_image, noise, template.grid)
+    with pytest.raises(AtlasmithError, match="correlation"):
+        demo.age_effect(config)
+    write_json(layout.template_description, {"cohort": {"1": {"covariates": {"age": 30}}}})
+    with pytest.raises(AtlasmithError, match="template.views"):
+        demo.grade(config)
+    layout.forward(names(folder)[0]).unlink()
+    with pytest.raises(AtlasmithError, match="Run `register` first"):
+        demo.grade(config)
+    layout.summary.unlink()
+    with pytest.raises(AtlasmithError, match="Run the whole workflow"):
+        demo.grade(config)

@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from atlasmith.errors import AtlasmithError
+from atlasmith.io.tables import read_tsv
+from atlasmith.training import fit, generator, one_cycle
+
+
+class Stop(Exception):
+    pass
+
+
+def run(folder: Path, stop_at: int | None = None, bad: bool = False, digest: str = "a") -> torch.nn.Linear:
+    """Fit a line to noisy data drawn by step number; `stop_at` plays a killed job."""
+    torch.manual_seed(0)
+    module = torch.nn.Linear(2, 1)
+
+    def step(index: int) -> dict[str, torch.Tensor]:
+        if index == stop_at:
+            raise Stop
+        x = torch.randn(8, 2, generator=generator(7, index))
+        loss = (module(x)[:, 0] - x @ torch.tensor([1.0, -2.0]) - 3).square().mean()
+        terms = {"loss": loss * float("nan") if bad and index == 5 else loss}
+        return terms | ({"extra": loss.detach()} if index % 2 else {})
+
+    fit(
+        module=module,
+        optimiser=torch.optim.Adam(module.parameters(), lr=0.3),
+        step=step,
+        steps=40,
+        schedule=one_cycle(40),
+        checkpoint=folder / "checkpoint.safetensors",
+        table=folder / "table.tsv",
+        every=10,
+        digest=digest,
+        description="line",
+    )
+    return module
+
+
+def test_a_killed_run_resumes_to_the_same_weights_and_table(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Stop):
+        run(tmp_path / "killed", stop_at=27)
+    assert (tmp_path / "killed" / "checkpoint.safetensors").exists()
+    resumed = run(tmp_path / "killed")
+    assert torch.equal(whole.weight, resumed.weight) and torch.equal(whole.bias, resumed.bias)
+    tables = [(tmp_path / name / "table.tsv").read_text() for name in ("whole", "killed")]
+    assert tables[0] == tables[1]
+    rows = read_tsv(tmp_path / "whole" / "table.tsv")
+    assert float(rows[-1]["loss"]) < 0.1 * float(rows[0]["loss"])
+
+
+def test_table_has_a_row_a_step(tmp_path: Path) -> None:
+    run(tmp_path)
+    rows = read_tsv(tmp_path / "table.tsv")
+    assert [int(row["step"]) for row in rows] == list(range(1, 41))
+    assert rows[0]["extra"] == "n/a" and float(rows[1]["extra"]) > 0
+
+
+def test_a_checkpoint_of_another_config_is_not_taken(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        run(tmp_path, stop_at=27, digest="other")
+    assert torch.equal(run(tmp_path).weight, run(tmp_path / "fresh").weight)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_terms(tmp_path: Path) -> None:
+    with pytest.raises(AtlasmithError, match="isn't finite at step 5.*'loss': nan"):
+        run(tmp_path, bad=True)
+
+
+def test_random_numbers_depend_on_the_place_alone() -> None:
+    draw = lambda *where: torch.rand(3, generator=generator(0, *where)).tolist()  # noqa: E731
+    assert draw(1, 2) == draw(1, 2)
+    assert len({tuple(draw(*where)) for where in [(1, 2), (2, 1), (12,), (0, 12), (1,)]}) == 5
+
+
+def test_one_cycle_rises_and_ends_at_zero() -> None:
+    rate = one_cycle(100)
+    assert max(map(rate, range(100))) == pytest.approx(1, abs=0.01)
+    assert rate(0) < 0.2 and rate(99) == pytest.approx(0, abs=1e-3)

@@ -1,0 +1,181 @@
+"""The workflow's plan: which jobs there are, and which run again after a change. No stage runs here."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+
+from atlasmith.config import load_config
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = [ROOT / "config.yaml", *sorted((ROOT / "examples").glob("*.yaml"))]
+ROLES = ["atlas", "atlas", "target", "atlas", "train", "target", "atlas"]
+
+
+def write_image(path: Path, labels: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = np.arange(512).reshape(8, 8, 8) % (2 if labels else 100)
+    nib.Nifti1Image(data.astype(np.uint8), np.eye(4)).to_filename(path)
+
+
+def make_cohort(folder: Path, roles: list[str]) -> Path:
+    lines = ["\t".join(["participant_id", "role", "age", "sex", "cdr", "nwbv"])]
+    for index, role in enumerate(roles):
+        name = f"sub-{index:02d}"
+        lines.append("\t".join([name, role, str(60 + index), "FM"[index % 2], "0.5", str(0.7 + index / 100)]))
+        write_image(folder / name / "anat" / f"{name}_T1w.nii.gz", labels=False)
+        if role != "train":
+            dseg = folder / "derivatives" / "manual" / name / "anat" / f"{name}_dseg.nii.gz"
+            write_image(dseg, labels=True)
+    (folder / "participants.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def snakemake(directory: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Snakemake in `directory`; its messages and output are in stdout."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", directory]
+    return subprocess.run(
+        [*map(str, [*command, *arguments])],
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def planned(directory: Path, *arguments: object) -> dict[str, int]:
+    """The number of jobs of each rule in a dry run; the chunks of `register` count as one rule."""
+    result = snakemake(directory, "--dry-run", *arguments)
+    assert result.returncode == 0, result.stdout
+    jobs: dict[str, int] = {}
+    table = result.stdout.partition("Job stats:")[2].partition("total")[0]
+    for rule, count in re.findall(r"^(\w+) +(\d+)$", table, flags=re.MULTILINE):
+        name = re.sub(r"^register_\d+$", "register", rule)
+        jobs[name] = jobs.get(name, 0) + int(count)
+    return jobs
+
+
+def write_config(folder: Path, bids: Path, **sections: object) -> Path:
+    path = folder / "my.yaml"
+    path.write_text(yaml.safe_dump({"cohort": {"bids": str(bids)}, "register": {"chunk": 3}, **sections}))
+    return path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs(path: Path, tmp_path: Path) -> None:
+    bids = make_cohort(tmp_path / "bids", ROLES)
+    config = load_config(path)
+    votenet = any(method.startswith("votenet") for method in config.fusion.methods)
+    assert planned(tmp_path, "--configfile", path, "--config", f"cohort={{bids: {bids}}}") == {
+        "cohort": 1,
+        "affine_reference": 1,
+        "affine": 7,
+        "template": 1,
+        "register": -(-7 // config.register_.chunk),
+        "propagate": 6 if votenet else 2,
+        **({"fuse_train": 1} if votenet else {}),
+        "fuse": 2,
+        "score": 7,
+        "score_summary": 1,
+        "report": 1,
+        "all": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("role", "more"),
+    [
+        ("train", {"affine": 1, "score": 1}),
+        ("target", {"affine": 1, "score": 1, "propagate": 1, "fuse": 1}),
+        ("atlas", {"affine": 1, "score": 1, "propagate": 1}),
+    ],
+)
+def test_one_more_subject_is_that_subjects_jobs(role: str, more: dict[str, int], tmp_path: Path) -> None:
+    seven = make_cohort(tmp_path / "seven", ROLES)
+    eight = make_cohort(tmp_path / "eight", [*ROLES, role])
+    before = planned(tmp_path, "--configfile", write_config(tmp_path, seven))
+    after = planned(tmp_path, "--configfile", write_config(tmp_path, eight))
+    assert {rule: after[rule] - before[rule] for rule in after if after[rule] != before[rule]} == more
+
+
+def test_a_vote_alone_trains_nothing(tmp_path: Path) -> None:
+    bids = make_cohort(tmp_path / "bids", ROLES)
+    jobs = planned(tmp_path, "--configfile", write_config(tmp_path, bids, fusion={"methods": ["majority"]}))
+    assert "fuse_train" not in jobs
+    assert jobs["propagate"] == 2
+
+
+def test_the_default_config_doesnt_leak_into_the_users(tmp_path: Path) -> None:
+    bids = make_cohort(tmp_path / "bids", ROLES)
+    (tmp_path / "config.yaml").write_text("nonsense: 1\n")
+    assert planned(tmp_path, "--configfile", write_config(tmp_path, bids))["affine"] == 7
+
+
+def test_a_wrong_key_is_our_message_alone(tmp_path: Path) -> None:
+    bids = make_cohort(tmp_path / "bids", ROLES)
+    result = snakemake(tmp_path, "-n", "--configfile", write_config(tmp_path, bids, template={"spacign": 2}))
+    assert result.returncode != 0
+    assert "config: template.spacign: unknown key 'spacign'. Did you mean 'spacing'?" in result.stdout
+    assert "Traceback" not in result.stdout
+
+
+def test_lint(tmp_path: Path) -> None:
+    bids = make_cohort(tmp_path / "bids", ROLES)
+    result = snakemake(tmp_path, "--lint", "--configfile", write_config(tmp_path, bids))
+    assert result.returncode == 0, result.stdout
+    assert "Lints for" not in result.stdout
+
+
+class TestAfterAFinishedRun:
+    """Every output is there, as if a run had just ended."""
+
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("finished")
+        config = write_config(folder, make_cohort(folder / "bids", ROLES))
+        rows = snakemake(folder, "--summary", "--configfile", config).stdout
+        for name in re.findall(r"^(results/\S+)\t", rows, flags=re.MULTILINE):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        touched = snakemake(folder, "--touch", "--cores", 1, "--configfile", config)
+        assert touched.returncode == 0, touched.stdout
+        for name in (folder / "results").rglob("*desc-propagated*"):
+            name.unlink()  # temporary files
+        return folder
+
+    @pytest.mark.parametrize(
+        ("sections", "rules"),
+        [
+            ({}, set()),
+            ({"report": {"subjects": 3}}, {"cohort", "report"}),
+            ({"score": {"bootstrap": 9}}, {"cohort", "propagate", "score", "score_summary", "report"}),
+            (
+                {"fusion": {"votenet": {"steps": 9}}},
+                {"cohort", "propagate", "fuse_train", "fuse", "score", "score_summary", "report"},
+            ),
+        ],
+        ids=["nothing", "report", "score", "votenet"],
+    )
+    def test_a_changed_section_reruns_what_reads_it(
+        self, sections: dict[str, object], rules: set[str], folder: Path
+    ) -> None:
+        config = write_config(folder, folder / "bids", **sections)
+        assert set(planned(folder, "--configfile", config)) - {"all"} == rules
+
+    def test_training_settings_leave_the_affine_alone(self, folder: Path) -> None:
+        config = write_config(folder, folder / "bids", template={"steps": 9})
+        jobs = planned(folder, "--configfile", config)
+        assert {"template", "register", "fuse", "score", "report"} <= set(jobs)
+        assert not {"affine", "affine_reference"} & set(jobs)
+
+    def test_another_grid_begins_with_the_affine(self, folder: Path) -> None:
+        jobs = planned(folder, "--configfile", write_config(folder, folder / "bids", template={"spacing": 2}))
+        assert jobs["affine_reference"] == 1
+        assert jobs["affine"] == 7
