@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from atlasmith import __version__
 from atlasmith.cli import ONCE, PER_SUBJECT, main
+from atlasmith.config import Config
 from atlasmith.errors import AtlasmithError
 
 CALLS_ONCE = {
@@ -148,3 +151,16 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_nothing_before_the_template_waits_for_torch(call: str) -> None:
     code = f"import sys; {call}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_docs_list_every_key() -> None:
+    def keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+        found = []
+        for name, field in model.model_fields.items():
+            key = prefix + (field.alias or name)
+            section = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+            found += keys(field.annotation, key + ".") if section else [key]
+        return found
+
+    text = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| `([a-z0-9_.]+)` \|", text, flags=re.MULTILINE)) == sorted(keys(Config))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -133,32 +136,53 @@ def test_lint(tmp_path: Path) -> None:
     assert "Lints for" not in result.stdout
 
 
-class TestAfterAFinishedRun:
-    """Every output is there, as if a run had just ended."""
+def finished(folder: Path) -> Path:
+    """A config in `folder`, with a cohort and every output there, as if a run had just ended."""
+    make_cohort(folder / "bids", ROLES)
+    config = write_config(folder, Path("bids"))
+    rows = snakemake(folder, "--summary", "--configfile", config).stdout
+    for name in re.findall(r"^(results/\S+)\t", rows, flags=re.MULTILINE):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    plan = yaml.safe_dump(load_config(config).resolved(), sort_keys=False)
+    (folder / "results" / "config.yaml").write_text(plan)
+    made_by = {"GeneratedBy": [{"Name": "atlasmith"}]}
+    (folder / "results" / "dataset_description.json").write_text(json.dumps(made_by))
+    touched = snakemake(folder, "--touch", "--forceall", "--cores", 1, "--configfile", config)
+    assert touched.returncode == 0, touched.stdout
+    for name in (folder / "results").rglob("*desc-propagated_T1w.nii.gz"):
+        name.unlink()  # temporary
+    return config
 
+
+def stand_in(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let jobs run `script` in place of atlasmith."""
+    (folder / "bin").mkdir()
+    (folder / "bin" / "atlasmith").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "bin" / "atlasmith").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
+
+
+class TestAfterAFinishedRun:
     @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def original(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp("finished")
-        config = write_config(folder, make_cohort(folder / "bids", ROLES))
-        rows = snakemake(folder, "--summary", "--configfile", config).stdout
-        for name in re.findall(r"^(results/\S+)\t", rows, flags=re.MULTILINE):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).touch()
-        touched = snakemake(folder, "--touch", "--cores", 1, "--configfile", config)
-        assert touched.returncode == 0, touched.stdout
-        for name in (folder / "results").rglob("*desc-propagated*"):
-            name.unlink()  # temporary files
+        finished(folder)
         return folder
+
+    @pytest.fixture
+    def folder(self, original: Path, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(original, tmp_path / "copy"))
 
     @pytest.mark.parametrize(
         ("sections", "rules"),
         [
             ({}, set()),
-            ({"report": {"subjects": 3}}, {"cohort", "report"}),
-            ({"score": {"bootstrap": 9}}, {"cohort", "propagate", "score", "score_summary", "report"}),
+            ({"report": {"subjects": 3}}, {"report"}),
+            ({"score": {"bootstrap": 9}}, {"score", "score_summary", "report"}),
             (
                 {"fusion": {"votenet": {"steps": 9}}},
-                {"cohort", "propagate", "fuse_train", "fuse", "score", "score_summary", "report"},
+                {"propagate", "fuse_train", "fuse", "score", "score_summary", "report"},
             ),
         ],
         ids=["nothing", "report", "score", "votenet"],
@@ -166,16 +190,44 @@ class TestAfterAFinishedRun:
     def test_a_changed_section_reruns_what_reads_it(
         self, sections: dict[str, object], rules: set[str], folder: Path
     ) -> None:
-        config = write_config(folder, folder / "bids", **sections)
+        config = write_config(folder, Path("bids"), **sections)
         assert set(planned(folder, "--configfile", config)) - {"all"} == rules
 
-    def test_training_settings_leave_the_affine_alone(self, folder: Path) -> None:
-        config = write_config(folder, folder / "bids", template={"steps": 9})
-        jobs = planned(folder, "--configfile", config)
-        assert {"template", "register", "fuse", "score", "report"} <= set(jobs)
-        assert not {"affine", "affine_reference"} & set(jobs)
+    def test_labels_of_a_target_concern_the_score_alone(self, folder: Path) -> None:
+        labels = next((folder / "bids" / "derivatives").rglob("sub-02_dseg.nii.gz"))
+        nib.Nifti1Image(np.ones((8, 8, 8), np.uint8), np.eye(4)).to_filename(labels)
+        jobs = planned(folder, "--configfile", folder / "my.yaml")
+        assert jobs == {"score": 1, "score_summary": 1, "report": 1, "all": 1}
 
-    def test_another_grid_begins_with_the_affine(self, folder: Path) -> None:
-        jobs = planned(folder, "--configfile", write_config(folder, folder / "bids", template={"spacing": 2}))
-        assert jobs["affine_reference"] == 1
-        assert jobs["affine"] == 7
+    def test_another_image_concerns_everyone(self, folder: Path) -> None:
+        write_image(folder / "bids" / "sub-04" / "anat" / "sub-04_T1w.nii.gz", labels=True)
+        jobs = planned(folder, "--configfile", folder / "my.yaml")
+        assert (jobs["cohort"], jobs["affine"], jobs["template"], jobs["fuse"]) == (1, 7, 1, 2)
+
+    def test_the_plan_is_renewed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        stand_in(folder, "touch results/report.html", monkeypatch)
+        config = write_config(folder, Path("bids"), report={"subjects": 3})
+        result = snakemake(folder, "--cores", 1, "--configfile", config)
+        assert result.returncode == 0, result.stdout
+        assert load_config(folder / "results" / "config.yaml") == load_config(config)
+
+    def test_results_of_another_config_are_left_alone(self, folder: Path) -> None:
+        before = {path: path.stat().st_mtime_ns for path in (folder / "results").rglob("*") if path.is_file()}
+        config = write_config(folder, Path("bids"), template={"steps": 9})
+        result = snakemake(folder, "--cores", 1, "--configfile", config)
+        assert result.returncode != 0
+        assert "template.steps" in result.stdout
+        assert "Traceback" not in result.stdout
+        after = {path: path.stat().st_mtime_ns for path in (folder / "results").rglob("*") if path.is_file()}
+        assert after == before
+
+    def test_a_refused_cohort_leaves_the_old_table(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stand_in(folder, "echo sub-07 has no image >&2; exit 2", monkeypatch)
+        with (folder / "bids" / "participants.tsv").open("a") as table:
+            table.write("sub-07\ttrain\t70\tF\t0\t0.7\n")
+        result = snakemake(folder, "--cores", 1, "--configfile", folder / "my.yaml")
+        assert result.returncode != 0
+        assert "sub-07 has no image" in result.stdout
+        assert (folder / "results" / "cohort.tsv").exists()

@@ -25,12 +25,15 @@ from atlasmith.io.transforms import LPS, from_sitk, itk_affine, to_sitk, write_a
 SMALLEST_LEVEL = 16  # voxels an axis; a coarser level has too little left to register
 SAMPLES = 20_000  # of the metric, at each level
 BINS = 32
+OVERLAP = 0.8  # of the largest possible; losing more of it counts against a transform
+TOLERANCE = 0.03  # of similarity; a later stage that loses more is dropped
+OBJECT = 0.1  # normalised intensity above which a voxel belongs to the object
 ITERATIONS = 100  # at most, at each level
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """ITK adds up its metrics in the order its threads end: with one thread, equal inputs give equal bytes."""
+    """ITK adds up metrics in the order its threads end: with one thread, equal inputs give equal bytes."""
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try:
@@ -44,7 +47,9 @@ def frame(grid: Grid) -> Array:
     if grid.ndim == 3:
         return LPS
     across = next(axis for axis in range(3) if axis not in grid.axes)
-    return grid.affine[:, [*grid.axes, across, 3]] @ np.diag([1 / size for size in grid.tensor_spacing] + [1, 1])
+    return grid.affine[:, [*grid.axes, across, 3]] @ np.diag(
+        [1 / size for size in grid.tensor_spacing] + [1, 1]
+    )
 
 
 def to_world(plain: Array, template: Grid, subject: Grid) -> Array:
@@ -61,14 +66,15 @@ def shift(vector: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """An image ready to be registered, and the two points of it, in plain coordinates (3,), that are aligned
-    at the start: the middle of the field of view, and the centre of mass.
+    """An image ready to be registered, and three points of it in plain coordinates (3,): the middle of the
+    field of view, the centre of mass, and the middle of the object's bounding box.
     """
 
     picture: sitk.Image
     grid: Grid
     middle: Array
     mass: Array
+    box: Array
 
     @classmethod
     def of(cls, image: Image, spacing: float) -> Scan:
@@ -80,25 +86,21 @@ class Scan:
         else:
             picture = sitk.GetImageFromArray(np.ascontiguousarray(grid.squeeze(data).T))
             picture.SetSpacing(grid.tensor_spacing)
-        world = np.append(grid.affine[:3, :3] @ _centre_of_mass(data) + grid.affine[:3, 3], 1)
-        back = np.linalg.inv(frame(grid))
-        # `frame` of an image's own grid is that of its coarse one only in 3-D; in 2-D both start at voxel 0.
-        return cls(picture, grid, (back @ np.append(grid.centre, 1))[:3], (back @ world)[:3])
-
-
-def _centre_of_mass(data: Array) -> Array:
-    """In voxels (3,)."""
-    total = float(data.sum(dtype=np.float64))
-    if total <= 0:
-        return (np.array(data.shape) - 1) / 2
-    profiles = [
-        data.sum(axis=tuple(other for other in range(3) if other != axis), dtype=np.float64) for axis in range(3)
-    ]
-    return np.array([profile @ np.arange(profile.size) / total for profile in profiles])
+        middle = (np.array(grid.shape) - 1) / 2
+        mass, box = middle.copy(), middle.copy()
+        for axis in range(3):
+            others = tuple(other for other in range(3) if other != axis)
+            profile = data.sum(axis=others, dtype=np.float64)
+            occupied = np.flatnonzero(data.max(axis=others) > OBJECT)
+            if occupied.size:
+                mass[axis] = profile @ np.arange(profile.size) / profile.sum()
+                box[axis] = (occupied[0] + occupied[-1]) / 2
+        to_plain = np.linalg.inv(frame(grid)) @ grid.affine
+        return cls(picture, grid, *((to_plain @ np.append(point, 1))[:3] for point in (middle, mass, box)))
 
 
 def resample(image: Image, matrix: Array, grid: Grid, fill: float = np.nan) -> Array:
-    """`image` pulled back onto `grid` by a world matrix (4, 4), linearly; `fill` outside its field of view."""
+    """`image` pulled back onto `grid` by a world matrix (4, 4), linearly; `fill` where it has no voxels."""
     moved = sitk.Resample(
         to_sitk(image.data, image.grid),
         to_sitk(np.zeros(grid.shape, dtype=np.float32), grid),
@@ -110,22 +112,22 @@ def resample(image: Image, matrix: Array, grid: Grid, fill: float = np.nan) -> A
 
 
 def similarity(fixed: Scan, moving: Scan, plain: Array) -> float:
-    """How well a pull-back (4, 4) in plain coordinates fits: (1 + NCC over the overlap) x overlap, 0 to 2.
-
-    The overlap is the share of the template's grid that lies in the subject's field of view, relative to the
-    largest possible: an affine can't gain by moving the image out of sight.
+    """How well a pull-back (4, 4) in plain coordinates fits: 1 + NCC over the overlap, times a factor that
+    falls from 1 to 0 as the overlap does from `OVERLAP` to 0, so that moving the image out of sight gains
+    nothing. The overlap is the share of the fixed image's non-zero voxels that lie in the moving image's
+    field of view, relative to the largest that is possible.
     """
-    moved = sitk.GetArrayFromImage(
-        sitk.Resample(moving.picture, fixed.picture, _itk(plain, fixed), sitk.sitkLinear, np.nan)
-    )
-    inside = np.isfinite(moved)
-    volumes = [np.prod(scan.grid.tensor_shape) * np.prod(scan.grid.tensor_spacing) for scan in (fixed, moving)]
-    overlap = inside.mean() / min(1, volumes[1] / volumes[0])
-    a = sitk.GetArrayFromImage(fixed.picture)[inside].astype(np.float64)
-    b = moved[inside].astype(np.float64)
-    if a.size < 2 or a.std() == 0 or b.std() == 0:
+    resampled = sitk.Resample(moving.picture, fixed.picture, _itk(plain, fixed), sitk.sitkLinear, np.nan)
+    moved, target = sitk.GetArrayFromImage(resampled), sitk.GetArrayFromImage(fixed.picture)
+    inside, occupied = np.isfinite(moved), target > 0
+    wanted = occupied.sum() * np.prod(fixed.grid.tensor_spacing)
+    offered = moving.picture.GetNumberOfPixels() * np.prod(moving.grid.tensor_spacing)
+    a, b = target[inside].astype(np.float64), moved[inside].astype(np.float64)
+    if wanted == 0 or a.size == 0 or a.std() == 0 or b.std() == 0:
         return 0.0
-    return float((1 + np.mean((a - a.mean()) * (b - b.mean())) / (a.std() * b.std())) * min(1, overlap))
+    overlap = np.mean(inside[occupied]) / min(1, offered / wanted)
+    ncc = np.mean((a - a.mean()) * (b - b.mean())) / (a.std() * b.std())
+    return float((1 + ncc) * min(1, overlap / OVERLAP))
 
 
 def _itk(plain: Array, fixed: Scan) -> sitk.AffineTransform:
@@ -144,13 +146,11 @@ def optimise(fixed: Scan, moving: Scan, start: Array, kind: str) -> Array:
     Returns `start` where the optimiser fails, as when the images no longer overlap.
     """
     ndim = fixed.grid.ndim
-    transforms = {
-        ("rigid", 2): sitk.Euler2DTransform,
-        ("rigid", 3): sitk.Euler3DTransform,
-        ("affine", 2): lambda: sitk.AffineTransform(2),
-        ("affine", 3): lambda: sitk.AffineTransform(3),
-    }
-    transform = transforms[kind, ndim]()
+    transform: sitk.Euler2DTransform | sitk.Euler3DTransform | sitk.AffineTransform
+    if kind == "affine":
+        transform = sitk.AffineTransform(ndim)
+    else:
+        transform = sitk.Euler2DTransform() if ndim == 2 else sitk.Euler3DTransform()
     transform.SetCenter(fixed.middle[:ndim].tolist())
     shape, spacing = fixed.grid.tensor_shape, min(fixed.grid.tensor_spacing)
     factors = [factor for factor in (4, 2) if min(shape) // factor >= SMALLEST_LEVEL] + [1]
@@ -183,17 +183,22 @@ def optimise(fixed: Scan, moving: Scan, start: Array, kind: str) -> Array:
     return start @ found
 
 
-def best(fixed: Scan, moving: Scan, candidates: Sequence[Array]) -> Array:
-    """The most similar of `candidates`, the first of equals: a stage that made things worse is dropped."""
+def best(fixed: Scan, moving: Scan, candidates: Sequence[Array], tolerance: float = 0) -> Array:
+    """The last of `candidates` whose similarity is within `tolerance` of the highest."""
     scores = [similarity(fixed, moving, candidate) for candidate in candidates]
-    return candidates[int(np.argmax(scores))]
+    return [c for c, score in zip(candidates, scores, strict=True) if score >= max(scores) - tolerance][-1]
+
+
+def refined(fixed: Scan, moving: Scan, start: Array, kind: str) -> Array:
+    """What `optimise` finds, or `start` where that is better: mutual information alone may run away."""
+    return best(fixed, moving, [start, optimise(fixed, moving, start, kind)], TOLERANCE)
 
 
 def register(fixed: Scan, moving: Scan) -> Array:
-    """The pull-back (4, 4) in plain coordinates: rigid from both starts, then affine from the better."""
+    """The pull-back (4, 4) in plain coordinates: rigid from two starts, then affine from the better."""
     starts = [shift(moving.mass - fixed.mass), shift(moving.middle - fixed.middle)]
-    rigid = best(fixed, moving, [*starts, *(optimise(fixed, moving, start, "rigid") for start in starts)])
-    return best(fixed, moving, [rigid, optimise(fixed, moving, rigid, "affine")])
+    rigid = best(fixed, moving, [refined(fixed, moving, start, "rigid") for start in starts])
+    return refined(fixed, moving, rigid, "affine")
 
 
 def check_dimension(subject: Subject, image: Image, grid: Grid) -> None:
@@ -224,7 +229,7 @@ def align_subject(config: Config, subject_id: str) -> None:
     with one_thread():
         image = read_prepared(subject.image, spacing, config.affine.n4)
         check_dimension(subject, image, grid)
-        fixed = Scan.of(read_image(layout.affine_reference), spacing)
+        fixed = Scan.of(Image(read_image(layout.affine_reference).data, grid), spacing)
         moving = Scan.of(image, spacing)
         matrix = to_world(register(fixed, moving), fixed.grid, moving.grid)
         moved = resample(image, matrix, grid, fill=0)

@@ -17,14 +17,14 @@ FWHM = np.sqrt(8 * np.log(2))  # full width at half maximum of a Gaussian of sig
 
 
 def read_prepared(path: str | Path, spacing: float, n4: bool) -> Image:
-    """Read an image, correct its bias field if asked to, normalise it to [0, 1], smooth it for `spacing` mm."""
+    """Read an image, with `n4` correct its bias, normalise it to [0, 1], and smooth it for `spacing` mm."""
     image = read_image(path)
     data = correct_bias(image.data, image.grid) if n4 else image.data
     return Image(antialias(normalise(data), image.grid, spacing), image.grid)
 
 
 def antialias(data: Array, grid: Grid, spacing: float) -> Array:
-    """Smooth (X, Y, Z) on `grid` as sampling it every `spacing` mm needs; finer or equal sampling changes nothing.
+    """Smooth (X, Y, Z) on `grid` as sampling it every `spacing` mm needs; finer sampling needs nothing.
 
     The Gaussian's FWHM is the root of the difference of the squared spacings (Cardoso et al. 2015,
     doi:10.1007/978-3-319-24571-3_81).
@@ -39,7 +39,7 @@ def antialias(data: Array, grid: Grid, spacing: float) -> Array:
 
 
 def correct_bias(data: Array, grid: Grid) -> Array:
-    """Divide (X, Y, Z) by its bias field, found by N4 (Tustison et al. 2010, doi:10.1109/TMI.2010.2046908)."""
+    """Divide (X, Y, Z) by its bias field, found by N4 (Tustison 2010, doi:10.1109/TMI.2010.2046908)."""
     values = grid.squeeze(data).astype(np.float32)
     # The field is multiplicative and N4 takes logarithms: only positive values take part.
     mask = values > max(float(values.min()), 0) if has_background(data) else values > 0

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.linalg import expm, logm
 from tqdm import tqdm
 
-from atlasmith.affine.align import Scan, best, check_dimension, one_thread, optimise, resample, shift, to_world
+from atlasmith.affine.align import Scan, check_dimension, one_thread, refined, resample, shift, to_world
 from atlasmith.affine.intensity import read_prepared
 from atlasmith.config import Config
 from atlasmith.geometry import Array, Grid
@@ -20,10 +21,7 @@ from atlasmith.io.files import read_json
 from atlasmith.io.images import Image, write_image
 from atlasmith.io.tables import Subject, read_cohort
 
-A = TypeVar("A")
-B = TypeVar("B")
-
-OBJECT = 0.1  # normalised intensity above which a voxel counts as part of the object
+T = TypeVar("T")
 
 
 def choose(subjects: Sequence[Subject], count: int) -> list[Subject]:
@@ -58,11 +56,6 @@ def average(images: Iterable[Array]) -> Array:
     return np.asarray(total / np.maximum(seen, 1), dtype=np.float32)
 
 
-def _object_middle(scan: Scan, image: Image) -> Array:
-    """The middle of the object's bounding box, plain coordinates (3,)."""
-    return scan.plain(np.array([(where.min() + where.max()) / 2 for where in np.nonzero(image.data > OBJECT)]))
-
-
 def build_reference(config: Config) -> None:
     """Write the unbiased groupwise affine reference to `Layout.affine_reference`, on the template's grid.
 
@@ -85,16 +78,48 @@ def build_reference(config: Config) -> None:
 
     with (
         one_thread(),
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        tqdm(total=len(subjects) * (rounds + 1), desc="reference", disable=None) as bar,
+        ThreadPoolExecutor(_cores()) as pool,
+        tqdm(total=2 * len(subjects) * (rounds + 1), desc="reference", disable=None) as bar,
     ):
 
-        def each(function: Callable[[A], B], items: Iterable[A]) -> list[B]:
-            results = []
-            for result in pool.map(function, items):
-                results.append(result)
+        def each(function: Callable[..., T], *items: Iterable[Any]) -> Iterator[T]:
+            """The results in the order of the items."""
+            for result in pool.map(function, *items):
                 bar.update()
-            return results
+                yield result
 
-        loaded = each(load, subjects)
-        ...
+        loaded = list(each(load, subjects))
+        images, scans = [image for image, _ in loaded], [scan for _, scan in loaded]
+        # The centres of mass meet where the objects' bounding boxes are in the middle of the grid.
+        blank = Scan.of(Image(np.zeros(grid.shape, dtype=np.float32), grid), spacing)
+        centre = blank.middle + np.median([scan.mass - scan.box for scan in scans], axis=0)
+
+        def mean_of(deviations: Sequence[Array]) -> tuple[Image, list[Array]]:
+            """The mean image, and the subjects' pull-backs in plain coordinates."""
+            plain = [
+                shift(scan.mass) @ deviation @ shift(-centre)
+                for scan, deviation in zip(scans, deviations, strict=True)
+            ]
+            world = [to_world(matrix, grid, scan.grid) for matrix, scan in zip(plain, scans, strict=True)]
+            moved = each(lambda image, matrix: resample(image, matrix, grid), images, world)
+            return Image(average(moved), grid), plain
+
+        mean, plain = mean_of([np.eye(4)] * len(scans))
+        for index in range(rounds):
+            fixed, kind = Scan.of(mean, spacing), "affine" if index else "rigid"
+            register = partial(refined, fixed, kind=kind)
+            found = each(register, scans, plain)
+            mean, plain = mean_of(
+                centred(
+                    [
+                        shift(-scan.mass) @ matrix @ shift(centre)
+                        for scan, matrix in zip(scans, found, strict=True)
+                    ]
+                )
+            )
+    write_image(layout.affine_reference, mean.data, grid)
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d, max_pool3d
 
 from atlasmith import __version__
 from atlasmith.aligned import AlignedImages
@@ -21,6 +22,7 @@ from atlasmith.training import autocast, fit, generator, one_cycle, pick_device
 from atlasmith.warp import resize_displacement, warp
 
 RUNNING_CAP = 100  # subjects over which the running mean displacement looks back
+SUPPORT_MARGIN = 3  # voxels
 LABELS_A_STEP = 8  # labels compared in one step, which bounds memory where there are many
 LABEL_MEMORY = 0.02  # weight of a new atlas in the running mean of the template's labels
 
@@ -31,6 +33,7 @@ class _State(nn.Module):
     mean_displacement: Tensor
     seen: Tensor
     label_mean: Tensor
+    support: Tensor
 
     def __init__(self, model: Groupwise, labels: int) -> None:
         super().__init__()
@@ -38,18 +41,25 @@ class _State(nn.Module):
         shape = model.grid.tensor_shape
         self.register_buffer("mean_displacement", torch.zeros(1, len(shape), *(-(-n // 2) for n in shape)))
         self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("support", torch.ones(1, 1, *shape))
         self.register_buffer("label_mean", torch.zeros(labels, *shape if labels else ()))
 
 
-def start_from_regression(model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
-    """The template's first value: at each voxel, the linear regression of the aligned images on the covariates."""
+def start_from_regression(model: Groupwise, images: AlignedImages, codes: Tensor) -> Tensor:
+    """The template's first value: at each voxel, the linear regression of the aligned images on the covariates.
+
+    Returns its support (1, 1, *shape): 1 where most images have data in the whole neighbourhood.
+    """
     total = torch.zeros_like(model.base)
     count = torch.zeros_like(model.base)
+    whole = torch.zeros_like(model.base)
     moments = torch.zeros(codes.shape[1], *model.grid.tensor_shape)
+    erode = {2: max_pool2d, 3: max_pool3d}[model.grid.ndim]
     for index, code in enumerate(codes):
         image, mask = images.batch([index])
         total += image * mask
         count += mask
+        whole += 1 + erode(-mask, 2 * SUPPORT_MARGIN + 1, 1, SUPPORT_MARGIN)
         moments += code.view(-1, *[1] * model.grid.ndim) * image[0] * mask[0]
     mean = total / count.clamp(min=1)
     model.base.data.copy_(mean)
@@ -59,6 +69,7 @@ def start_from_regression(model: Groupwise, images: AlignedImages, codes: Tensor
         normal = codes.T @ codes + torch.eye(codes.shape[1])
         centred = moments - codes.sum(0).view(-1, *[1] * model.grid.ndim) * mean[0]
         model.slopes.data.copy_(torch.linalg.solve(normal, centred.flatten(1)).view_as(model.slopes))
+    return (whole > len(codes) / 2).float()
 
 
 def train(config: Config) -> None:
@@ -82,10 +93,14 @@ def train(config: Config) -> None:
     state = _State(model, len(values))
 
     if not layout.template_checkpoint.exists():
-        start_from_regression(model, images, codes)
+        state.support.copy_(start_from_regression(model, images, codes))
         for i in atlases:
             state.label_mean += _one_hot(images.labels(i)[None], values)[0] / len(atlases)
     state.to(device)
+    # Where few images have data the template stays their mean: there nothing but noise would move it.
+    model.base.register_hook(lambda gradient: gradient * state.support)
+    if model.slopes is not None:
+        model.slopes.register_hook(lambda gradient: gradient * state.support[0])
     network = list(model.network.parameters()) + (list(model.decoder.parameters()) if model.decoder else [])
     volumes = [model.base] + ([model.slopes] if model.slopes is not None else [])
     optimiser = torch.optim.Adam(

@@ -1,0 +1,44 @@
+import json
+import sys
+from pathlib import Path
+from shlex import quote
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+import atlasmith
+import yaml
+from atlasmith.choices import check_choices
+from atlasmith.cohort import check_output, read_participants
+from atlasmith.config import parse_config
+from atlasmith.errors import AtlasmithError
+from atlasmith.io.files import write_text
+
+min_version("9.0")
+
+
+# Snakemake would merge a user's config into the default one, and the demo's choices would leak into it.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/cohort.smk"
+include: "workflow/rules/affine.smk"
+include: "workflow/rules/template.smk"
+include: "workflow/rules/register.smk"
+include: "workflow/rules/propagate.smk"
+include: "workflow/rules/fuse.smk"
+include: "workflow/rules/score.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        LAYOUT.report,
+
+
+onstart:
+    renew_plan()

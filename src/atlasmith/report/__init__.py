@@ -1,0 +1,5 @@
+"""Stage `report`: one HTML page that shows what was made, and which subjects to look at."""
+
+from atlasmith.report.page import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,57 @@
+try:
+    CONFIG = parse_config(config)
+    PARTICIPANTS = read_participants(CONFIG)
+except AtlasmithError as error:
+    raise WorkflowError(str(error)) from None
+
+LAYOUT = CONFIG.layout
+TABLE = CONFIG.cohort.bids / "participants.tsv"
+LABELS = CONFIG.cohort.bids / (CONFIG.cohort.labels or "")
+VERSION = atlasmith.__version__
+SUBJECTS = sorted(subject for subject, _ in PARTICIPANTS)
+ATLASES = sorted(subject for subject, role in PARTICIPANTS if role == "atlas")
+TARGETS = sorted(subject for subject, role in PARTICIPANTS if role == "target")
+# Learned methods need a VoteNet, and atlases propagated to atlases to train it.
+VOTENET = any(method.startswith("votenet") for method in CONFIG.fusion.methods)
+# Jobs run the `atlasmith` of the active environment, or else that of Snakemake's own Python.
+shell.prefix(f'PATH="$PATH:"{quote(str(Path(sys.executable).parent))}; ')
+
+
+def files_of(folder, subjects, suffix):
+    """The user's files of `subjects` with `suffix`. The cohort stage complains of those that are missing."""
+    found = [
+        (folder / f"sub-{subject}" / "anat").glob(f"sub-{subject}*_{suffix}.nii*") for subject in subjects
+    ]
+    return [str(path) for paths in found for path in sorted(paths)]
+
+
+def renew_plan():
+    """Check and write the config where the cohort stage, which does so otherwise, won't run again."""
+    plan = yaml.safe_dump(CONFIG.resolved(), sort_keys=False)
+    if LAYOUT.cohort.exists() and not (LAYOUT.config.exists() and LAYOUT.config.read_text() == plan):
+        try:
+            check_choices(CONFIG)
+            check_output(CONFIG)
+        except AtlasmithError as error:
+            raise WorkflowError(str(error)) from None
+        write_text(LAYOUT.config, plan)
+
+
+wildcard_constraints:
+    subject="[A-Za-z0-9]+",
+
+
+def to_score(wildcards):
+    """What the score of one subject reads: its registration, and for a target its segmentations."""
+    subject = wildcards.subject
+    files = [
+        LAYOUT.template_image,
+        LAYOUT.affine_image(subject),
+        LAYOUT.warped(subject),
+        LAYOUT.log_jacobian(subject),
+        LAYOUT.registration_table(subject),
+    ]
+    if subject in TARGETS:
+        files += [LAYOUT.propagated_labels(subject), *files_of(LABELS, [subject], "dseg")]
+        files += [LAYOUT.segmentation(subject, method) for method in CONFIG.fusion.methods]
+    return files

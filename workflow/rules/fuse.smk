@@ -1,0 +1,44 @@
+if VOTENET:
+
+    rule fuse_train:
+        input:
+            cohort=LAYOUT.cohort,
+            labels=[LAYOUT.propagated_labels(atlas) for atlas in ATLASES],
+            images=[LAYOUT.propagated_images(atlas) for atlas in ATLASES],
+            sidecars=[LAYOUT.propagated_sidecar(atlas) for atlas in ATLASES],
+        output:
+            LAYOUT.votenet_weights,
+            LAYOUT.votenet_training,
+        log:
+            LAYOUT.log("fuse_train"),
+        conda:
+            "../envs/atlasmith.yaml"
+        params:
+            version=VERSION,
+            config=LAYOUT.config,
+            votenet=CONFIG.fusion.votenet.model_dump_json(),
+        shell:
+            "atlasmith fuse-train --config {params.config:q} > {log:q} 2>&1"
+
+
+rule fuse:
+    input:
+        cohort=LAYOUT.cohort,
+        labels=LAYOUT.propagated_labels("{subject}"),
+        images=LAYOUT.propagated_images("{subject}"),
+        sidecar=LAYOUT.propagated_sidecar("{subject}"),
+        weights=[LAYOUT.votenet_weights] if VOTENET else [],
+    output:
+        segmentations=[LAYOUT.segmentation("{subject}", method) for method in CONFIG.fusion.methods],
+        confidences=[LAYOUT.confidence("{subject}", method) for method in CONFIG.fusion.methods],
+        volumes=[LAYOUT.volumes("{subject}", method) for method in CONFIG.fusion.methods],
+    log:
+        LAYOUT.log("fuse", "sub-{subject}"),
+    conda:
+        "../envs/atlasmith.yaml"
+    params:
+        version=VERSION,
+        config=LAYOUT.config,
+        digest=CONFIG.digest("fusion"),
+    shell:
+        "atlasmith fuse --config {params.config:q} --subject {wildcards.subject} > {log:q} 2>&1"

@@ -1,0 +1,20 @@
+# The labels stay, since the scores need them too; the images are large and quickly made again.
+rule propagate:
+    input:
+        cohort=LAYOUT.cohort,
+        atlases=[LAYOUT.forward(atlas) for atlas in ATLASES],
+        inverse=LAYOUT.inverse("{subject}"),
+    output:
+        labels=LAYOUT.propagated_labels("{subject}"),
+        images=temp(LAYOUT.propagated_images("{subject}")),
+        sidecar=LAYOUT.propagated_sidecar("{subject}"),
+    log:
+        LAYOUT.log("propagate", "sub-{subject}"),
+    conda:
+        "../envs/atlasmith.yaml"
+    params:
+        version=VERSION,
+        config=LAYOUT.config,
+        box=[CONFIG.fusion.spacing, CONFIG.fusion.margin],
+    shell:
+        "atlasmith propagate --config {params.config:q} --subject {wildcards.subject} > {log:q} 2>&1"

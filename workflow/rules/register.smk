@@ -1,0 +1,35 @@
+CHUNKS = [
+    SUBJECTS[start : start + CONFIG.register_.chunk]
+    for start in range(0, len(SUBJECTS), CONFIG.register_.chunk)
+]
+
+# A chunk of subjects shares one start of Python and one reading of the weights. No wildcard can name
+# a set of subjects, hence a rule for each chunk.
+for number, chunk in enumerate(CHUNKS, start=1):
+
+    rule:
+        name:
+            f"register_{number}"
+        input:
+            cohort=LAYOUT.cohort,
+            weights=LAYOUT.template_weights,
+            template=LAYOUT.template_image,
+            images=[LAYOUT.affine_image(subject) for subject in chunk],
+            transforms=[LAYOUT.affine(subject) for subject in chunk],
+        output:
+            forward=[LAYOUT.forward(subject) for subject in chunk],
+            inverse=[LAYOUT.inverse(subject) for subject in chunk],
+            warped=[LAYOUT.warped(subject) for subject in chunk],
+            log_jacobian=[LAYOUT.log_jacobian(subject) for subject in chunk],
+            table=[LAYOUT.registration_table(subject) for subject in chunk],
+        log:
+            LAYOUT.log("register", f"chunk-{number}"),
+        conda:
+            "../envs/atlasmith.yaml"
+        params:
+            version=VERSION,
+            config=LAYOUT.config,
+            digest=CONFIG.digest("register"),
+            subjects=chunk,
+        shell:
+            "atlasmith register --config {params.config:q} --subjects {params.subjects} > {log:q} 2>&1"

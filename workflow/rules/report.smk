@@ -1,0 +1,19 @@
+rule report:
+    input:
+        cohort=LAYOUT.cohort,
+        scores=LAYOUT.scores,
+        summary=LAYOUT.summary,
+        template=LAYOUT.template_image,
+        training=[LAYOUT.template_training] + ([LAYOUT.votenet_training] if VOTENET else []),
+    output:
+        LAYOUT.report,
+    log:
+        LAYOUT.log("report"),
+    conda:
+        "../envs/atlasmith.yaml"
+    params:
+        version=VERSION,
+        config=LAYOUT.config,
+        digest=CONFIG.digest("report"),
+    shell:
+        "atlasmith report --config {params.config:q} > {log:q} 2>&1"

@@ -1,0 +1,20 @@
+# Checkpoints are undeclared files, so a killed training goes on from the last one.
+rule template:
+    input:
+        cohort=LAYOUT.cohort,
+        images=[LAYOUT.affine_image(subject) for subject in SUBJECTS],
+    output:
+        LAYOUT.template_weights,
+        LAYOUT.template_training,
+        LAYOUT.template_image,
+        LAYOUT.template_description,
+    log:
+        LAYOUT.log("template"),
+    conda:
+        "../envs/atlasmith.yaml"
+    params:
+        version=VERSION,
+        config=LAYOUT.config,
+        digest=CONFIG.digest("template"),
+    shell:
+        "atlasmith template --config {params.config:q} > {log:q} 2>&1"
