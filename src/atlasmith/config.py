@@ -58,7 +58,7 @@ class TemplateSection(Section):
     similarity: Terms = Field({"lncc": {"weight": 1.0, "window": 7}}, min_length=1)
     labels: Terms = Field(default_factory=dict, description="similarity of atlas labels and the template's")
     regularisation: Terms = {
-        "diffusion": {"weight": 0.2},
+        "diffusion": {"weight": 0.4},
         "magnitude": {"weight": 0.001},
         "centrality": {"weight": 0.1},
     }
@@ -69,7 +69,9 @@ class TemplateSection(Section):
 
 
 class RegisterSection(Section):
-    refine_steps: Annotated[int, Field(ge=0)] = Field(40, description="instance optimisation after the network")
+    refine_steps: Annotated[int, Field(ge=0)] = Field(
+        40, description="instance optimisation after the network"
+    )
     refine_learning_rate: Positive = 0.05
     chunk: Count = Field(8, description="subjects a job")
 

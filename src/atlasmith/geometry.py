@@ -30,7 +30,9 @@ class Grid:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         object.__setattr__(self, "affine", np.asarray(self.affine, dtype=np.float64))
         if len(self.shape) != 3 or self.affine.shape != (4, 4):
-            raise ValueError(f"a grid needs 3 sizes and a 4 x 4 affine, not {self.shape}, {self.affine.shape}")
+            raise ValueError(
+                f"a grid needs 3 sizes and a 4 x 4 affine, not {self.shape}, {self.affine.shape}"
+            )
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -85,7 +87,9 @@ class Grid:
         """The same field of view in voxels of about `spacing` mm; axes that are coarser already stay."""
         sizes = np.array(self.shape)
         old = np.array(self.spacing)
-        new = np.where(sizes == 1, 1, np.maximum(1, np.round(sizes * old / np.maximum(spacing, old)))).astype(int)
+        new = np.where(sizes == 1, 1, np.maximum(1, np.round(sizes * old / np.maximum(spacing, old)))).astype(
+            int
+        )
         scale = sizes / new
         affine = self.affine.copy()
         affine[:3, :3] *= scale

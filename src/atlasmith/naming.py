@@ -91,7 +91,9 @@ class Layout:
         return self.output / f"sub-{subject}" / "anat" / f"sub-{subject}_{entities}_{suffix}{extension}"
 
     def affine(self, subject: str) -> Path:
-        return self.of_subject(subject, f"from-{self.suffix}_to-{self.template}_mode-image_desc-affine", "xfm", ".mat")
+        return self.of_subject(
+            subject, f"from-{self.suffix}_to-{self.template}_mode-image_desc-affine", "xfm", ".mat"
+        )
 
     def affine_image(self, subject: str) -> Path:
         """Affinely aligned, intensity-normalised, on the template's grid."""

@@ -108,7 +108,12 @@ def fit(
 
 
 def _save(
-    path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, digest: str, step: int, rows: list[dict[str, Any]]
+    path: Path,
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    digest: str,
+    step: int,
+    rows: list[dict[str, Any]],
 ) -> None:
     tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
@@ -127,7 +132,9 @@ def _load(
             print(f"{path} is of another config: starting anew", flush=True)
             return 0, []
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    module.load_state_dict({n.removeprefix("module."): v for n, v in tensors.items() if n.startswith("module.")})
+    module.load_state_dict(
+        {n.removeprefix("module."): v for n, v in tensors.items() if n.startswith("module.")}
+    )
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimiser."):

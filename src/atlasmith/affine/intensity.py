@@ -6,14 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import ndimage
 
 from atlasmith.geometry import Array, Grid
-from atlasmith.intensity import has_background, normalise
+from atlasmith.intensity import antialias, has_background, normalise
 from atlasmith.io.images import Image, read_image
 
 N4_SPACING = 4.0  # mm; the bias field is smooth, so a coarse grid is enough to find it
-FWHM = np.sqrt(8 * np.log(2))  # full width at half maximum of a Gaussian of sigma 1
 
 
 def read_prepared(path: str | Path, spacing: float, n4: bool) -> Image:
@@ -21,21 +19,6 @@ def read_prepared(path: str | Path, spacing: float, n4: bool) -> Image:
     image = read_image(path)
     data = correct_bias(image.data, image.grid) if n4 else image.data
     return Image(antialias(normalise(data), image.grid, spacing), image.grid)
-
-
-def antialias(data: Array, grid: Grid, spacing: float) -> Array:
-    """Smooth (X, Y, Z) on `grid` as sampling it every `spacing` mm needs; finer sampling needs nothing.
-
-    The Gaussian's FWHM is the root of the difference of the squared spacings (Cardoso et al. 2015,
-    doi:10.1007/978-3-319-24571-3_81).
-    """
-    old = np.array(grid.spacing)
-    sigma = np.sqrt(np.maximum(spacing**2 - old**2, 0)) / FWHM / old
-    sigma[[axis not in grid.axes for axis in range(3)]] = 0
-    if not sigma.any():
-        return data
-    smooth: Array = ndimage.gaussian_filter(data, sigma, mode="nearest")
-    return smooth
 
 
 def correct_bias(data: Array, grid: Grid) -> Array:

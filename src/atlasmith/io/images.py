@@ -33,14 +33,14 @@ def _to_three_axes(image: nib.Nifti1Image) -> nib.Nifti1Image:
 def read_image(path: str | Path) -> Image:
     """Intensities in float32."""
     image = nib.as_closest_canonical(_to_three_axes(nib.load(path)))
-    data = np.asarray(image.dataobj, dtype=np.float32)
+    data = np.ascontiguousarray(image.dataobj, dtype=np.float32)
     return Image(data, Grid(data.shape[:3], image.affine))
 
 
 def read_labels(path: str | Path) -> Image:
     """Labels in int32. Files of floats are rounded; the cohort's checks refuse what isn't integer."""
     image = nib.as_closest_canonical(_to_three_axes(nib.load(path)))
-    data = np.rint(np.asanyarray(image.dataobj)).astype(np.int32)
+    data = np.ascontiguousarray(np.rint(np.asanyarray(image.dataobj)), dtype=np.int32)
     return Image(data, Grid(data.shape[:3], image.affine))
 
 

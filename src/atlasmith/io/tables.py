@@ -18,7 +18,9 @@ MISSING = "n/a"
 def read_tsv(path: str | Path) -> list[dict[str, str]]:
     """Rows as text, one dict a row, keyed by the header line."""
     with Path(path).open(encoding="utf-8-sig", newline="") as file:
-        return [{key: value for key, value in row.items() if key} for row in csv.DictReader(file, delimiter="\t")]
+        return [
+            {key: value for key, value in row.items() if key} for row in csv.DictReader(file, delimiter="\t")
+        ]
 
 
 def format_value(value: Any) -> str:

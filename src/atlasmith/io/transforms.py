@@ -22,7 +22,9 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # its own inverse: RAS to LPS and back
 
 def to_sitk(data: Array, grid: Grid) -> sitk.Image:
     """A 3-D SimpleITK image, of vectors when `data` is (X, Y, Z, 3); the values are passed as they are."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(np.moveaxis(data, (0, 1, 2), (2, 1, 0))), data.ndim == 4)
+    image = sitk.GetImageFromArray(
+        np.ascontiguousarray(np.moveaxis(data, (0, 1, 2), (2, 1, 0))), data.ndim == 4
+    )
     size, spacing, origin, direction = _itk_geometry(grid)
     assert image.GetSize() == size
     image.SetSpacing(spacing)
@@ -73,7 +75,12 @@ def write_composite(path: str | Path, steps: Sequence[Step]) -> None:
     ITK applies the transform that was added last first, so the steps are stored in reverse.
     """
     with whole(path) as partial, h5py.File(partial, "w") as file:
-        for name, value in (("ITKVersion", "5.4.0"), ("HDFVersion", "1.12.1"), ("OSName", ""), ("OSVersion", "")):
+        for name, value in (
+            ("ITKVersion", "5.4.0"),
+            ("HDFVersion", "1.12.1"),
+            ("OSName", ""),
+            ("OSVersion", ""),
+        ):
             file[name] = _text(value)
         file["TransformGroup/0/TransformType"] = _text("CompositeTransform_float_3_3")
         for index, step in enumerate(reversed(steps), start=1):
@@ -122,7 +129,9 @@ def read_composite(path: str | Path) -> list[Step]:
                 affine[:3, 3] = fixed[3:6]
                 vectors = np.transpose(parameters.reshape(*size[::-1], 3), (2, 1, 0, 3)) * np.diag(LPS)[:3]
                 steps.append(
-                    DisplacementField(Grid((size[0], size[1], size[2]), LPS @ affine), vectors.astype(np.float32))
+                    DisplacementField(
+                        Grid((size[0], size[1], size[2]), LPS @ affine), vectors.astype(np.float32)
+                    )
                 )
             elif kind.startswith(("AffineTransform", "MatrixOffsetTransformBase")):
                 lps = np.eye(4)

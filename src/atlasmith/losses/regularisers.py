@@ -32,7 +32,9 @@ def bending(field: Tensor, spacing: Sequence[float]) -> Tensor:
     for first in axes:
         slope = _difference(field, first, spacing)
         for second in range(first, field.ndim):
-            energy = energy + (1 if first == second else 2) * _difference(slope, second, spacing).square().mean()
+            energy = (
+                energy + (1 if first == second else 2) * _difference(slope, second, spacing).square().mean()
+            )
     return energy
 
 

@@ -67,7 +67,9 @@ class CovariateCode:
             if value is not None:
                 level = str(value)
                 if level not in levels:
-                    raise AtlasmithError(f"{name}: '{level}' wasn't in the cohort. Levels: {', '.join(levels)}")
+                    raise AtlasmithError(
+                        f"{name}: '{level}' wasn't in the cohort. Levels: {', '.join(levels)}"
+                    )
                 code += [(level == other) - frequency for other, frequency in levels.items()]
             else:
                 code += [0.0] * len(levels)

@@ -40,7 +40,9 @@ class UNet(nn.Module):
         self.multiple = first_stride * 2 ** (len(channels) - 1)
         widths = [in_channels, *channels]
         strides = [first_stride] + [2] * (len(channels) - 1)
-        self.encoder = nn.ModuleList(block(widths[i], widths[i + 1], strides[i]) for i in range(len(channels)))
+        self.encoder = nn.ModuleList(
+            block(widths[i], widths[i + 1], strides[i]) for i in range(len(channels))
+        )
         self.decoder = nn.ModuleList(
             block(channels[i + 1] + channels[i], channels[i], 1) for i in reversed(range(len(channels) - 1))
         )

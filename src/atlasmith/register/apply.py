@@ -105,12 +105,16 @@ def register_subjects(config: Config, subject_ids: Sequence[str]) -> None:
         print(f"register: sub-{subject.id}, {index + 1} of {len(subjects)}", flush=True)
 
 
-def _write(config: Config, subject: Subject, grid: Grid, hub: Tensor, forward: Tensor, inverse: Tensor) -> None:
+def _write(
+    config: Config, subject: Subject, grid: Grid, hub: Tensor, forward: Tensor, inverse: Tensor
+) -> None:
     layout = config.layout
     affine = read_affine(layout.affine(subject.id))
     steps = [displacement_to_field(forward[0], grid), affine]
     write_composite(layout.forward(subject.id), steps)
-    write_composite(layout.inverse(subject.id), [np.linalg.inv(affine), displacement_to_field(inverse[0], grid)])
+    write_composite(
+        layout.inverse(subject.id), [np.linalg.inv(affine), displacement_to_field(inverse[0], grid)]
+    )
 
     native = read_image(subject.image)
     data = torch.from_numpy(native.grid.squeeze(native.data))[None, None]

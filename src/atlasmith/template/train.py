@@ -117,11 +117,15 @@ def train(config: Config) -> None:
         fresh = size - size // 2 if atlases else size
         chosen = []
         for position in range(index * fresh, (index + 1) * fresh):
-            order = torch.randperm(len(subjects), generator=generator(config.seed, 0, position // len(subjects)))
+            order = torch.randperm(
+                len(subjects), generator=generator(config.seed, 0, position // len(subjects))
+            )
             chosen.append(int(order[position % len(subjects)]))
         if atlases:
             random = generator(config.seed, 1, index)
-            chosen += [atlases[int(i)] for i in torch.randint(len(atlases), (size - fresh,), generator=random)]
+            chosen += [
+                atlases[int(i)] for i in torch.randint(len(atlases), (size - fresh,), generator=random)
+            ]
         return chosen
 
     def step(index: int) -> dict[str, Tensor]:
@@ -143,10 +147,14 @@ def train(config: Config) -> None:
         terms = dict(judged.terms)
         if cohort_terms:
             mean = _update_mean(state, judged.forward)
-            terms |= weighted(REGULARISERS, cohort_terms, to_mm(mean, model.velocity_spacing), model.velocity_spacing)
+            terms |= weighted(
+                REGULARISERS, cohort_terms, to_mm(mean, model.velocity_spacing), model.velocity_spacing
+            )
         labelled = [k for k, i in enumerate(chosen) if i in atlases]
         if labelled:
-            terms |= _label_terms(index, labelled, [images.labels(chosen[k]) for k in labelled], judged.forward)
+            terms |= _label_terms(
+                index, labelled, [images.labels(chosen[k]) for k in labelled], judged.forward
+            )
         return {"loss": torch.stack(list(terms.values())).sum(), **{n: t.detach() for n, t in terms.items()}}
 
     def _label_terms(index: int, which: list[int], maps: list[Tensor], forward: Tensor) -> dict[str, Tensor]:
@@ -210,7 +218,10 @@ def _write(config: Config, model: Groupwise) -> None:
                 for name, value in zip(views, point, strict=True)
             }
             write(layout.template_at(number), model.code.encode(covariates))
-            cohorts[str(number)] = {"covariates": covariates, "name": ", ".join(f"{n} {v}" for n, v in covariates.items())}
+            cohorts[str(number)] = {
+                "covariates": covariates,
+                "name": ", ".join(f"{n} {v}" for n, v in covariates.items()),
+            }
     write_json(
         layout.template_description,
         {

@@ -11,9 +11,17 @@ from atlasmith.warp.dense import (
     jacobian_determinant,
     resize_displacement,
     sample,
+    sample_labels,
     warp,
 )
-from atlasmith.warp.world import displacement_to_field, map_points, pull, pull_coordinates
+from atlasmith.warp.world import (
+    displacement_to_field,
+    map_points,
+    pull,
+    pull_coordinates,
+    to_voxels,
+    world_points,
+)
 
 __all__ = [
     "compose",
@@ -26,5 +34,8 @@ __all__ = [
     "pull_coordinates",
     "resize_displacement",
     "sample",
+    "sample_labels",
+    "to_voxels",
     "warp",
+    "world_points",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -26,6 +27,35 @@ def sample(image: Tensor, points: Tensor, mode: Mode = "bilinear", padding: Padd
     # grid_sample wants (B, *out, d) with the last axis of the image first, from -1 to 1.
     grid = (points.movedim(1, -1) * scale - 1).flip(-1)
     return F.grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=True)
+
+
+def sample_labels(labels: Tensor, points: Tensor) -> Tensor:
+    """Labels (*out) of an integer map (*in) at voxel coordinates `points` (1, d, *out).
+
+    The argmax of the linearly interpolated one-hot maps, 0 outside, ties to the smallest label. At most 2^d
+    labels have weight at a point, so only those are compared, however many labels there are.
+    """
+    ndim = points.shape[1]
+    limits = torch.tensor(labels.shape, device=points.device)
+    low = points[0].reshape(ndim, -1).floor()
+    fraction = points[0].reshape(ndim, -1) - low
+    corners, weights = [], []
+    for corner in itertools.product((0, 1), repeat=ndim):
+        offset = torch.tensor(corner, device=points.device)[:, None]
+        index = low.long() + offset
+        inside = ((index >= 0) & (index < limits[:, None])).all(dim=0)
+        values = labels[tuple(i.clamp(0, n - 1) for i, n in zip(index, labels.shape, strict=True))]
+        corners.append(torch.where(inside, values, 0))
+        weights.append(torch.where(offset == 1, fraction, 1 - fraction).prod(dim=0))
+    values, weight = torch.stack(corners), torch.stack(weights)
+    winner = values[0]
+    best = torch.full_like(weight[0], -1)
+    for candidate in values:
+        score = torch.where(values == candidate, weight, 0).sum(dim=0)
+        # A little slack, so that ties don't hang on rounding.
+        better = (score > best + 1e-6) | ((score > best - 1e-6) & (candidate < winner))
+        winner, best = torch.where(better, candidate, winner), torch.where(better, score, best)
+    return winner.reshape(points.shape[2:])
 
 
 def warp(image: Tensor, displacement: Tensor, mode: Mode = "bilinear", padding: Padding = "zeros") -> Tensor:

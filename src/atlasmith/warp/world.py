@@ -37,19 +37,29 @@ def _displacement_at(field: DisplacementField, points: Tensor) -> Tensor:
 def map_points(steps: Sequence[Step], points: Tensor) -> Tensor:
     """World points (N, 3), RAS mm, taken through `steps` from first to last."""
     for step in steps:
-        points = points + _displacement_at(step, points) if isinstance(step, DisplacementField) else _apply(step, points)
+        points = (
+            points + _displacement_at(step, points)
+            if isinstance(step, DisplacementField)
+            else _apply(step, points)
+        )
     return points
 
 
-def pull_coordinates(moving: Grid, steps: Sequence[Step], fixed: Grid, like: Tensor | None = None) -> Tensor:
+def world_points(grid: Grid) -> Tensor:
+    """World points (N, 3), RAS mm, of the voxels of `grid`; in double precision, for scanner origins are far."""
+    index = coordinates(grid.shape, torch.zeros((), dtype=torch.float64))[0].reshape(3, -1).T
+    return _apply(grid.affine, index)
+
+
+def to_voxels(points: Tensor, moving: Grid, shape: Sequence[int]) -> Tensor:
+    """World points (N, 3) as voxel coordinates (1, d, *shape) in `moving`, float32; N is the size of `shape`."""
+    voxels = _apply(np.linalg.inv(moving.affine), points).float()
+    return voxels[:, list(moving.axes)].T.reshape(1, moving.ndim, *shape)
+
+
+def pull_coordinates(moving: Grid, steps: Sequence[Step], fixed: Grid) -> Tensor:
     """Voxel coordinates (1, d, *fixed.tensor_shape) in `moving` of the voxels of `fixed`."""
-    like = torch.zeros((), dtype=torch.float32) if like is None else like
-    index = coordinates(fixed.shape, like)[0].reshape(3, -1).T
-    # In double precision to the first world: scanner origins are far, and a float has seven digits.
-    points = _apply(fixed.affine, index.double())
-    world = map_points(steps, points) if steps else points
-    voxels = _apply(np.linalg.inv(moving.affine), world).to(like.dtype)
-    return voxels[:, list(moving.axes)].T.reshape(1, moving.ndim, *fixed.tensor_shape)
+    return to_voxels(map_points(steps, world_points(fixed)), moving, fixed.tensor_shape)
 
 
 def pull(
@@ -61,7 +71,7 @@ def pull(
     padding: Padding = "zeros",
 ) -> Tensor:
     """`image` (1, C, *moving.tensor_shape) resampled once onto `fixed` (1, C, *fixed.tensor_shape)."""
-    return sample(image, pull_coordinates(moving, steps, fixed, image), mode, padding)
+    return sample(image, pull_coordinates(moving, steps, fixed), mode, padding)
 
 
 def displacement_to_field(displacement: Tensor, grid: Grid) -> DisplacementField:

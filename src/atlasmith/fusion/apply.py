@@ -1,0 +1,76 @@
+"""Fusing the atlases' labels on one target."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+
+from atlasmith.config import Config
+from atlasmith.errors import look_up
+from atlasmith.fusion.methods import FUSERS, Votes, plurality, shares
+from atlasmith.fusion.stack import read_stack
+from atlasmith.fusion.votenet import Trust
+from atlasmith.geometry import Array, Grid
+from atlasmith.io.images import read_grid, write_image
+from atlasmith.io.tables import read_cohort, read_tsv, write_tsv
+from atlasmith.warp import pull_coordinates, sample
+
+
+def fuse_subject(config: Config, subject_id: str) -> None:
+    """Write, for each method of the config, the fused labels, their confidence and volumes on the target's grid."""
+    layout = config.layout
+    subject = next(s for s in read_cohort(layout.cohort) if s.id == subject_id)
+    names = {int(row["index"]): row["name"] for row in read_tsv(layout.labels)}
+    stack = read_stack(layout, subject)
+    native = read_grid(subject.image)
+    votes = Votes(
+        stack.labels,
+        stack.images,
+        stack.target,
+        cache(lambda: Trust(config)(stack)),
+        config.fusion.votenet.sharpness,
+    )
+    for method in config.fusion.methods:
+        weights = look_up(FUSERS, method, "fusion method")(votes)
+        labels, confidence = on_native(stack.labels, weights, stack.grid, native)
+        write_image(layout.segmentation(subject_id, method), labels, native, like=subject.image)
+        write_image(layout.confidence(subject_id, method), confidence, native, like=subject.image)
+        voxel = float(abs(np.linalg.det(native.affine[:3, :3])))
+        rows = [
+            {"index": value, "name": name, "volume_mm3": float((labels == value).sum() * voxel)}
+            for value, name in names.items()
+        ]
+        write_tsv(layout.volumes(subject_id, method), rows, ["index", "name", "volume_mm3"])
+
+
+def on_native(labels: Array, weights: Array, grid: Grid, native: Grid) -> tuple[Array, Array]:
+    """Fuse labels (N, *shape) with weights of the same shape on `grid`, a part of `native` that may be coarser.
+
+    Returns labels and confidence (X, Y, Z) on `native`; outside `grid` the label is 0, with confidence 1.
+    Coarse votes are interpolated linearly, label by label, before the winner is found.
+    """
+    start = np.linalg.inv(native.affine) @ grid.affine[:, 3]
+    box = tuple(slice(int(s), int(s) + n) for s, n in zip(np.rint(start[:3]), grid.shape, strict=True))
+    winner = np.zeros(native.shape, dtype=np.int32)
+    best = np.ones(native.shape, dtype=np.float32)
+    if native.cropped(box).same_as(grid):
+        fused, confidence = plurality(labels, weights)
+        winner[box], best[box] = grid.unsqueeze(fused), grid.unsqueeze(confidence)
+        return winner, best
+    voxels = pull_coordinates(grid, [], native)
+
+    def upsampled(value: int) -> Array:
+        share = torch.from_numpy(shares(labels, weights, value)).float()
+        if value == 0:  # all is background beyond the grid
+            return native.unsqueeze(1 - sample(1 - share[None, None], voxels)[0, 0].numpy())
+        return native.unsqueeze(sample(share[None, None], voxels)[0, 0].numpy())
+
+    best = upsampled(0)
+    for value in np.unique(labels[labels != 0]):
+        share = upsampled(value)
+        better = share > best
+        winner[better] = value
+        best = np.where(better, share, best)
+    return winner, best

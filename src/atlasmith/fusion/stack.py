@@ -1,0 +1,52 @@
+"""The propagated atlases of one subject, read back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from atlasmith.geometry import Array, Grid
+from atlasmith.intensity import antialias, normalise
+from atlasmith.io.images import read_image, read_labels
+from atlasmith.io.tables import Subject
+from atlasmith.naming import Layout
+from atlasmith.warp import pull, pull_coordinates, sample_labels
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Atlases on a subject's fusion grid.
+
+    labels: (N, *shape) integers. images: (N, *shape) in [0, 1]. target: (*shape), the subject's own image,
+    normalised. Shapes are the grid's `tensor_shape`.
+    """
+
+    labels: Array
+    images: Array
+    target: Array
+    grid: Grid
+
+
+def read_stack(layout: Layout, subject: Subject) -> Stack:
+    labels = read_labels(layout.propagated_labels(subject.id))
+    images = read_image(layout.propagated_images(subject.id))
+    grid = labels.grid
+    own = read_image(subject.image)
+    smooth = antialias(normalise(own.data), own.grid, min(grid.tensor_spacing))
+    target = pull(torch.from_numpy(own.grid.squeeze(smooth))[None, None], own.grid, [], grid)[0, 0].numpy()
+
+    def atlas_first(data: Array) -> Array:
+        return np.ascontiguousarray(np.moveaxis(grid.squeeze(data), -1, 0))
+
+    return Stack(atlas_first(labels.data), atlas_first(images.data), target, grid)
+
+
+def own_labels(subject: Subject, grid: Grid) -> Array:
+    """An atlas's own labels (*shape) on its fusion grid, for training alone."""
+    if subject.role != "atlas" or subject.labels is None:
+        raise ValueError(f"sub-{subject.id} is no atlas: its labels aren't for training")
+    own = read_labels(subject.labels)
+    voxels = pull_coordinates(own.grid, [], grid)
+    return sample_labels(torch.from_numpy(own.grid.squeeze(own.data)), voxels).numpy()

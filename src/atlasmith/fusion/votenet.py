@@ -1,0 +1,214 @@
+"""VoteNet: a network that tells where an atlas's label is right (Ding et al. 2019,
+doi:10.1007/978-3-030-32248-9_23).
+
+It sees the target's and the warped atlas's intensities, and, beyond the paper, three hints that mean the same
+whatever the label, so that one network serves 2 labels or 134: the share of the other atlases that agree, the
+share of the neighbourhood that has the same label (near 1 inside a structure, lower at its boundary), and
+whether the label is background.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from atlasmith import __version__
+from atlasmith.config import Config
+from atlasmith.errors import AtlasmithError
+from atlasmith.fusion.stack import Stack, own_labels, read_stack
+from atlasmith.geometry import Array
+from atlasmith.io.files import whole
+from atlasmith.io.tables import Subject, read_cohort
+from atlasmith.naming import Layout
+from atlasmith.networks import UNet
+from atlasmith.training import fit, generator, one_cycle, pick_device
+
+CHANNELS = 5
+NEIGHBOURHOOD = 5  # voxels a side
+DISPUTED = 5  # voxels a side: how far around a disagreement training looks
+ELSEWHERE = 0.05  # weight of the voxels where all agree
+TARGETS_A_STEP = 2
+VALIDATE_EVERY = 20
+HELD_OUT = 0.1
+CACHE_BYTES = 3 * 2**30
+BATCH_VOXELS = 2_000_000  # of one forward pass when applied
+
+
+def consensus(labels: Tensor) -> Tensor:
+    """For each of the labels (N, *shape), the share of the other maps that agree with it."""
+    agree = torch.stack([(labels == own).sum(0) for own in labels]) - 1
+    return agree.float() / max(len(labels) - 1, 1)
+
+
+def inputs(target: Tensor, images: Tensor, labels: Tensor, agreement: Tensor) -> Tensor:
+    """The network's input (N, CHANNELS, *shape) for N voters on one target (*shape)."""
+    pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[target.ndim]
+    # Same label nearby, one shift along each axis at a time: cheap, and the same for any number of labels.
+    same = torch.zeros_like(images)
+    for axis in range(1, labels.ndim):
+        for shift in (-1, 1):
+            same += (labels == labels.roll(shift, axis)).float()
+    inside = pool(
+        same[:, None] / (2 * target.ndim), NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2, count_include_pad=False
+    )
+    channels = [target.expand_as(images), images, agreement, inside[:, 0], (labels == 0).float()]
+    return torch.stack(channels, dim=1)
+
+
+class _Library:
+    """Stacks of the atlases with their own labels, kept within a bound of memory."""
+
+    def __init__(self, layout: Layout, atlases: Sequence[Subject]) -> None:
+        self.layout, self.atlases = layout, list(atlases)
+        self._kept: OrderedDict[int, tuple[Stack, Array, Array]] = OrderedDict()
+        self._bytes = 0
+
+    def __getitem__(self, index: int) -> tuple[Stack, Array, Array]:
+        """(stack, own labels (*shape), flat indices of the voxels where the voters disagree)."""
+        if index in self._kept:
+            self._kept.move_to_end(index)
+            return self._kept[index]
+        stack = read_stack(self.layout, self.atlases[index])
+        disputed = np.flatnonzero((stack.labels != stack.labels[0]).any(axis=0))
+        entry = (stack, own_labels(self.atlases[index], stack.grid), disputed)
+        self._kept[index] = entry
+        self._bytes += stack.labels.nbytes + stack.images.nbytes
+        while self._bytes > CACHE_BYTES and len(self._kept) > 1:
+            _, (old, _, _) = self._kept.popitem(last=False)
+            self._bytes -= old.labels.nbytes + old.images.nbytes
+        return entry
+
+
+def _augment(image: Tensor, random: torch.Generator) -> Tensor:
+    """Random gamma, gain, offset and noise."""
+    gamma, gain, offset = (torch.randn(3, generator=random) * torch.tensor([0.25, 0.1, 0.05])).tolist()
+    noise = torch.randn(image.shape, generator=random) * 0.02
+    return image.clamp(min=0) ** float(np.exp(gamma)) * (1 + gain) + offset + noise
+
+
+def train_votenet(config: Config) -> None:
+    """Train on the atlases propagated to each other; write weights and training table.
+
+    Each step takes patches where voters disagree on a few atlases, each with a random part of the library, so
+    that the network serves libraries of any size. A tenth of the atlases, where there are six or more, are
+    targets of validation alone. A killed run goes on from its checkpoint to the same weights.
+    """
+    layout, settings = config.layout, config.fusion.votenet
+    atlases = [subject for subject in read_cohort(layout.cohort) if subject.role == "atlas"]
+    if len(atlases) < 2:
+        raise AtlasmithError(
+            "VoteNet learns from atlas to atlas, so it needs two or more. Drop votenet from fusion.methods."
+        )
+    library = _Library(layout, atlases)
+    held = max(1, round(HELD_OUT * len(atlases))) if len(atlases) >= 6 else 0
+    order = torch.randperm(len(atlases), generator=generator(config.seed, 10)).tolist()
+    validation, training = order[:held], order[held:]
+    device = pick_device(config.device)
+    torch.manual_seed(config.seed)
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    net = UNet(library[0][0].grid.ndim, CHANNELS, 1, settings.channels, instance_norm=True).to(device)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate)
+
+    def loss(target: int, voters: int, random: torch.Generator, augment: bool) -> Tensor:
+        stack, truth, disputed = library[target]
+        shape = stack.target.shape
+        if disputed.size:
+            flat = int(disputed[int(torch.randint(disputed.size, (1,), generator=random))])
+        else:
+            flat = int(np.prod(shape)) // 2
+        centre = np.unravel_index(flat, shape)
+        patch = tuple(
+            slice(
+                start := min(max(0, int(c) - settings.patch // 2), max(0, n - settings.patch)),
+                start + settings.patch,
+            )
+            for c, n in zip(centre, shape, strict=True)
+        )
+        count = len(stack.labels)
+        size = int(torch.randint(min(count, 3), count + 1, (1,), generator=random))
+        members = torch.randperm(count, generator=random)[:size]
+        labels = torch.from_numpy(stack.labels[(members.numpy(), *patch)])
+        images = torch.from_numpy(stack.images[(members.numpy(), *patch)])[:voters]
+        image = torch.from_numpy(stack.target[patch])
+        if augment:
+            image, images = _augment(image, random), torch.stack([_augment(i, random) for i in images])
+        agreement = consensus(labels)[:voters]
+        dispute = (labels != labels[0]).any(0).float()[None, None]
+        widen = {2: F.max_pool2d, 3: F.max_pool3d}[image.ndim]
+        weight = ELSEWHERE + (1 - ELSEWHERE) * widen(dispute, DISPUTED, 1, DISPUTED // 2)
+        labels = labels[:voters]
+        right = (labels == torch.from_numpy(truth[patch])).float()
+        x = inputs(image, images, labels, agreement).to(device)
+        logits = net(x)[:, 0]
+        weight = weight[0].expand_as(logits).to(device)
+        entropy = F.binary_cross_entropy_with_logits(logits, right.to(device), weight, reduction="sum")
+        return entropy / weight.sum()
+
+    voters = max(1, settings.batch_size // TARGETS_A_STEP)
+
+    def step(index: int) -> dict[str, Tensor]:
+        random = generator(config.seed, 11, index)
+        chosen = [training[int(i)] for i in torch.randint(len(training), (TARGETS_A_STEP,), generator=random)]
+        total = torch.stack([loss(target, voters, random, True) for target in chosen]).mean()
+        terms = {"loss": total}
+        if validation and (index + 1) % VALIDATE_EVERY == 0:
+            with torch.no_grad():
+                random = generator(config.seed, 12)
+                terms["validation"] = torch.stack([loss(t, 4, random, False) for t in validation]).mean()
+        return terms
+
+    fit(
+        module=net,
+        optimiser=optimiser,
+        step=step,
+        steps=settings.steps,
+        schedule=one_cycle(settings.steps),
+        checkpoint=layout.votenet_checkpoint,
+        table=layout.votenet_training,
+        every=settings.checkpoint_every,
+        digest=f"{config.digest('fusion', 'template', 'register')}-{len(atlases)}-{__version__}",
+        description="votenet",
+    )
+    tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    with whole(layout.votenet_weights) as partial:
+        save_file(
+            tensors,
+            partial,
+            {"ndim": json.dumps(library[0][0].grid.ndim), "channels": json.dumps(settings.channels)},
+        )
+    layout.votenet_checkpoint.unlink()
+
+
+class Trust:
+    """A trained VoteNet, ready to judge the atlases of one target."""
+
+    def __init__(self, config: Config) -> None:
+        self.device = pick_device(config.device)
+        with safe_open(config.layout.votenet_weights, framework="pt") as file:
+            metadata = {name: json.loads(value) for name, value in file.metadata().items()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        self.net = UNet(metadata["ndim"], CHANNELS, 1, metadata["channels"], instance_norm=True)
+        self.net.load_state_dict(tensors)
+        self.net.to(self.device).eval()
+
+    @torch.inference_mode()
+    def __call__(self, stack: Stack) -> Array:
+        """The probability (N, *shape) that each atlas's label is right."""
+        labels, images = torch.from_numpy(stack.labels), torch.from_numpy(stack.images)
+        target = torch.from_numpy(stack.target)
+        agreement = consensus(labels)
+        size = max(1, BATCH_VOXELS // target.numel())
+        parts = []
+        for start in range(0, len(labels), size):
+            some = slice(start, start + size)
+            x = inputs(target, images[some], labels[some], agreement[some])
+            parts.append(self.net(x.to(self.device))[:, 0].sigmoid().cpu())
+        return torch.cat(parts).numpy()
