@@ -39,7 +39,9 @@ class TestSimilarity:
         mask[:, :, :2] = 0
         changed = moved.clone()
         changed[:, :, :2] += 5
-        torch.testing.assert_close(SIMILARITY[name](fixed, moved, mask), SIMILARITY[name](fixed, changed, mask))
+        torch.testing.assert_close(
+            SIMILARITY[name](fixed, moved, mask), SIMILARITY[name](fixed, changed, mask)
+        )
         everything = SIMILARITY[name](fixed, moved, torch.ones_like(mask))
         torch.testing.assert_close(everything, SIMILARITY[name](fixed, moved))
 

@@ -5,7 +5,10 @@ from atlasmith.errors import AtlasmithError
 from atlasmith.geometry import Grid
 from atlasmith.networks import CovariateCode, Groupwise, UNet
 
-GRIDS = [Grid((17, 14, 1), torch.eye(4).numpy()), Grid((13, 16, 11), torch.diag(torch.tensor([2.0, 1, 3, 1])).numpy())]
+GRIDS = [
+    Grid((17, 14, 1), torch.eye(4).numpy()),
+    Grid((13, 16, 11), torch.diag(torch.tensor([2.0, 1, 3, 1])).numpy()),
+]
 
 
 @pytest.mark.parametrize("shape", [(17, 9), (13, 16, 11)])
@@ -67,5 +70,5 @@ def test_a_saved_model_comes_back(grid: Grid, tmp_path) -> None:
 
 
 def test_unknown_network_is_named() -> None:
-    with pytest.raises(AtlasmithError, match="unknown network 'unett'. Did you mean 'unet'"):
+    with pytest.raises(AtlasmithError, match=r"unknown network 'unett'. Did you mean 'unet'"):
         Groupwise(GRIDS[0], CovariateCode({}, {}), "unett", [4, 8], 5)

@@ -67,7 +67,7 @@ def test_a_checkpoint_of_another_config_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_terms(tmp_path: Path) -> None:
-    with pytest.raises(AtlasmithError, match="isn't finite at step 5.*'loss': nan"):
+    with pytest.raises(AtlasmithError, match=r"isn't finite at step 5.*'loss': nan"):
         run(tmp_path, bad=True)
 
 

@@ -71,7 +71,9 @@ def apply(steps: list[Step], points: Array) -> Array:
         if isinstance(step, DisplacementField):
             voxels = (np.c_[points, np.ones(len(points))] @ np.linalg.inv(step.grid.affine).T)[:, :3]
             vectors = np.moveaxis(step.vectors, -1, 0)
-            moves = np.stack([map_coordinates(part, voxels.T, order=1, mode="nearest") for part in vectors], 1)
+            moves = np.stack(
+                [map_coordinates(part, voxels.T, order=1, mode="nearest") for part in vectors], 1
+            )
             # A voxel reaches half its size beyond its centre; farther out, the field is zero.
             inside = ((voxels >= -0.5) & (voxels < np.array(step.grid.shape) - 0.5)).all(1)
             points = points + moves * inside[:, None]

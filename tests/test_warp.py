@@ -17,6 +17,7 @@ from atlasmith.warp import (
     pull,
     resize_displacement,
     sample,
+    sample_labels,
     warp,
 )
 
@@ -154,3 +155,23 @@ def test_steps_apply_from_first_to_last() -> None:
     point = torch.tensor([[1.0, 1.0, 1.0]])
     assert map_points([scale, shift], point)[0, 0] == 3
     assert map_points([shift, scale], point)[0, 0] == 4
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_labels_are_the_argmax_of_linear_one_hot_maps(shape: tuple[int, ...]) -> None:
+    values = torch.tensor([0, 3, 4, 1000])
+    labels = values[torch.from_numpy(np.random.default_rng(5).integers(0, 4, shape))]
+    points = coordinates(shape, torch.zeros(())) + smooth_field(shape, 3.0, seed=6)
+    one_hot = (labels == values.view(-1, *[1] * len(shape))).float()[None]
+    scores = sample(one_hot, points)
+    scores[:, 0] += 1 - scores.sum(1)  # outside is background
+    clear = scores.topk(2, dim=1).values.diff(dim=1)[0, 0].abs() > 1e-4
+    ours = sample_labels(labels, points)
+    assert torch.equal(ours[clear], values[scores.argmax(1)[0]][clear])
+    assert clear.float().mean() > 0.95
+
+
+def test_ties_between_labels_go_to_the_smallest() -> None:
+    labels = torch.tensor([[7, 2], [2, 7]])
+    middle = torch.full((1, 2, 1, 1), 0.5)
+    assert sample_labels(labels, middle).item() == 2

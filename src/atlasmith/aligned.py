@@ -19,7 +19,7 @@ CACHE_BYTES = 4 * 2**30  # beyond this, images are read again when they are need
 
 
 class AlignedImages:
-    """Images (B, 1, *shape) with masks of their field of view, on the template's grid, kept in half precision."""
+    """Images (B, 1, *shape) and masks of their field of view, on the template's grid; in half precision."""
 
     def __init__(self, layout: Layout, subjects: Sequence[Subject], grid: Grid) -> None:
         self.layout, self.subjects, self.grid = layout, list(subjects), grid

@@ -28,7 +28,7 @@ BINS = 32
 OVERLAP = 0.8  # of the largest possible; losing more of it counts against a transform
 TOLERANCE = 0.03  # of similarity; a later stage that loses more is dropped
 OBJECT = 0.1  # normalised intensity above which a voxel belongs to the object
-ITERATIONS = 100  # at most, at each level
+ITERATIONS = 60  # at most, at each level
 
 
 @contextmanager
@@ -162,8 +162,13 @@ def optimise(fixed: Scan, moving: Scan, start: Array, kind: str) -> Array:
         [min(1.0, SAMPLES * factor**ndim / float(np.prod(shape))) for factor in factors], 1
     )
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=spacing, minStep=0.005 * spacing, numberOfIterations=ITERATIONS, relaxationFactor=0.6
+    # A plain gradient descent stops early in the narrow valleys of an affine.
+    method.SetOptimizerAsConjugateGradientLineSearch(
+        learningRate=1,
+        numberOfIterations=ITERATIONS,
+        convergenceMinimumValue=1e-6,
+        convergenceWindowSize=8,
+        lineSearchMaximumIterations=5,
     )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetShrinkFactorsPerLevel(factors)

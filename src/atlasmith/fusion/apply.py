@@ -19,7 +19,7 @@ from atlasmith.warp import pull_coordinates, sample
 
 
 def fuse_subject(config: Config, subject_id: str) -> None:
-    """Write, for each method of the config, the fused labels, their confidence and volumes on the target's grid."""
+    """Write, for each of the config's methods, labels, confidence and volumes on the target's grid."""
     layout = config.layout
     subject = next(s for s in read_cohort(layout.cohort) if s.id == subject_id)
     names = {int(row["index"]): row["name"] for row in read_tsv(layout.labels)}
@@ -46,7 +46,7 @@ def fuse_subject(config: Config, subject_id: str) -> None:
 
 
 def on_native(labels: Array, weights: Array, grid: Grid, native: Grid) -> tuple[Array, Array]:
-    """Fuse labels (N, *shape) with weights of the same shape on `grid`, a part of `native` that may be coarser.
+    """Fuse labels (N, *shape) by weights of that shape, on `grid`: a part of `native`, coarser perhaps.
 
     Returns labels and confidence (X, Y, Z) on `native`; outside `grid` the label is 0, with confidence 1.
     Coarse votes are interpolated linearly, label by label, before the winner is found.

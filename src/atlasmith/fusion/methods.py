@@ -18,8 +18,8 @@ class Votes:
     """What a method may look at, on one grid.
 
     labels: (N, *shape) integers, one map an atlas. images: (N, *shape), the warped atlas images, and
-    target: (*shape), all normalised to [0, 1]. trust: gives (N, *shape), VoteNet's probability that the atlas's
-    label is right; computed when a method asks. sharpness: the power that soft trust is raised to.
+    target: (*shape), all normalised to [0, 1]. trust: gives (N, *shape), VoteNet's probability that the
+    atlas's label is right, when a method asks. sharpness: the power that soft trust is raised to.
     """
 
     labels: Array

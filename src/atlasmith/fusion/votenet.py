@@ -135,8 +135,8 @@ def train_votenet(config: Config) -> None:
         count = len(stack.labels)
         size = int(torch.randint(min(count, 3), count + 1, (1,), generator=random))
         members = torch.randperm(count, generator=random)[:size]
-        labels = torch.from_numpy(stack.labels[(members.numpy(), *patch)])
-        images = torch.from_numpy(stack.images[(members.numpy(), *patch)])[:voters]
+        labels = torch.from_numpy(stack.labels[:, *patch])[members]
+        images = torch.from_numpy(stack.images[:, *patch])[members[:voters]]
         image = torch.from_numpy(stack.target[patch])
         if augment:
             image, images = _augment(image, random), torch.stack([_augment(i, random) for i in images])

@@ -22,6 +22,10 @@ class Image:
     grid: Grid
 
 
+def _load(path: str | Path) -> nib.Nifti1Image:
+    return nib.Nifti1Image.from_filename(path)
+
+
 def _to_three_axes(image: nib.Nifti1Image) -> nib.Nifti1Image:
     """A 2-D file (X, Y) becomes (X, Y, 1)."""
     if len(image.shape) == 2:
@@ -32,21 +36,21 @@ def _to_three_axes(image: nib.Nifti1Image) -> nib.Nifti1Image:
 
 def read_image(path: str | Path) -> Image:
     """Intensities in float32."""
-    image = nib.as_closest_canonical(_to_three_axes(nib.load(path)))
+    image = nib.as_closest_canonical(_to_three_axes(_load(path)))
     data = np.ascontiguousarray(image.dataobj, dtype=np.float32)
     return Image(data, Grid(data.shape[:3], image.affine))
 
 
 def read_labels(path: str | Path) -> Image:
     """Labels in int32. Files of floats are rounded; the cohort's checks refuse what isn't integer."""
-    image = nib.as_closest_canonical(_to_three_axes(nib.load(path)))
+    image = nib.as_closest_canonical(_to_three_axes(_load(path)))
     data = np.ascontiguousarray(np.rint(np.asanyarray(image.dataobj)), dtype=np.int32)
     return Image(data, Grid(data.shape[:3], image.affine))
 
 
 def read_grid(path: str | Path) -> Grid:
     """The closest-RAS grid of a file, from its header alone."""
-    image = nib.load(path)
+    image = _load(path)
     shape = tuple(image.shape[:3]) + (1,) * (3 - len(image.shape[:3]))
     axes = nib.io_orientation(image.affine)
     affine = image.affine @ orientations.inv_ornt_aff(axes, shape)
@@ -75,7 +79,7 @@ def write_image(path: str | Path, data: Array, grid: Grid, like: str | Path | No
     affine = grid.affine
     header = None
     if like is not None:
-        template = nib.load(like)
+        template = _load(like)
         axes = nib.io_orientation(template.affine)
         back = orientations.ornt_transform(orientations.axcodes2ornt("RAS"), axes)
         data = orientations.apply_orientation(data, back)

@@ -94,8 +94,8 @@ class Decoder(nn.Module):
         self.dense = nn.Linear(16, self.features * int(np.prod(self.coarse)))
         self.refine = nn.Sequential(convolution(self.features, self.features, 3, padding=1), nn.ELU())
         self.head = convolution(self.features, 1, 3, padding=1)
-        nn.init.normal_(self.head.weight, std=1e-5)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.normal_(parameter, std=1e-5)
 
     def forward(self, code: Tensor) -> Tensor:
         code = torch.cat([code, torch.zeros_like(code[:1])])
@@ -109,7 +109,7 @@ class Groupwise(nn.Module):
     """A template t(a), and a network that takes t(a) and an image to a stationary velocity.
 
     Contract: with v = velocity(t, image), image(x + exp(v)(x)) looks like t(x) on the template's grid, and
-    t(x + exp(-v)(x)) looks like the image. Velocities are (B, d, *half), in voxels of the half-resolution grid.
+    t(x + exp(-v)(x)) looks like the image. Velocities are (B, d, *half), in half-resolution voxels.
     """
 
     def __init__(

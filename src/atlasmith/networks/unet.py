@@ -47,8 +47,8 @@ class UNet(nn.Module):
             block(channels[i + 1] + channels[i], channels[i], 1) for i in reversed(range(len(channels) - 1))
         )
         self.head = convolution(channels[0], out_channels, 3, padding=1)
-        nn.init.normal_(self.head.weight, std=1e-5)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.normal_(parameter, std=1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
         shape = x.shape[2:]
@@ -63,4 +63,6 @@ class UNet(nn.Module):
             x = F.interpolate(x, scale_factor=2, mode="nearest")
             x = level(torch.cat([x, skips.pop()], dim=1))
         x = self.head(x)
-        return x[(..., *(slice(-(-n // self.first_stride)) for n in shape))]
+        for axis, n in enumerate(shape, start=2):
+            x = x.narrow(axis, 0, -(-n // self.first_stride))
+        return x

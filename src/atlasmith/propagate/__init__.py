@@ -60,7 +60,7 @@ def propagate(config: Config, subject_id: str) -> None:
 
 
 def _pull_atlas(layout: Layout, atlas: Subject, hub: torch.Tensor, grid: Grid) -> tuple[Array, Array]:
-    """(labels, intensities), each (X, Y, Z) on `grid`, of one atlas; `hub`: the grid's points in the template."""
+    """(labels, intensities), each (X, Y, Z) on `grid`; `hub`: the grid's points in the template's world."""
     assert atlas.labels is not None  # the cohort's checks saw to it
     image, labels = read_image(atlas.image), read_labels(atlas.labels)
     points = map_points(read_composite(layout.forward(atlas.id)), hub)
@@ -73,7 +73,7 @@ def _pull_atlas(layout: Layout, atlas: Subject, hub: torch.Tensor, grid: Grid) -
 
 def _box(labels: Array, grid: Grid, margin: float) -> list[slice] | None:
     """The bounding box of the labels (X, Y, Z, N) and `margin` mm; None where there are no labels."""
-    occupied = labels.any(axis=-1)
+    occupied = np.asarray(labels.any(axis=-1))
     box = []
     for axis in range(3):
         index = np.flatnonzero(occupied.any(axis=tuple(other for other in range(3) if other != axis)))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config
-from atlasmith.geometry import Grid
+from atlasmith.geometry import Grid, Step
 from atlasmith.io.images import read_image, write_image
 from atlasmith.io.tables import Subject, read_cohort, write_tsv
 from atlasmith.io.transforms import read_affine, write_composite
@@ -110,7 +110,7 @@ def _write(
 ) -> None:
     layout = config.layout
     affine = read_affine(layout.affine(subject.id))
-    steps = [displacement_to_field(forward[0], grid), affine]
+    steps: list[Step] = [displacement_to_field(forward[0], grid), affine]
     write_composite(layout.forward(subject.id), steps)
     write_composite(
         layout.inverse(subject.id), [np.linalg.inv(affine), displacement_to_field(inverse[0], grid)]

@@ -46,7 +46,7 @@ class _State(nn.Module):
 
 
 def start_from_regression(model: Groupwise, images: AlignedImages, codes: Tensor) -> Tensor:
-    """The template's first value: at each voxel, the linear regression of the aligned images on the covariates.
+    """The template's first value: at each voxel, the regression of the aligned images on the covariates.
 
     Returns its support (1, 1, *shape): 1 where most images have data in the whole neighbourhood.
     """
@@ -112,7 +112,7 @@ def train(config: Config) -> None:
     cohort_terms = {n: s for n, s in settings.regularisation.items() if n in COHORT_TERMS}
 
     def draw(index: int) -> list[int]:
-        """Subjects of one step: whole passes over the cohort in random order; with labels, half are atlases."""
+        """Subjects of one step: passes over the cohort in random order; with labels, half are atlases."""
         size = settings.batch_size
         fresh = size - size // 2 if atlases else size
         chosen = []
@@ -187,7 +187,7 @@ def train(config: Config) -> None:
 def _update_mean(state: _State, forward: Tensor) -> Tensor:
     """The running mean displacement (1, d, *half), with the whole gradient on the batch's own mean.
 
-    The template's grid is where the forward displacement lives, so its mean over the cohort should vanish there.
+    The forward displacement lives on the template's grid: there its mean over the cohort should vanish.
     """
     batch = forward.mean(0, keepdim=True)
     state.seen += len(forward)

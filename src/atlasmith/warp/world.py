@@ -46,13 +46,13 @@ def map_points(steps: Sequence[Step], points: Tensor) -> Tensor:
 
 
 def world_points(grid: Grid) -> Tensor:
-    """World points (N, 3), RAS mm, of the voxels of `grid`; in double precision, for scanner origins are far."""
+    """World points (N, 3), RAS mm, of the voxels of `grid`; in double precision, as origins are far."""
     index = coordinates(grid.shape, torch.zeros((), dtype=torch.float64))[0].reshape(3, -1).T
     return _apply(grid.affine, index)
 
 
 def to_voxels(points: Tensor, moving: Grid, shape: Sequence[int]) -> Tensor:
-    """World points (N, 3) as voxel coordinates (1, d, *shape) in `moving`, float32; N is the size of `shape`."""
+    """World points (N, 3) as voxel coordinates (1, d, *shape) in `moving`, float32; `shape` has N points."""
     voxels = _apply(np.linalg.inv(moving.affine), points).float()
     return voxels[:, list(moving.axes)].T.reshape(1, moving.ndim, *shape)
 
