@@ -22,7 +22,8 @@ from atlasmith.io.images import Image, read_image, write_image
 from atlasmith.io.tables import Subject, read_cohort
 from atlasmith.io.transforms import LPS, from_sitk, itk_affine, to_sitk, write_affine
 
-SMALLEST_LEVEL = 16  # voxels an axis; a coarser level has too little left to register
+BLURS = (2, 1, 0)  # levels: sigma of the smoothing, voxels
+SMALLEST_AXIS, SMALLEST_LEVEL = 16, 4000  # voxels that a level keeps; fewer can't fill a joint histogram
 SAMPLES = 20_000  # of the metric, at each level
 BINS = 32
 OVERLAP = 0.8  # of the largest possible; losing more of it counts against a transform
@@ -153,14 +154,16 @@ def optimise(fixed: Scan, moving: Scan, start: Array, kind: str) -> Array:
         transform = sitk.Euler2DTransform() if ndim == 2 else sitk.Euler3DTransform()
     transform.SetCenter(fixed.middle[:ndim].tolist())
     shape, spacing = fixed.grid.tensor_shape, min(fixed.grid.tensor_spacing)
-    factors = [factor for factor in (4, 2) if min(shape) // factor >= SMALLEST_LEVEL] + [1]
+    shrinks = [_shrink(shape, blur) for blur in BLURS]
 
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricSamplingStrategy(method.REGULAR)
-    method.SetMetricSamplingPercentagePerLevel(
-        [min(1.0, SAMPLES * factor**ndim / float(np.prod(shape))) for factor in factors], 1
-    )
+    # The rigid stage and the smoothed levels are starts only, for which a quarter of the samples is enough.
+    wanted = [SAMPLES if kind == "affine" and blur == 0 else SAMPLES // 4 for blur in BLURS]
+    offered = [float(np.prod(shape)) / shrink**ndim for shrink in shrinks]
+    shares = [min(1.0, count / total) for count, total in zip(wanted, offered, strict=True)]
+    method.SetMetricSamplingPercentagePerLevel(shares, 1)
     method.SetInterpolator(sitk.sitkLinear)
     # A plain gradient descent stops early in the narrow valleys of an affine.
     method.SetOptimizerAsConjugateGradientLineSearch(
@@ -171,8 +174,8 @@ def optimise(fixed: Scan, moving: Scan, start: Array, kind: str) -> Array:
         lineSearchMaximumIterations=5,
     )
     method.SetOptimizerScalesFromPhysicalShift()
-    method.SetShrinkFactorsPerLevel(factors)
-    method.SetSmoothingSigmasPerLevel([factor / 2 * spacing if factor > 1 else 0 for factor in factors])
+    method.SetShrinkFactorsPerLevel(shrinks)
+    method.SetSmoothingSigmasPerLevel([blur * spacing for blur in BLURS])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetMovingInitialTransform(_itk(start, fixed))
     method.SetInitialTransform(transform, inPlace=True)
@@ -186,6 +189,16 @@ def optimise(fixed: Scan, moving: Scan, start: Array, kind: str) -> Array:
     found[:ndim, :ndim] = (points[1:] - points[0]).T
     found[:ndim, 3] = points[0]
     return start @ found
+
+
+def _shrink(shape: Sequence[int], blur: int) -> int:
+    """By how much a level that is smoothed with a sigma of `blur` voxels may be subsampled."""
+    factor = max(1, 2 * blur)
+    while factor > 1 and (
+        min(shape) // factor < SMALLEST_AXIS or np.prod(shape) / factor ** len(shape) < SMALLEST_LEVEL
+    ):
+        factor //= 2
+    return factor
 
 
 def best(fixed: Scan, moving: Scan, candidates: Sequence[Array], tolerance: float = 0) -> Array:

@@ -178,12 +178,9 @@ def train_votenet(config: Config) -> None:
         description="votenet",
     )
     tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    settings_of_net = {"ndim": library[0][0].grid.ndim, "channels": list(settings.channels)}
     with whole(layout.votenet_weights) as partial:
-        save_file(
-            tensors,
-            partial,
-            {"ndim": json.dumps(library[0][0].grid.ndim), "channels": json.dumps(settings.channels)},
-        )
+        save_file(tensors, partial, {"atlasmith": json.dumps(settings_of_net)})
     layout.votenet_checkpoint.unlink()
 
 
@@ -193,7 +190,7 @@ class Trust:
     def __init__(self, config: Config) -> None:
         self.device = pick_device(config.device)
         with safe_open(config.layout.votenet_weights, framework="pt") as file:
-            metadata = {name: json.loads(value) for name, value in file.metadata().items()}
+            metadata = json.loads(file.metadata()["atlasmith"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         self.net = UNet(metadata["ndim"], CHANNELS, 1, metadata["channels"], instance_norm=True)
         self.net.load_state_dict(tensors)

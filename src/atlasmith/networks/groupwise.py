@@ -145,12 +145,13 @@ class Groupwise(nn.Module):
         metadata = {"grid": self.grid.to_dict(), "code": asdict(self.code), "settings": self.settings}
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         with whole(path) as partial:
-            save_file(tensors, partial, {name: json.dumps(value) for name, value in metadata.items()})
+            # One entry: safetensors writes several in any order, and equal models should be equal bytes.
+            save_file(tensors, partial, {"atlasmith": json.dumps(metadata)})
 
     @classmethod
     def load(cls, path: str | Path) -> Groupwise:
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = {name: json.loads(value) for name, value in file.metadata().items()}
+            metadata: dict[str, Any] = json.loads(file.metadata()["atlasmith"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         continuous = {name: (mean, sd) for name, (mean, sd) in metadata["code"]["continuous"].items()}
         code = CovariateCode(continuous, metadata["code"]["categorical"])

@@ -1,5 +1,5 @@
 """Stage `template`: joint training of a (conditional) template and its registration network."""
 
-from atlasmith.template.train import train
+from atlasmith.template.groupwise import train
 
 __all__ = ["train"]

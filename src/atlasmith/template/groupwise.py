@@ -59,7 +59,7 @@ def start_from_regression(model: Groupwise, images: AlignedImages, codes: Tensor
         image, mask = images.batch([index])
         total += image * mask
         count += mask
-        whole += 1 + erode(-mask, 2 * SUPPORT_MARGIN + 1, 1, SUPPORT_MARGIN)
+        whole -= erode(-mask, 2 * SUPPORT_MARGIN + 1, 1, SUPPORT_MARGIN)
         moments += code.view(-1, *[1] * model.grid.ndim) * image[0] * mask[0]
     mean = total / count.clamp(min=1)
     model.base.data.copy_(mean)

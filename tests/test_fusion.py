@@ -1,0 +1,240 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from atlasmith.config import Config, parse_config
+from atlasmith.fusion import fuse_subject, train_votenet
+from atlasmith.fusion.apply import on_native
+from atlasmith.fusion.methods import FUSERS, Votes, plurality
+from atlasmith.fusion.stack import Stack, own_labels
+from atlasmith.fusion.votenet import CHANNELS, Trust, consensus, inputs
+from atlasmith.geometry import Grid
+from atlasmith.io.files import write_json
+from atlasmith.io.images import read_grid, read_image, read_labels, write_image
+from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_cohort, write_tsv
+from atlasmith.propagate import propagate
+
+RANDOM = np.random.default_rng(0)
+
+
+def votes(labels: np.ndarray, trust: np.ndarray | None = None, **kwargs: object) -> Votes:
+    images = np.zeros(labels.shape, np.float32)
+    fields = {"images": images, "target": images[0], "trust": lambda: trust, **kwargs}
+    return Votes(labels=labels, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (7, 8, 6)])
+def test_majority_is_simpleitks_label_voting(shape: tuple[int, ...]) -> None:
+    labels = RANDOM.choice([0, 4, 7, 200], size=(5, *shape)).astype(np.int32)
+    fused, confidence = plurality(labels, FUSERS["majority"](votes(labels)))
+    undecided = 255
+    theirs = sitk.GetArrayFromImage(
+        sitk.LabelVoting([sitk.GetImageFromArray(m.astype(np.uint8)) for m in labels], undecided)
+    )
+    clear = theirs != undecided
+    np.testing.assert_array_equal(fused[clear], theirs[clear])
+    assert clear.mean() > 0.4
+    np.testing.assert_allclose(confidence, (labels == fused).mean(0), rtol=1e-6)
+
+
+def test_ties_go_to_the_smallest_label_and_any_integer_survives() -> None:
+    labels = np.array([[[1000]], [[4]]], dtype=np.int32)
+    assert plurality(labels, np.ones(labels.shape, np.float32))[0].item() == 4
+    assert plurality(labels, np.array([[[0.6]], [[0.4]]], np.float32))[0].item() == 1000
+
+
+def test_local_weights_prefer_the_atlas_that_looks_like_the_target() -> None:
+    target = RANDOM.random((16, 16)).astype(np.float32)
+    images = np.stack([target, *RANDOM.random((4, 16, 16))]).astype(np.float32)
+    labels = np.zeros((5, 16, 16), np.int32)
+    labels[0] = 9
+    weights = FUSERS["local_weighted"](votes(labels, images=images, target=target))
+    assert (plurality(labels, weights)[0] == 9).all()
+    alike = FUSERS["local_weighted"](votes(labels, images=np.stack([images[1]] * 5), target=target))
+    np.testing.assert_allclose(alike, 1)
+
+
+def test_votenet_weighs_by_trust_and_hard_votes_fall_back() -> None:
+    labels = np.array([[[1, 1]], [[1, 1]], [[2, 2]]], np.int32)
+    trust = np.array([[[0.4, 0.1]], [[0.3, 0.2]], [[0.9, 0.45]]], np.float32)
+    soft, _ = plurality(labels, FUSERS["votenet"](votes(labels, trust, sharpness=1.0)))
+    hard, _ = plurality(labels, FUSERS["votenet_hard"](votes(labels, trust, sharpness=1.0)))
+    np.testing.assert_array_equal(soft, [[2, 2]])
+    np.testing.assert_array_equal(hard, [[2, 2]])
+    assert plurality(labels, FUSERS["majority"](votes(labels)))[0].tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("method", FUSERS)
+def test_all_atlases_alike_give_their_labels(method: str) -> None:
+    labels = np.broadcast_to(RANDOM.integers(0, 140, (10, 11)), (4, 10, 11)).astype(np.int32)
+    trust = RANDOM.random(labels.shape).astype(np.float32)
+    fused, confidence = plurality(labels, FUSERS[method](votes(labels, trust)))
+    np.testing.assert_array_equal(fused, labels[0])
+    np.testing.assert_allclose(confidence, 1, rtol=1e-5)
+
+
+def test_consensus_and_inputs() -> None:
+    labels = torch.tensor([[[1, 2]], [[1, 3]], [[0, 3]]])
+    torch.testing.assert_close(consensus(labels), torch.tensor([[[0.5, 0]], [[0.5, 0.5]], [[0, 0.5]]]))
+    x = inputs(torch.rand(6, 7), torch.rand(3, 6, 7), torch.zeros(3, 6, 7).int(), torch.ones(3, 6, 7))
+    assert x.shape == (3, CHANNELS, 6, 7)
+    torch.testing.assert_close(x[:, 3], torch.ones(3, 6, 7))  # one label everywhere: nowhere near a boundary
+
+
+def test_fused_labels_land_in_the_native_grid() -> None:
+    native = Grid((12, 10, 9), np.diag([1.0, 2.0, 1.5, 1.0]))
+    box = [slice(3, 8), slice(2, 7), slice(0, 9)]
+    crop = native.cropped(box)
+    labels = RANDOM.integers(0, 3, (3, *crop.shape)).astype(np.int32)
+    weights = np.ones(labels.shape, np.float32)
+    fused, confidence = on_native(labels, weights, crop, native)
+    expected = np.zeros(native.shape, int)
+    expected[tuple(box)] = plurality(labels, weights)[0]
+    np.testing.assert_array_equal(fused, expected)
+    assert (confidence[:3] == 1).all()
+
+
+def test_coarse_votes_are_interpolated() -> None:
+    native = Grid((24, 24, 1), np.eye(4))
+    coarse = native.resampled(3.0)
+    radius = np.hypot(*(np.mgrid[:8, :8] - 3.5))
+    labels = np.stack([np.where(radius < r, 5, 0) for r in (2.2, 2.6, 3.0)]).astype(np.int32)
+    fused, _ = on_native(labels, np.ones(labels.shape, np.float32), coarse, native)
+    area = (fused == 5).sum() / 9
+    assert area == pytest.approx((labels[1] == 5).sum(), rel=0.2)
+    assert fused[12, 12, 0] == 5 and fused[0, 0, 0] == 0
+
+
+def test_memory_does_not_grow_with_the_number_of_labels() -> None:
+    import tracemalloc
+
+    peaks = []
+    for count in (2, 134):
+        labels = RANDOM.integers(0, count, (6, 40, 40, 20)).astype(np.int32)
+        tracemalloc.start()
+        plurality(labels, np.ones(labels.shape, np.float32))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0]
+
+
+def phantom_library(folder: Path) -> Config:
+    """A cohort in which each propagated atlas is misregistered in one half of the image, at random."""
+    random = np.random.default_rng(1)
+    config = parse_config(
+        {
+            "output": str(folder),
+            "device": "cpu",
+            "cohort": {"bids": str(folder)},
+            "template": {"name": "Toy"},
+            "fusion": {
+                "methods": ["majority", "votenet", "votenet_hard"],
+                "votenet": {"channels": [8, 16], "steps": 150, "patch": 32, "batch_size": 8},
+            },
+        }
+    )
+    layout, grid = config.layout, Grid((48, 48, 1), np.eye(4))
+    x, y = np.mgrid[:48, :48] - 23.5
+
+    def picture(dx: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        radius = np.hypot(x - dx, y - dy)
+        labels = np.where(radius < 7, 2, np.where(radius < 14, 1, 0))
+        return (np.select([labels == 2, labels == 1], [0.9, 0.5], 0.1)).astype(np.float32), labels
+
+    subjects = []
+    for index in range(12):
+        name, role = f"{index:02d}", "atlas" if index < 8 else "target"
+        image, labels = picture(np.zeros_like(x), np.zeros_like(x))
+        paths = folder / f"{name}_T1w.nii.gz", folder / f"{name}_dseg.nii.gz"
+        write_image(
+            paths[0], (image + 0.02 * random.normal(size=image.shape))[..., None].astype(np.float32), grid
+        )
+        write_image(paths[1], labels[..., None], grid)
+        subjects.append(Subject(name, role, paths[0], paths[1]))
+        voters = [k for k in range(8) if k != index]
+        stack = []
+        for _ in voters:
+            angle = random.uniform(0, 2 * np.pi)
+            wrong = (np.cos(angle) * x + np.sin(angle) * y > 0) * 5.0
+            way = random.uniform(0, 2 * np.pi)
+            stack.append(picture(wrong * np.cos(way), wrong * np.sin(way)))
+        images = np.stack([s[0] for s in stack], -1) + 0.02 * random.normal(size=(48, 48, len(voters)))
+        write_image(layout.propagated_images(name), images[:, :, None].astype(np.float32), grid)
+        write_image(layout.propagated_labels(name), np.stack([s[1] for s in stack], -1)[:, :, None], grid)
+        write_json(layout.propagated_sidecar(name), {"atlases": [f"{k:02d}" for k in voters]})
+    write_cohort(layout.cohort, subjects, [])
+    write_tsv(layout.labels, [{"index": 1, "name": "ring"}, {"index": 2, "name": "core"}], ["index", "name"])
+    return config
+
+
+def test_votenet_finds_out_which_half_to_trust(tmp_path: Path) -> None:
+    config = phantom_library(tmp_path)
+    train_votenet(config)
+    rows = read_tsv(config.layout.votenet_training)
+    assert sum(row["validation"] != "n/a" for row in rows) >= 5
+    scores: dict[str, list[float]] = {method: [] for method in config.fusion.methods}
+    for subject in read_cohort(config.layout.cohort)[8:]:
+        fuse_subject(config, subject.id)
+        truth = read_labels(subject.labels).data
+        for method in scores:
+            fused = read_labels(config.layout.segmentation(subject.id, method)).data
+            scores[method] += [  # Dice
+                2 * ((fused == k) & (truth == k)).sum() / ((fused == k).sum() + (truth == k).sum())
+                for k in (1, 2)
+            ]
+    mean = {method: np.mean(values) for method, values in scores.items()}
+    assert mean["votenet"] > mean["majority"] + 0.03
+    assert mean["votenet_hard"] > mean["majority"] + 0.03
+    # Same seed, same bytes.
+    weights = config.layout.votenet_weights.read_bytes()
+    train_votenet(config)
+    assert config.layout.votenet_weights.read_bytes() == weights
+
+
+def test_training_may_not_read_a_targets_labels(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no atlas"):
+        own_labels(Subject("x", "target", tmp_path, tmp_path), Grid((4, 4, 4), np.eye(4)))
+
+
+def test_the_chain_on_the_toy_cohort(toy_registered: Config) -> None:
+    """Fused in the target's own grid and orientation, with volumes that add up; no worse than majority."""
+    layout = toy_registered.layout
+    for subject in read_cohort(layout.cohort):
+        if subject.role != "train":
+            propagate(toy_registered, subject.id)
+    train_votenet(toy_registered)
+    target = next(s for s in read_cohort(layout.cohort) if s.id == "09")
+    fuse_subject(toy_registered, "09")
+    truth = read_labels(target.labels).data
+    dice = {}
+    for method in toy_registered.fusion.methods:
+        segmentation = read_labels(layout.segmentation("09", method))
+        assert segmentation.grid.same_as(read_grid(target.image))
+        assert set(np.unique(segmentation.data)) == {0, 4, 1000}
+        rows = read_tsv(layout.volumes("09", method))
+        for row in rows:
+            volume = (segmentation.data == int(row["index"])).sum() * 1.5
+            assert float(row["volume_mm3"]) == pytest.approx(volume, rel=1e-4)
+        confidence = read_image(layout.confidence("09", method)).data
+        assert confidence.min() > 0 and confidence.max() <= 1.0001
+        both = [(segmentation.data == k, truth == k) for k in (4, 1000)]
+        dice[method] = np.mean([2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in both])
+    assert min(dice.values()) > 0.85
+    assert dice["votenet"] > dice["majority"] - 0.02
+
+
+def test_trust_is_a_probability_for_every_atlas(toy_registered: Config) -> None:
+    if not toy_registered.layout.votenet_weights.exists():
+        pytest.skip("runs after the chain's test")
+    shape = (20, 18)
+    stack = Stack(
+        RANDOM.integers(0, 2, (5, *shape)).astype(np.int32),
+        RANDOM.random((5, *shape)).astype(np.float32),
+        RANDOM.random(shape).astype(np.float32),
+        Grid((*shape, 1), np.eye(4)),
+    )
+    trust = Trust(toy_registered)(stack)
+    assert trust.shape == (5, *shape) and trust.min() >= 0 and trust.max() <= 1

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+
+from atlasmith.config import Config, parse_config
+from atlasmith.errors import AtlasmithError
+from atlasmith.io.files import read_json
+from atlasmith.io.images import read_grid, read_image, read_labels
+from atlasmith.io.tables import read_cohort
+from atlasmith.io.transforms import read_composite, write_composite
+from atlasmith.propagate import propagate
+from atlasmith.warp import pull_coordinates, sample_labels
+
+
+def test_labels_arrive_where_the_composed_transform_puts_them(toy_registered: Config) -> None:
+    layout = toy_registered.layout
+    propagate(toy_registered, "08")
+    stack = read_labels(layout.propagated_labels("08"))
+    ids = read_json(layout.propagated_sidecar("08"))["atlases"]
+    assert ids == [f"{k:02d}" for k in range(8)]
+    assert set(np.unique(stack.data)) == {0, 4, 1000}
+    subjects = {subject.id: subject for subject in read_cohort(layout.cohort)}
+    atlas = read_labels(subjects["03"].labels)
+    steps = read_composite(layout.inverse("08")) + read_composite(layout.forward("03"))
+    expected = sample_labels(
+        torch.from_numpy(atlas.grid.squeeze(atlas.data)), pull_coordinates(atlas.grid, steps, stack.grid)
+    )
+    np.testing.assert_array_equal(stack.grid.squeeze(stack.data[..., 3]), expected.numpy())
+
+
+def test_propagated_labels_overlap_the_targets(toy_registered: Config) -> None:
+    layout = toy_registered.layout
+    propagate(toy_registered, "09")
+    stack = read_labels(layout.propagated_labels("09"))
+    truth = read_labels(next(s for s in read_cohort(layout.cohort) if s.id == "09").labels)
+    voxels = pull_coordinates(truth.grid, [], stack.grid)
+    truth_here = stack.grid.unsqueeze(
+        sample_labels(torch.from_numpy(truth.grid.squeeze(truth.data)), voxels).numpy()
+    )
+    for value in (4, 1000):
+        mine, theirs = stack.data == value, (truth_here == value)[..., None]
+        dice = 2 * (mine & theirs).sum((0, 1, 2)) / (mine.sum((0, 1, 2)) + theirs.sum())
+        assert dice.mean() > 0.8, value
+
+
+def test_an_atlas_is_not_its_own_voter_and_the_crop_keeps_a_margin(toy_registered: Config) -> None:
+    layout = toy_registered.layout
+    propagate(toy_registered, "00")
+    assert "00" not in read_json(layout.propagated_sidecar("00"))["atlases"]
+    stack = read_labels(layout.propagated_labels("00"))
+    native = read_grid(next(s for s in read_cohort(layout.cohort) if s.id == "00").image)
+    assert stack.data.shape[0] < native.shape[0]
+    occupied = np.flatnonzero(stack.data.any(axis=(1, 2, 3)))
+    assert occupied[0] == 6  # 6 mm of margin in voxels of 1 mm
+    assert read_image(layout.propagated_images("00")).data.shape == stack.data.shape
+
+
+def test_a_coarser_fusion_grid(toy_registered: Config) -> None:
+    values = toy_registered.resolved()
+    values["fusion"]["spacing"] = 3.0
+    propagate(parse_config(values), "10")
+    grid = read_labels(toy_registered.layout.propagated_labels("10")).grid
+    assert grid.tensor_spacing == pytest.approx((3.0, 3.0), rel=0.1)
+
+
+def test_a_failed_registration_is_named(toy_registered: Config, tmp_path) -> None:
+    layout = toy_registered.layout
+    kept = layout.inverse("10").read_bytes()
+    away = np.eye(4)
+    away[0, 3] = 1e4
+    write_composite(layout.inverse("10"), [away])
+    with pytest.raises(AtlasmithError, match="sub-10: no atlas label lands"):
+        propagate(toy_registered, "10")
+    layout.inverse("10").write_bytes(kept)

@@ -1,0 +1,126 @@
+"""Training on the toy cohort."""
+
+import numpy as np
+import pytest
+import torch
+
+from atlasmith.config import Config, parse_config
+from atlasmith.geometry import Grid
+from atlasmith.io.files import read_json
+from atlasmith.io.images import read_image
+from atlasmith.io.tables import read_cohort, read_tsv
+from atlasmith.networks import CovariateCode, Groupwise
+from atlasmith.scoring.metrics import foreground, sharpness_per_mm
+from atlasmith.template import groupwise as stage
+from atlasmith.template import train
+from atlasmith.template.groupwise import start_from_regression
+
+
+def test_similarity_improves_and_terms_are_named(toy: Config) -> None:
+    rows = read_tsv(toy.layout.template_training)
+    assert len(rows) == 150
+    assert set(rows[0]) == {"step", "loss", "lncc", "mse", "diffusion", "magnitude", "centrality"}
+    mse = [float(row["mse"]) for row in rows]
+    assert np.mean(mse[-20:]) < 0.6 * np.mean(mse[:20])
+
+
+def test_template_is_sharper_than_the_affine_mean(toy: Config) -> None:
+    template, mean = read_image(toy.layout.template_image), read_image(toy.layout.affine_reference)
+    grid = template.grid
+    inside = grid.squeeze(foreground(template.data))
+    ours, before = (
+        sharpness_per_mm(grid.squeeze(image.data), inside, grid.tensor_spacing) for image in (template, mean)
+    )
+    assert ours > before
+
+
+def test_views_follow_the_covariate(toy: Config) -> None:
+    """The hole, darker than the ring, widens with age."""
+    young, old = (read_image(toy.layout.template_at(k)).data for k in (1, 2))
+    middle = (
+        slice(young.shape[0] // 2 - 7, young.shape[0] // 2 + 7),
+        slice(young.shape[1] // 2 - 7, young.shape[1] // 2 + 7),
+    )
+    assert old[middle].mean() < young[middle].mean() - 0.01
+    cohorts = read_json(toy.layout.template_description)["cohort"]
+    assert [c["covariates"]["age"] for c in cohorts.values()] == [30.0, 70.0]
+
+
+def test_a_killed_training_resumes_to_the_same_weights(
+    toy: Config, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    values = toy.resolved()
+    values["template"] |= {"steps": 12, "checkpoint_every": 5, "labels": {"dice": {"weight": 0.5}}}
+
+    def run(name: str, stop_at: int | None) -> Config:
+        values["output"] = str(tmp_path / name)
+        config = parse_config(values)
+        for subject in read_cohort(toy.layout.cohort):
+            for path in (toy.layout.affine(subject.id), toy.layout.affine_image(subject.id)):
+                link = config.output / path.relative_to(toy.output)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                if not link.exists():
+                    link.symlink_to(path)
+        for path in (toy.layout.cohort, toy.layout.grid):
+            (config.output / path.name).write_bytes(path.read_bytes())
+        calls = 0
+        real = stage.pair
+
+        def counted(*args, **kwargs):  # type: ignore[no-untyped-def]
+            nonlocal calls
+            calls += 1
+            if calls - 1 == stop_at:
+                raise KeyboardInterrupt
+            return real(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(stage, "pair", counted)
+            if stop_at is None:
+                train(config)
+            else:
+                with pytest.raises(KeyboardInterrupt):
+                    train(config)
+        return config
+
+    whole = run("whole", None)
+    killed = run("killed", 8)
+    assert killed.layout.template_checkpoint.exists() and not killed.layout.template_weights.exists()
+    resumed = run("killed", None)
+    assert resumed.layout.template_weights.read_bytes() == whole.layout.template_weights.read_bytes()
+    assert resumed.layout.template_training.read_text() == whole.layout.template_training.read_text()
+    assert not resumed.layout.template_checkpoint.exists()
+
+
+def test_model_can_be_asked_at_any_age(toy: Config) -> None:
+    model = Groupwise.load(toy.layout.template_weights)
+    assert model.template(model.code.encode({"age": 55.0})[None]).shape[2:] == model.grid.tensor_shape
+
+
+class Crops:
+    """Three images of one grid; each sees all but the first rows, and two of them not the last ones either."""
+
+    def __init__(self) -> None:
+        self.codes = torch.tensor([[-1.0], [0.0], [1.0]])
+        self.images = 2.0 + 0.5 * self.codes[:, :, None, None] * torch.ones(3, 1, 20, 18)
+        self.masks = torch.ones(3, 1, 20, 18)
+        self.masks[:, :, :2] = 0
+        self.masks[:2, :, 15:] = 0
+
+    def batch(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.images[indices] * self.masks[indices], self.masks[indices]
+
+
+def test_start_is_the_regression_where_there_is_data() -> None:
+    crops = Crops()
+    code = CovariateCode({"age": (0.0, 1.0)}, {})
+    model = Groupwise(Grid((20, 18, 1), np.eye(4)), code, "unet", [4, 8], 5)
+    support = start_from_regression(model, crops, crops.codes)[0, 0]
+    torch.testing.assert_close(model.base[0, 0, 2:15], torch.full((13, 18), 2.0))
+    assert (model.base[0, 0, :2] == 0).all()
+    # Ridge of one subject: 2 / (2 + 1) of the planted slope.
+    torch.testing.assert_close(model.slopes[0, 2:15], torch.full((13, 18), 0.5 * 2 / 3))
+    # Most images have data all around voxels 5 to 11 of the first axis.
+    expected = torch.zeros(20, 18)
+    expected[5:12] = 1
+    torch.testing.assert_close(support, expected)
