@@ -16,6 +16,7 @@ from atlasmith.io.files import write_json
 from atlasmith.io.images import read_grid, read_image, read_labels, write_image
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_cohort, write_tsv
 from atlasmith.propagate import propagate
+from atlasmith.warp import pull_coordinates, sample
 
 RANDOM = np.random.default_rng(0)
 
@@ -238,3 +239,42 @@ def test_trust_is_a_probability_for_every_atlas(toy_registered: Config) -> None:
     )
     trust = Trust(toy_registered)(stack)
     assert trust.shape == (5, *shape) and trust.min() >= 0 and trust.max() <= 1
+
+
+@pytest.mark.parametrize("method", ["votenet", "votenet_hard"])
+def test_small_trust_in_all_atlases_still_decides(method: str) -> None:
+    labels = np.array([[[7, 0]], [[7, 0]], [[5, 0]]], np.int32)
+    trust = np.full(labels.shape, 1e-3, np.float32)
+    fused, confidence = plurality(labels, FUSERS[method](votes(labels, trust, sharpness=16.0)))
+    assert fused.tolist() == [[7, 0]]
+    np.testing.assert_allclose(confidence, [[2 / 3, 1]], rtol=1e-6)
+
+
+def test_the_border_of_the_image_is_no_boundary_of_a_label() -> None:
+    labels = torch.zeros(1, 16, 16, dtype=torch.int32)
+    labels[:, :8] = 3
+    inside = inputs(torch.zeros(16, 16), torch.zeros(1, 16, 16), labels, torch.zeros(1, 16, 16))[0, 3]
+    torch.testing.assert_close(inside[[0, 4, 11, 15]], torch.ones(4, 16))
+    assert (inside[7:9] < 1).all()
+
+
+@pytest.mark.parametrize(("shape", "spacing"), [((30, 26, 22), 2.7), ((31, 40, 1), 3.0)])
+def test_votes_in_boxes_are_votes_on_the_whole_grid(shape: tuple[int, int, int], spacing: float) -> None:
+    """Against every label's share, upsampled over all of the native grid."""
+    native = Grid(shape, np.diag([1.0, 1.2, 1.0, 1.0]))
+    coarse = native.resampled(spacing)
+    grid = coarse.cropped([slice(1 if n > 1 else 0, n) for n in coarse.shape])
+    labels = RANDOM.choice([-3, 0, 4, 1000], size=(4, *grid.tensor_shape)).astype(np.int32)
+    labels[:, :3] = 0
+    weights = RANDOM.random(labels.shape).astype(np.float32)
+    voxels = pull_coordinates(grid, [], native)
+
+    def upsampled(some: np.ndarray) -> np.ndarray:
+        share = (np.where(some, weights, 0).sum(0) / weights.sum(0)).astype(np.float32)
+        return sample(torch.from_numpy(share)[None, None], voxels)[0, 0].numpy()
+
+    values = [0, -3, 4, 1000]
+    maps = np.stack([1 - upsampled(labels != 0), *(upsampled(labels == value) for value in values[1:])])
+    fused, confidence = on_native(labels, weights, grid, native)
+    np.testing.assert_array_equal(native.squeeze(fused), np.array(values)[maps.argmax(0)])
+    np.testing.assert_allclose(native.squeeze(confidence), maps.max(0), atol=1e-6)

@@ -141,7 +141,7 @@ def _check_roles(config: Config, table: Path, rows: list[dict[str, str]], proble
         )
     if not unknown:
         # Votenet learns from atlases that are warped to one another.
-        least = 2 if "votenet" in config.fusion.methods else 1
+        least = 2 if config.fusion.learned else 1
         if counts["atlas"] < least:
             why = ", since fusion.methods has votenet" if least > 1 else ""
             problems.append(

@@ -92,6 +92,11 @@ class FusionSection(Section):
     margin: NotNegative = Field(6.0, description="mm around the propagated labels")
     votenet: VoteNetSection = VoteNetSection()
 
+    @property
+    def learned(self) -> bool:
+        """Whether a method asks for a VoteNet, and so for training on the atlases."""
+        return any(method.startswith("votenet") for method in self.methods)
+
 
 class ScoreSection(Section):
     metrics: list[str] = Field(["dice", "jaccard", "volume_similarity", "hd95_mm", "assd_mm"], min_length=1)

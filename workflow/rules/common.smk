@@ -12,7 +12,7 @@ SUBJECTS = sorted(subject for subject, _ in PARTICIPANTS)
 ATLASES = sorted(subject for subject, role in PARTICIPANTS if role == "atlas")
 TARGETS = sorted(subject for subject, role in PARTICIPANTS if role == "target")
 # Learned methods need a VoteNet, and atlases propagated to atlases to train it.
-VOTENET = any(method.startswith("votenet") for method in CONFIG.fusion.methods)
+VOTENET = CONFIG.fusion.learned
 # Jobs run the `atlasmith` of the active environment, or else that of Snakemake's own Python.
 shell.prefix(f'PATH="$PATH:"{quote(str(Path(sys.executable).parent))}; ')
 

@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from atlasmith.config import Config
 from atlasmith.errors import look_up
@@ -53,24 +54,37 @@ def on_native(labels: Array, weights: Array, grid: Grid, native: Grid) -> tuple[
     """
     start = np.linalg.inv(native.affine) @ grid.affine[:, 3]
     box = tuple(slice(int(s), int(s) + n) for s, n in zip(np.rint(start[:3]), grid.shape, strict=True))
-    winner = np.zeros(native.shape, dtype=np.int32)
-    best = np.ones(native.shape, dtype=np.float32)
     if native.cropped(box).same_as(grid):
+        winner = np.zeros(native.shape, dtype=np.int32)
+        best = np.ones(native.shape, dtype=np.float32)
         fused, confidence = plurality(labels, weights)
         winner[box], best[box] = grid.unsqueeze(fused), grid.unsqueeze(confidence)
         return winner, best
     voxels = pull_coordinates(grid, [], native)
+    total = np.maximum(weights.sum(axis=0), np.finfo(np.float32).tiny)
+    labelled = np.where(labels != 0, weights, 0).sum(axis=0) / total
+    fused = np.zeros(native.tensor_shape, dtype=np.int32)
+    confidence = 1 - _interpolated(labelled, voxels)  # all is background beyond the grid
+    # The grids share their axes, so each axis has its own line of coordinates.
+    lines = [voxels[0, axis].movedim(axis, 0).flatten(1)[:, 0].numpy() for axis in range(grid.ndim)]
+    for value, box, share in shares(labels, weights):
+        if value == 0:
+            continue
+        # Linear interpolation carries a label less than one voxel beyond its box.
+        window = tuple(
+            slice(int(np.searchsorted(line, s.start - 1, "right")), int(np.searchsorted(line, s.stop)))
+            for line, s in zip(lines, box, strict=True)
+        )
+        whole = np.zeros(grid.tensor_shape, dtype=np.float32)
+        whole[box] = share
+        upsampled = _interpolated(whole, voxels[:, :, *window])
+        better = upsampled > confidence[window]
+        fused[window][better] = value
+        confidence[window][better] = upsampled[better]
+    return native.unsqueeze(fused), native.unsqueeze(confidence)
 
-    def upsampled(value: int) -> Array:
-        share = torch.from_numpy(shares(labels, weights, value)).float()
-        if value == 0:  # all is background beyond the grid
-            return native.unsqueeze(1 - sample(1 - share[None, None], voxels)[0, 0].numpy())
-        return native.unsqueeze(sample(share[None, None], voxels)[0, 0].numpy())
 
-    best = upsampled(0)
-    for value in np.unique(labels[labels != 0]):
-        share = upsampled(value)
-        better = share > best
-        winner[better] = value
-        best = np.where(better, share, best)
-    return winner, best
+def _interpolated(share: Array, voxels: Tensor) -> Array:
+    """`share` (*in) at voxel coordinates (1, d, *out), zero outside."""
+    values: Array = sample(torch.from_numpy(share)[None, None].float(), voxels)[0, 0].numpy()
+    return values

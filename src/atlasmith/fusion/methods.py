@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import find_objects, uniform_filter
 
 from atlasmith.geometry import Array
 
@@ -45,7 +45,13 @@ def local_weighted(votes: Votes) -> Array:
 
 def votenet(votes: Votes) -> Array:
     """Soft votes: VoteNet's trust, sharpened (after Ding et al. 2019, doi:10.1007/978-3-030-32248-9_23)."""
-    weights: Array = votes.trust() ** votes.sharpness
+    return _sharpened(votes.trust(), votes.sharpness)
+
+
+def _sharpened(trust: Array, sharpness: float) -> Array:
+    """`trust` to a power, relative to the most trusted atlas: small trust in all of them must not vanish."""
+    most = np.maximum(trust.max(axis=0), np.finfo(trust.dtype).tiny)
+    weights: Array = (trust / most) ** sharpness
     return weights
 
 
@@ -54,7 +60,7 @@ def votenet_hard(votes: Votes) -> Array:
     votes decide."""
     trust = votes.trust()
     trusted = (trust >= 0.5).astype(np.float32)
-    return np.where(trusted.any(axis=0), trusted, trust**votes.sharpness)
+    return np.where(trusted.any(axis=0), trusted, _sharpened(trust, votes.sharpness))
 
 
 FUSERS: dict[str, Callable[[Votes], Array]] = {
@@ -65,24 +71,28 @@ FUSERS: dict[str, Callable[[Votes], Array]] = {
 }
 
 
-def shares(labels: Array, weights: Array, value: int) -> Array:
-    """The share (*shape) of the weight (N, *shape) that goes to label `value`."""
+def shares(labels: Array, weights: Array) -> Iterator[tuple[int, tuple[slice, ...], Array]]:
+    """Each label, in rising order, with its bounding box and the share of the weight it has inside.
+
+    labels, weights: (N, *shape). The shares have the shape of the box; outside it they are zero. One label
+    at a time, so memory doesn't grow with their number.
+    """
     total = np.maximum(weights.sum(axis=0), np.finfo(np.float32).tiny)
-    share: Array = np.where(labels == value, weights, 0).sum(axis=0) / total
-    return share
+    values, index = np.unique(labels, return_inverse=True)
+    for value, where in zip(values, find_objects(index.reshape(labels.shape) + 1), strict=True):
+        box = where[1:]
+        yield int(value), box, np.where(labels[where] == value, weights[where], 0).sum(axis=0) / total[box]
 
 
 def plurality(labels: Array, weights: Array) -> tuple[Array, Array]:
     """The label with the largest weight and its share of the whole, each (*shape).
 
-    Ties go to the smallest label. One label at a time, so memory doesn't grow with their number.
+    Ties go to the smallest label.
     """
-    values = np.unique(labels)
-    winner = np.full(labels.shape[1:], values[0], dtype=np.int32)
-    best = shares(labels, weights, values[0])
-    for value in values[1:]:
-        share = shares(labels, weights, value)
-        better = share > best
-        winner[better] = value
-        best = np.where(better, share, best)
-    return winner, best.astype(np.float32)
+    winner = np.zeros(labels.shape[1:], dtype=np.int32)
+    best = np.full(labels.shape[1:], -1, dtype=np.float32)
+    for value, box, share in shares(labels, weights):
+        better = share > best[box]
+        winner[box][better] = value
+        best[box][better] = share[better]
+    return winner, best

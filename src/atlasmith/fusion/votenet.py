@@ -51,15 +51,18 @@ def consensus(labels: Tensor) -> Tensor:
 def inputs(target: Tensor, images: Tensor, labels: Tensor, agreement: Tensor) -> Tensor:
     """The network's input (N, CHANNELS, *shape) for N voters on one target (*shape)."""
     pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[target.ndim]
-    # Same label nearby, one shift along each axis at a time: cheap, and the same for any number of labels.
-    same = torch.zeros_like(images)
+    # Pairs of neighbours along each axis: cheap, and the same for any number of labels. Beyond the border
+    # the label goes on, so a patch and the whole image look alike.
+    edges = torch.zeros_like(images)
     for axis in range(1, labels.ndim):
-        for shift in (-1, 1):
-            same += (labels == labels.roll(shift, axis)).float()
-    inside = pool(
-        same[:, None] / (2 * target.ndim), NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2, count_include_pad=False
+        pairs = labels.shape[axis] - 1
+        differ = (labels.narrow(axis, 0, pairs) != labels.narrow(axis, 1, pairs)).float()
+        edges.narrow(axis, 0, pairs).add_(differ)
+        edges.narrow(axis, 1, pairs).add_(differ)
+    near = pool(
+        edges[:, None] / (2 * target.ndim), NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2, count_include_pad=False
     )
-    channels = [target.expand_as(images), images, agreement, inside[:, 0], (labels == 0).float()]
+    channels = [target.expand_as(images), images, agreement, 1 - near[:, 0], (labels == 0).float()]
     return torch.stack(channels, dim=1)
 
 
@@ -174,7 +177,7 @@ def train_votenet(config: Config) -> None:
         checkpoint=layout.votenet_checkpoint,
         table=layout.votenet_training,
         every=settings.checkpoint_every,
-        digest=f"{config.digest('fusion', 'template', 'register')}-{len(atlases)}-{__version__}",
+        digest=f"{config.digest('cohort', 'affine', 'template', 'register', 'fusion')}-{len(atlases)}-{__version__}",
         description="votenet",
     )
     tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
