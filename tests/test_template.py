@@ -98,7 +98,7 @@ def test_model_can_be_asked_at_any_age(toy: Config) -> None:
 
 
 class Crops:
-    """Three images of one grid; each sees all but the first rows, and two of them not the last ones either."""
+    """Three images of one grid; none has data in the first rows, and two have none in the last."""
 
     def __init__(self) -> None:
         self.codes = torch.tensor([[-1.0], [0.0], [1.0]])

@@ -32,6 +32,7 @@ from atlasmith.networks import UNet
 from atlasmith.training import fit, generator, one_cycle, pick_device
 
 CHANNELS = 5
+STAGES_SEEN = ("cohort", "affine", "template", "register", "fusion")  # whose settings a checkpoint is of
 NEIGHBOURHOOD = 5  # voxels a side
 DISPUTED = 5  # voxels a side: how far around a disagreement training looks
 ELSEWHERE = 0.05  # weight of the voxels where all agree
@@ -177,7 +178,7 @@ def train_votenet(config: Config) -> None:
         checkpoint=layout.votenet_checkpoint,
         table=layout.votenet_training,
         every=settings.checkpoint_every,
-        digest=f"{config.digest('cohort', 'affine', 'template', 'register', 'fusion')}-{len(atlases)}-{__version__}",
+        digest=f"{config.digest(*STAGES_SEEN)}-{len(atlases)}-{__version__}",
         description="votenet",
     )
     tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+import torch
+
+from atlasmith.aligned import AlignedImages
+from atlasmith.geometry import Grid
+from atlasmith.io.images import write_image
+from atlasmith.io.tables import Subject
+from atlasmith.io.transforms import write_affine
+from atlasmith.naming import Layout
+
+SHAPE = (10, 9, 8)
+
+
+@pytest.fixture
+def images(tmp_path) -> AlignedImages:
+    """One atlas and one target, whose images lack the grid's first three planes."""
+    layout, grid = Layout(tmp_path, "T", "T1w"), Grid(SHAPE, np.eye(4))
+    native = grid.cropped([slice(3, 10), slice(0, 9), slice(0, 8)])
+    subjects = []
+    for name in ("atlas", "target"):
+        paths = tmp_path / f"{name}.nii.gz", tmp_path / f"{name}_dseg.nii.gz"
+        write_image(paths[0], np.ones(native.shape, np.float32), native)
+        write_image(paths[1], np.full(native.shape, 300), native)
+        write_affine(layout.affine(name), np.eye(4))
+        write_image(layout.affine_image(name), np.full(SHAPE, 0.5, np.float32), grid)
+        subjects.append(Subject(name, name, *paths))
+    return AlignedImages(layout, subjects, grid)
+
+
+def test_masks_are_the_field_of_view(images: AlignedImages) -> None:
+    for _ in range(2):  # read, then from memory
+        data, masks = images.batch([1, 0])
+        assert data.shape == masks.shape == (2, 1, *SHAPE)
+        assert (data == 0.5).all()
+        assert (masks[:, :, :3] == 0).all() and (masks[:, :, 3:] == 1).all()
+
+
+def test_labels_of_atlases_alone(images: AlignedImages) -> None:
+    labels = images.labels(0)
+    assert torch.equal(labels.unique(), torch.tensor([0, 300], dtype=torch.int32))
+    with pytest.raises(ValueError, match="sub-target is no atlas"):
+        images.labels(1)
