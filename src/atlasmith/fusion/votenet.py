@@ -43,9 +43,10 @@ CACHE_BYTES = 3 * 2**30
 BATCH_VOXELS = 2_000_000  # of one forward pass when applied
 
 
-def consensus(labels: Tensor) -> Tensor:
-    """For each of the labels (N, *shape), the share of the other maps that agree with it."""
-    agree = torch.stack([(labels == own).sum(0) for own in labels]) - 1
+def consensus(labels: Tensor, voters: int | None = None) -> Tensor:
+    """For each of the first `voters` (all by default) labels (N, *shape), the share of the N - 1 others that
+    agree with it."""
+    agree = torch.stack([(labels == own).sum(0) for own in labels[:voters]]) - 1
     return agree.float() / max(len(labels) - 1, 1)
 
 
@@ -144,7 +145,7 @@ def train_votenet(config: Config) -> None:
         image = torch.from_numpy(stack.target[patch])
         if augment:
             image, images = _augment(image, random), torch.stack([_augment(i, random) for i in images])
-        agreement = consensus(labels)[:voters]
+        agreement = consensus(labels, voters)
         dispute = (labels != labels[0]).any(0).float()[None, None]
         widen = {2: F.max_pool2d, 3: F.max_pool3d}[image.ndim]
         weight = ELSEWHERE + (1 - ELSEWHERE) * widen(dispute, DISPUTED, 1, DISPUTED // 2)
