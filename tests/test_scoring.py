@@ -19,7 +19,7 @@ from atlasmith.geometry import Array, DisplacementField, Grid
 from atlasmith.io.files import write_json
 from atlasmith.io.images import read_grid, write_image
 from atlasmith.io.tables import Subject, read_tsv, write_cohort, write_tsv
-from atlasmith.io.transforms import write_composite
+from atlasmith.io.transforms import write_affine, write_composite
 from atlasmith.scoring import metrics, score_subject, statistics, summarise
 
 
@@ -274,6 +274,7 @@ class Cohort:
                 None if name == "t2" else self.native(self.folder / f"sub-{name}_dseg.nii.gz", self.truth)
             )
             subjects.append(Subject(name, role, image, labels))
+            write_affine(layout.affine(name), np.eye(4))
             write_image(layout.affine_image(name), self.image**2, grid)
             write_image(layout.warped(name), self.image, grid)
             field = np.full((*self.shape, 3), [2.0 if name == "t1" else 0.0, 0, 0])

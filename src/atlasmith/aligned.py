@@ -18,6 +18,13 @@ from atlasmith.warp import pull
 CACHE_BYTES = 4 * 2**30  # beyond this, images are read again when they are needed
 
 
+def field_of_view(layout: Layout, subject: Subject, grid: Grid) -> Tensor:
+    """Where (*shape) the affinely aligned image has data, on the template's grid."""
+    native = read_grid(subject.image)
+    ones = torch.ones(1, 1, *native.tensor_shape)
+    return pull(ones, native, [read_affine(layout.affine(subject.id))], grid)[0, 0] > 0.99
+
+
 class AlignedImages:
     """Images (B, 1, *shape) and masks of their field of view, on the template's grid; in half precision."""
 
@@ -31,10 +38,7 @@ class AlignedImages:
         subject = self.subjects[index]
         image = read_image(self.layout.affine_image(subject.id))
         data = torch.from_numpy(self.grid.squeeze(image.data)).half()
-        native = read_grid(subject.image)
-        ones = torch.ones(1, 1, *native.tensor_shape)
-        inside = pull(ones, native, [read_affine(self.layout.affine(subject.id))], self.grid)
-        return data, inside[0, 0] > 0.99
+        return data, field_of_view(self.layout, subject, self.grid)
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(images, masks), each (B, 1, *shape) float32."""

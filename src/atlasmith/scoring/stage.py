@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from atlasmith.aligned import field_of_view
 from atlasmith.config import Config
 from atlasmith.errors import AtlasmithError, look_up
 from atlasmith.geometry import Array, DisplacementField, Grid
@@ -108,7 +109,10 @@ def _row(
 def _registration_rows(config: Config, subject: Subject) -> list[Row]:
     layout = config.layout
     template = read_image(_existing(layout.template_image, "template"))
-    mask = _foreground(template, layout.template_image)
+    _existing(layout.affine(subject.id), "affine")
+    # A crop says nothing about what it doesn't show.
+    seen = template.grid.unsqueeze(field_of_view(layout, subject, template.grid).numpy())
+    mask = _foreground(template, layout.template_image) & seen
     fixed = template.data[mask]
     affine = read_image(_existing(layout.affine_image(subject.id), "affine"))
     warped = read_image(_existing(layout.warped(subject.id), "register"))
