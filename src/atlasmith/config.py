@@ -80,7 +80,7 @@ class VoteNetSection(Section):
     channels: list[Count] = Field([12, 24, 48], min_length=2)
     steps: Count = 600
     batch_size: Count = 4
-    patch: Annotated[int, Field(ge=8)] = Field(40, description="voxels a side of a training patch")
+    patch: Annotated[int, Field(ge=8)] = Field(32, description="voxels a side of a training patch")
     learning_rate: Positive = 3e-3
     sharpness: Positive = Field(4.0, description="soft votes are the trust to this power")
     checkpoint_every: Count = 100
