@@ -55,7 +55,11 @@ class TemplateSection(Section):
     batch_size: Annotated[int, Field(ge=2)] = 4
     learning_rate: Positive = 1e-3
     template_learning_rate: Positive = 5e-3
-    similarity: Terms = Field({"lncc": {"weight": 1.0, "window": 7}}, min_length=1)
+    similarity: Terms = Field(
+        {"lncc": {"weight": 1.0, "window": 7}, "mse": {"weight": 1.0}},
+        min_length=1,
+        description="a little mse keeps the template's intensities on the images' scale",
+    )
     labels: Terms = Field(default_factory=dict, description="similarity of atlas labels and the template's")
     regularisation: Terms = {
         "diffusion": {"weight": 0.4},
