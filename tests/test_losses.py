@@ -74,6 +74,19 @@ def test_lncc_is_the_mean_of_squared_local_correlations() -> None:
     assert ours.item() == pytest.approx(expected, abs=1e-5)
 
 
+def test_lncc_leaves_out_the_background() -> None:
+    image = torch.zeros(1, 1, 40, 40)
+    image[..., 10:24, 10:24] = torch.rand(14, 14)
+    padded = torch.nn.functional.pad(image, (30, 30, 30, 30))
+    other = image.roll(2, -1)
+    assert SIMILARITY["lncc"](padded, padded, window=5) < 0.02
+    bare, wide = (
+        SIMILARITY["lncc"](a, torch.nn.functional.pad(other, [(a.shape[-1] - 40) // 2] * 4), window=5)
+        for a in (image, padded)
+    )
+    torch.testing.assert_close(bare, wide)
+
+
 def test_box_mean_of_uneven_windows() -> None:
     x = torch.rand(1, 2, 9, 8, 7)
     expected = torch.nn.functional.avg_pool3d(x, (3, 4, 5), stride=1)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+FLAT = 1e-4  # variance of a window without structure, for intensities of about 0 to 1
+
 
 def _precise(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
@@ -43,9 +45,10 @@ def lncc(
     doi:10.1016/j.media.2007.06.004), over the windows that lie inside the image, and wholly inside `mask`
     (B, 1, *shape) where given.
 
-    `eps` is added to the product of the variances, for intensities of about 0 to 1: a window that is flat in
-    either image counts as uncorrelated. Axes shorter than the window use their whole length. No window inside
-    the mask gives 1.
+    For intensities of about 0 to 1. `eps` is added to the product of the variances, so a window that is flat
+    in one image counts as uncorrelated; one that is flat in both says nothing and doesn't count, or the size
+    of the background would set the weight of the regularisers. Axes shorter than the window use their whole
+    length. No window that counts gives 1.
     """
     fixed, moved = _precise(fixed), _precise(moved)
     widths = [min(window, n) for n in fixed.shape[2:]]
@@ -55,10 +58,10 @@ def lncc(
     variance_f = (mean_ff - mean_f * mean_f).clamp(min=0)
     variance_m = (mean_mm - mean_m * mean_m).clamp(min=0)
     correlation = cross * cross / (variance_f * variance_m + eps)
-    if mask is None:
-        return 1 - correlation.mean()
-    inside = (box_mean(mask, widths) > 0.99).to(correlation.dtype)
-    return 1 - (correlation * inside).sum() / inside.sum().clamp(min=1)
+    counts = (variance_f > FLAT) | (variance_m > FLAT)
+    if mask is not None:
+        counts = counts & (box_mean(mask, widths) > 0.99)
+    return 1 - (correlation * counts).sum() / counts.sum().clamp(min=1)
 
 
 def dice(fixed: Tensor, moved: Tensor, mask: Tensor | None = None, smooth: float = 1e-5) -> Tensor:
