@@ -516,7 +516,7 @@ def test_the_hippocampus_cohort(tmp_path: Path) -> None:
 def test_the_results_of_another_config_are_kept(tiny: Tiny) -> None:
     cohort.run(tiny.config())
     before = (tiny.output / "config.yaml").read_bytes()
-    changes = {"seed": 3, "template": {"spacing": 3.0, "similarity": {"mse": {"weight": 1.0}}}}
+    changes = {"seed": 3, "template": {"spacing": 3.0, "similarity": {"mse": {"weight": 2.0}}}}
     faults = tiny.faults(**changes)
     assert [fault.split(": ")[1] for fault in faults] == [
         "seed",

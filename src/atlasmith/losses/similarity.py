@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-FLAT = 1e-4  # variance of a window without structure, for intensities of about 0 to 1
+FLAT = 1e-3  # variance of a window without structure, for intensities of about 0 to 1: 3 % of the range
 
 
 def _precise(x: Tensor) -> Tensor:
