@@ -114,7 +114,7 @@ class Layout:
         return self.of_subject(subject, f"space-{self.template}_desc-log", "jacobian")
 
     def registration_table(self, subject: str) -> Path:
-        """What the registration itself knows: similarity, folding, inverse-consistency error."""
+        """What the registration itself knows: folding, log-Jacobian, inverse consistency, displacement."""
         return self.of_subject(subject, f"space-{self.template}_desc-registration", "metrics", ".tsv")
 
     def propagated_labels(self, subject: str) -> Path:

@@ -240,7 +240,7 @@ def align_subject(config: Config, subject_id: str) -> None:
     if subject_id not in subjects:
         raise AtlasmithError(f"unknown subject '{subject_id}'. {did_you_mean(subject_id, subjects)}")
     if not layout.affine_reference.exists():
-        raise AtlasmithError(f"{layout.affine_reference} is missing. Run `atlasmith affine` first.")
+        raise AtlasmithError(f"{layout.affine_reference} is missing. Run `atlasmith affine-reference` first.")
     subject = subjects[subject_id]
     grid = Grid.from_dict(read_json(layout.grid))
     spacing = min(grid.tensor_spacing)

@@ -278,7 +278,7 @@ def _box_of(part: Grid, whole: Grid) -> tuple[slice, ...] | None:
 def _template_rows(config: Config, subjects: Sequence[Subject]) -> list[Row]:
     layout = config.layout
     template = read_image(_existing(layout.template_image, "template"))
-    reference = read_image(_existing(layout.affine_reference, "affine"))
+    reference = read_image(_existing(layout.affine_reference, "affine-reference"))
     grid, mask = template.grid, _foreground(template, layout.template_image)
     rows, sharpness = [], []
     for method, image in (("affine_reference", reference), ("template", template)):
