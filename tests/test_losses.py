@@ -144,6 +144,14 @@ class TestRegularisers:
             assert torch.autograd.gradcheck(lambda f, call=function: call(f, spacing), field)
 
 
+def test_centrality_estimates_the_squared_mean_without_bias() -> None:
+    """Over all batches of two drawn with replacement, the mean is the cohort's own squared mean."""
+    cohort = torch.randn(5, 2, 6, 7, dtype=torch.float64) + 0.3
+    batches = [REGULARISERS["centrality"](cohort[[i, j]], (1.0, 1.0)) for i in range(5) for j in range(5)]
+    expected = cohort.mean(0).square().sum(0).mean()
+    torch.testing.assert_close(torch.stack(batches).mean(), expected)
+
+
 def test_every_entry_has_a_docstring_and_defaults() -> None:
     for table, positional in ((SIMILARITY, 2), (REGULARISERS, 2)):
         for name, function in table.items():

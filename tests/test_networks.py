@@ -14,7 +14,7 @@ GRIDS = [
 @pytest.mark.parametrize("shape", [(17, 9), (13, 16, 11)])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_unet_takes_any_size_and_starts_near_zero(shape: tuple[int, ...], stride: int) -> None:
-    net = UNet(len(shape), 2, 3, [4, 8, 8], instance_norm=True, first_stride=stride)
+    net = UNet(len(shape), 2, 3, [4, 8, 8], first_stride=stride)
     output = net(torch.rand(2, 2, *shape))
     assert output.shape == (2, 3, *[-(-n // stride) for n in shape])
     assert output.abs().max() < 1e-3

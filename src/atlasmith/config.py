@@ -54,7 +54,7 @@ class TemplateSection(Section):
     steps: Count = 500
     batch_size: Annotated[int, Field(ge=2)] = 4
     learning_rate: Positive = 1e-3
-    template_learning_rate: Positive = 5e-3
+    template_learning_rate: Positive = 1e-3
     similarity: Terms = Field(
         {"lncc": {"weight": 1.0, "window": 7}, "mse": {"weight": 1.0}},
         min_length=1,
@@ -64,7 +64,7 @@ class TemplateSection(Section):
     regularisation: Terms = {
         "diffusion": {"weight": 0.4},
         "magnitude": {"weight": 0.001},
-        "centrality": {"weight": 0.1},
+        "centrality": {"weight": 0.02},
     }
     checkpoint_every: Count = 100
     views: dict[str, list[float | str]] = Field(

@@ -119,7 +119,7 @@ def train_votenet(config: Config) -> None:
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
     torch.use_deterministic_algorithms(device.type == "cpu")
-    net = UNet(library[0][0].grid.ndim, CHANNELS, 1, settings.channels, instance_norm=True).to(device)
+    net = UNet(library[0][0].grid.ndim, CHANNELS, 1, settings.channels).to(device)
     optimiser = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate)
 
     def loss(target: int, voters: int, random: torch.Generator, augment: bool) -> Tensor:
@@ -197,7 +197,7 @@ class Trust:
         with safe_open(config.layout.votenet_weights, framework="pt") as file:
             metadata = json.loads(file.metadata()["atlasmith"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self.net = UNet(metadata["ndim"], CHANNELS, 1, metadata["channels"], instance_norm=True)
+        self.net = UNet(metadata["ndim"], CHANNELS, 1, metadata["channels"])
         self.net.load_state_dict(tensors)
         self.net.to(self.device).eval()
 

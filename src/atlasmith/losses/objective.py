@@ -16,7 +16,7 @@ from atlasmith.warp import exponentiate, resize_displacement, warp
 
 SIMILARITY = {"mse": mse, "lncc": lncc, "dice": dice}
 REGULARISERS = {"diffusion": diffusion, "bending": bending, "magnitude": magnitude, "centrality": centrality}
-# Regularisers of something else than one subject's velocity.
+# Regularisers of the displacements of a batch of subjects, not of one subject's velocity.
 COHORT_TERMS = ("centrality",)
 
 Terms = Mapping[str, Mapping[str, Any]]

@@ -44,6 +44,15 @@ def magnitude(field: Tensor, spacing: Sequence[float]) -> Tensor:
 
 
 def centrality(field: Tensor, spacing: Sequence[float]) -> Tensor:
-    """Mean squared length of the cohort's mean displacement, mm^2: zero when the template lies at the
-    barycentre of its subjects (Dalca et al. 2019, arXiv:1908.02738)."""
-    return magnitude(field, spacing)
+    """Squared length of the cohort's mean displacement, mm^2, estimated from a batch of its displacements:
+    zero when the template lies at the barycentre of its subjects (the term of Dalca et al. 2019,
+    arXiv:1908.02738).
+
+    The mean over pairs of different subjects of <u_i, u_j>, whose expectation is the square of the mean; so a
+    value may be negative. One subject alone counts as the mean.
+    """
+    count = len(field)
+    if count == 1:
+        return magnitude(field, spacing)
+    total = field.sum(dim=0, keepdim=True).square() - field.square().sum(dim=0, keepdim=True)
+    return total.sum(dim=1).mean() / (count * (count - 1))

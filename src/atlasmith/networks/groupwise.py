@@ -22,9 +22,9 @@ from atlasmith.networks.unet import UNet
 
 NETWORKS = {"unet": UNet}
 
-# Voxels a unit of the network's output. With 1, a network that starts near the identity spends its first 150
-# steps on growing its last weights; with 20 it has gone further after 100 steps than with 1 after 200.
-VELOCITY_SCALE = 20.0
+# Voxels a unit of the network's output: with 1, a network that starts near the identity spends many steps on
+# growing its last weights.
+VELOCITY_SCALE = 4.0
 
 Covariates = Mapping[str, float | str | None]
 

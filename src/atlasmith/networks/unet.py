@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 
 class UNet(nn.Module):
-    """Encoder and decoder with skips (Ronneberger et al. 2015), strided convolutions, any input size.
+    """Encoder and decoder with skips (Ronneberger et al. 2015), strided convolutions and
+    instance norm, any input size.
 
     Input (B, in_channels, *shape); output (B, out_channels, *shape), or half that size (rounded up) with
     `first_stride=2`. `channels` are the widths of the levels, finest first. The last convolution starts
@@ -23,7 +24,6 @@ class UNet(nn.Module):
         in_channels: int,
         out_channels: int,
         channels: Sequence[int],
-        instance_norm: bool = False,
         first_stride: int = 1,
     ) -> None:
         super().__init__()
@@ -31,10 +31,11 @@ class UNet(nn.Module):
         norm = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[ndim]
 
         def block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-            layers: list[nn.Module] = [convolution(inputs, outputs, 3, stride, padding=1)]
-            if instance_norm:
-                layers.append(norm(outputs, affine=True))
-            return nn.Sequential(*layers, nn.LeakyReLU(0.2))
+            return nn.Sequential(
+                convolution(inputs, outputs, 3, stride, padding=1),
+                norm(outputs, affine=True),
+                nn.LeakyReLU(0.2),
+            )
 
         self.first_stride = first_stride
         self.multiple = first_stride * 2 ** (len(channels) - 1)
@@ -48,11 +49,12 @@ class UNet(nn.Module):
         )
         self.head = convolution(channels[0], out_channels, 3, padding=1)
         for parameter in self.head.parameters():
-            nn.init.normal_(parameter, std=1e-5)
+            nn.init.normal_(parameter, std=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         shape = x.shape[2:]
-        padding = [p for n in reversed(shape) for p in (0, -n % self.multiple)]
+        # At least two voxels at the coarsest level, where the norm needs more than one.
+        padding = [p for n in reversed(shape) for p in (0, max(-n % self.multiple, 2 * self.multiple - n))]
         x = F.pad(x, padding)
         skips: list[Tensor] = []
         for level in self.encoder:

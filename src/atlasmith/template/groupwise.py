@@ -21,17 +21,14 @@ from atlasmith.networks import CovariateCode, Groupwise
 from atlasmith.training import autocast, fit, generator, one_cycle, pick_device
 from atlasmith.warp import resize_displacement, warp
 
-RUNNING_CAP = 100  # subjects over which the running mean displacement looks back
 SUPPORT_MARGIN = 3  # voxels
 LABELS_A_STEP = 8  # labels compared in one step, which bounds memory where there are many
 LABEL_MEMORY = 0.02  # weight of a new atlas in the running mean of the template's labels
 
 
 class _State(nn.Module):
-    """What a checkpoint holds: the model, and the running means that only training needs."""
+    """What a checkpoint holds: the model, and what only training needs."""
 
-    mean_displacement: Tensor
-    seen: Tensor
     label_mean: Tensor
     support: Tensor
 
@@ -39,8 +36,6 @@ class _State(nn.Module):
         super().__init__()
         self.model = model
         shape = model.grid.tensor_shape
-        self.register_buffer("mean_displacement", torch.zeros(1, len(shape), *(-(-n // 2) for n in shape)))
-        self.register_buffer("seen", torch.zeros(()))
         self.register_buffer("support", torch.ones(1, 1, *shape))
         self.register_buffer("label_mean", torch.zeros(labels, *shape if labels else ()))
 
@@ -145,11 +140,8 @@ def train(config: Config) -> None:
             regularisation=settings.regularisation,
         )
         terms = dict(judged.terms)
-        if cohort_terms:
-            mean = _update_mean(state, judged.forward)
-            terms |= weighted(
-                REGULARISERS, cohort_terms, to_mm(mean, model.velocity_spacing), model.velocity_spacing
-            )
+        forward = to_mm(judged.forward, model.velocity_spacing)
+        terms |= weighted(REGULARISERS, cohort_terms, forward, model.velocity_spacing)
         labelled = [k for k, i in enumerate(chosen) if i in atlases]
         if labelled:
             terms |= _label_terms(
@@ -182,18 +174,6 @@ def train(config: Config) -> None:
     )
     _write(config, model.cpu())
     layout.template_checkpoint.unlink()
-
-
-def _update_mean(state: _State, forward: Tensor) -> Tensor:
-    """The running mean displacement (1, d, *half), with the whole gradient on the batch's own mean.
-
-    The forward displacement lives on the template's grid: there its mean over the cohort should vanish.
-    """
-    batch = forward.mean(0, keepdim=True)
-    state.seen += len(forward)
-    rate = min(1.0, len(forward) / min(float(state.seen), RUNNING_CAP))
-    state.mean_displacement += rate * (batch.detach() - state.mean_displacement)
-    return state.mean_displacement.clone() + batch - batch.detach()
 
 
 def _one_hot(labels: Tensor, values: Tensor) -> Tensor:
