@@ -117,7 +117,7 @@ def test_the_default_choices_are_known() -> None:
 
 
 def test_a_config_may_set_what_defaults_to_a_number() -> None:
-    assert parameters_of(SIMILARITY["lncc"]).keys() == {"window", "eps"}
+    assert parameters_of(SIMILARITY["lncc"]).keys() == {"window", "compat"}
 
 
 @pytest.mark.parametrize(

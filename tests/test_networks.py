@@ -50,14 +50,15 @@ def test_model_starts_at_its_base_and_at_the_identity(grid: Grid, names: list[st
     assert template.shape == (4, 1, *grid.tensor_shape)
     torch.testing.assert_close(template, model.base.expand_as(template), atol=1e-3, rtol=0)
     torch.testing.assert_close(model.template(torch.zeros(1, model.code.size)), model.base)
-    velocity = model.velocity(template, torch.rand_like(template))
+    velocity = model.velocity(template, torch.rand_like(template)).mean
     assert velocity.shape == (4, grid.ndim, *[-(-n // 2) for n in grid.tensor_shape])
     assert velocity.abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_a_saved_model_comes_back(grid: Grid, tmp_path) -> None:
-    model = Groupwise(grid, CovariateCode.of(["age", "sex"], COHORT), "unet", [4, 8], 5)
+@pytest.mark.parametrize("probabilistic", [False, True])
+def test_a_saved_model_comes_back(grid: Grid, probabilistic: bool, tmp_path) -> None:
+    model = Groupwise(grid, CovariateCode.of(["age", "sex"], COHORT), "unet", [4, 8], 5, probabilistic)
     torch.nn.init.normal_(model.network.head.weight)
     torch.nn.init.normal_(model.slopes)
     model.save(tmp_path / "model.safetensors")
@@ -65,7 +66,9 @@ def test_a_saved_model_comes_back(grid: Grid, tmp_path) -> None:
     code = model.code.encode(COHORT[0])[None]
     torch.testing.assert_close(again.template(code), model.template(code), rtol=0, atol=0)
     image = torch.rand(1, 1, *grid.tensor_shape)
-    torch.testing.assert_close(again.velocity(image, image), model.velocity(image, image), rtol=0, atol=0)
+    expected, found = (m.velocity(image, image) for m in (model, again))
+    torch.testing.assert_close(found.mean, expected.mean, rtol=0, atol=0)
+    assert probabilistic == (found.log_variance is not None)
     assert again.grid.same_as(grid) and again.code == model.code
 
 

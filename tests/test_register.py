@@ -11,7 +11,7 @@ from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
 from atlasmith.register import register_subjects
 from atlasmith.register.apply import Registration
 from atlasmith.scoring.metrics import foreground, ncc
-from atlasmith.warp import map_points, world_points
+from atlasmith.warp import Velocity, map_points, world_points
 
 
 def test_warped_images_match_the_template_better_than_affine_ones(toy_registered: Config) -> None:
@@ -77,7 +77,7 @@ def test_refinement_never_ends_worse_than_it_starts(toy: Config) -> None:
         for index in range(len(subjects)):
             image, mask = images.batch([index])
             velocity = registration(registration.hub, image, mask)
-            losses.append(registration._judge(registration.hub, image, mask, velocity).loss.item())
+            losses.append(registration._judge(registration.hub, image, mask, Velocity(velocity)).loss.item())
         return losses
 
     start = judge(0, 0.05)

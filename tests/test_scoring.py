@@ -99,9 +99,10 @@ def test_shifted_cubes_are_the_shift_apart_in_mm(dimensions: int, axis: int) -> 
     spacing = (1.0, 0.5, 3.0)[:dimensions]
     truth = np.zeros((20,) * dimensions, bool)
     truth[(slice(4, 12),) * dimensions] = True
-    assert surfaces(truth, truth, spacing) == {"hd95_mm": 0, "assd_mm": 0}
+    for name, value in surfaces(truth, truth, spacing).items():
+        assert value == (1 if name == "surface_dice_1mm" else 0)
     found = surfaces(truth, np.roll(truth, 3, axis), spacing)
-    assert found["hd95_mm"] == pytest.approx(3 * spacing[axis])
+    assert found["hd_mm"] == found["hd95_mm"] == pytest.approx(3 * spacing[axis])
     assert 0 < found["assd_mm"] < 3 * spacing[axis]
     assert found == surfaces(np.roll(truth, 3, axis), truth, spacing)
 
@@ -224,6 +225,7 @@ def test_wilcoxon() -> None:
 # The stage
 
 LABELS = [3, 70]
+METRICS = [*metrics.OVERLAP, *metrics.SURFACE, *metrics.MULTILABEL]
 
 
 class Cohort:
@@ -241,7 +243,7 @@ class Cohort:
                 "cohort": {"bids": str(folder)},
                 "template": {"name": "Test"},
                 "fusion": {"methods": ["majority", "local_weighted"]},
-                "score": {"bootstrap": 50, "metrics": [*metrics.OVERLAP, *metrics.SURFACE]},
+                "score": {"bootstrap": 50, "metrics": METRICS},
             }
         )
         self.layout = self.config.layout
@@ -355,10 +357,15 @@ def test_fused_segmentations_are_scored_in_the_native_grid(cohort: Cohort) -> No
         assert scores["fuse", "local_weighted", str(label), "dice"] == pytest.approx(value)
     assert scores["fuse", "local_weighted", "mean", "dice"] == pytest.approx(np.mean(expected))
     assert scores["fuse", "local_weighted", "3", "hd95_mm"] == pytest.approx(1)
-    for method, label, metric in itertools.product(
-        ("majority", "local_weighted"), ("3", "70", "mean"), cohort.config.score.metrics
-    ):
-        assert ("fuse", method, label, metric) in scores
+    right = (cohort.truth > 0) & (cohort.truth == shifted)
+    pooled = 2 * right.sum() / ((cohort.truth > 0).sum() + (shifted > 0).sum())
+    assert scores["fuse", "local_weighted", "all", "volume_weighted_dice"] == pytest.approx(pooled)
+    fused = {key[1:] for key in scores if key[0] == "fuse"}
+    methods = ("majority", "local_weighted")
+    assert fused == {
+        *itertools.product(methods, ("3", "70", "mean"), [*metrics.OVERLAP, *metrics.SURFACE]),
+        *itertools.product(methods, ("all",), metrics.MULTILABEL),
+    }
 
 
 def test_truth_outside_the_crop_counts_as_missed(cohort: Cohort) -> None:
@@ -422,6 +429,7 @@ def test_summary(cohort: Cohort) -> None:
         "1",
     )
     assert float(comparison["mean_difference"]) > 0
+    assert comparison["wilcoxon_p_bh"] == comparison["wilcoxon_p"] == "1"
     first = layout.summary.read_bytes()
     summarise(cohort.config)
     assert layout.summary.read_bytes() == first

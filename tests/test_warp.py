@@ -120,7 +120,7 @@ def test_pull_is_what_simpleitk_makes_of_the_exported_composite(name: str, tmp_p
     steps = [displacement_to_field(smooth_field(fixed.shape, 1.5)[0], fixed), affine]
     write_composite(tmp_path / "x.h5", steps)
 
-    ours = pull(torch.from_numpy(data)[None, None], moving, steps, fixed, padding="zeros")[0, 0].numpy()
+    ours = pull(torch.from_numpy(data)[None, None], moving, steps, fixed)[0, 0].numpy()
     itk = sitk.Resample(
         to_sitk(data, moving),
         to_sitk(np.zeros(fixed.shape, np.float32), fixed),
@@ -128,8 +128,8 @@ def test_pull_is_what_simpleitk_makes_of_the_exported_composite(name: str, tmp_p
         sitk.sitkLinear,
         0.0,
     )
-    inner = (slice(4, -4),) * 3
-    assert np.abs(ours - from_sitk(itk))[inner].max() < 1e-3 * np.ptp(data)
+    # All voxels but those that rounding puts on this or that side of the image's edge.
+    assert np.quantile(np.abs(ours - from_sitk(itk)), 0.999) < 1e-3 * np.ptp(data)
 
 
 def test_field_is_zero_outside_and_acts_in_the_plane_of_a_slice() -> None:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from atlasmith.config import Config
 from atlasmith.errors import InputError, Problem, did_you_mean
 
 
 def parameters_of(loss: Callable[..., Any]) -> dict[str, Any]:
-    """The parameters of `loss` that a config may set, with their defaults: those that default to a number."""
+    """The parameters of `loss` that a config may set, with their defaults: numbers, and names from a list."""
     parameters = inspect.signature(loss).parameters.values()
-    return {p.name: p.default for p in parameters if isinstance(p.default, int | float)}
+    return {p.name: p.default for p in parameters if isinstance(p.default, int | float | str)}
+
+
+def _value_problem(loss: Callable[..., Any], key: str, value: Any, default: Any) -> tuple[str, str] | None:
+    """(found, remedy) of a parameter's value."""
+    if isinstance(default, str):
+        names = get_args(get_type_hints(loss)[key])
+        return None if value in names else (f"unknown value {value!r}", did_you_mean(str(value), names))
+    return None if _is_number(value) else (f"{value!r} is no number", f"The default is {default}.")
 
 
 def _is_number(value: Any) -> bool:
@@ -47,12 +55,8 @@ def _term_problems(
                 continue
             if key not in known:
                 problems += _unknown(f"{where}.{name}", [key], ["weight", *known], "parameter")
-            elif not _is_number(value):
-                problems.append(
-                    Problem(
-                        f"{where}.{name}.{key}", f"{value!r} is no number", f"The default is {known[key]}."
-                    )
-                )
+            elif fault := _value_problem(table[name], key, value, known[key]):
+                problems.append(Problem(f"{where}.{name}.{key}", *fault))
     return problems
 
 
@@ -62,7 +66,7 @@ def check_choices(config: Config) -> None:
     from atlasmith.fusion.methods import FUSERS
     from atlasmith.losses import REGULARISERS, SIMILARITY
     from atlasmith.networks import NETWORKS
-    from atlasmith.scoring.metrics import OVERLAP, SURFACE
+    from atlasmith.scoring.metrics import MULTILABEL, OVERLAP, SURFACE
 
     template = config.template
     problems = [
@@ -71,7 +75,7 @@ def check_choices(config: Config) -> None:
         *_term_problems("config: template.regularisation", template.regularisation, REGULARISERS),
         *_unknown("config: template.network.name", [template.network.name], NETWORKS, "network"),
         *_unknown("config: fusion.methods", config.fusion.methods, FUSERS, "method"),
-        *_unknown("config: score.metrics", config.score.metrics, [*OVERLAP, *SURFACE], "metric"),
+        *_unknown("config: score.metrics", config.score.metrics, [*OVERLAP, *SURFACE, *MULTILABEL], "metric"),
     ]
     if problems:
         raise InputError(problems)

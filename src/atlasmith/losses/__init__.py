@@ -1,9 +1,9 @@
-"""Losses, by name; lower is better.
-
-A similarity takes two tensors (B, C, *shape) and a mask (B, 1, *shape) or None; a regulariser a field
-(B, d, *shape) in mm and the voxel sizes in mm. Each returns a scalar.
+"""Losses, by name: similarities of two images or label maps, regularisers of a deformation, and the objective
+that weighs them. `similarity` and `regularisers` say what each takes; the docs list them all.
 """
 
-from atlasmith.losses.objective import COHORT_TERMS, REGULARISERS, SIMILARITY, Pairing, pair, to_mm, weighted
+from atlasmith.losses.objective import TRAINING_TERMS, Pairing, pair, similarities, to_mm
+from atlasmith.losses.regularisers import REGULARISERS
+from atlasmith.losses.similarity import SIMILARITY
 
-__all__ = ["COHORT_TERMS", "REGULARISERS", "SIMILARITY", "Pairing", "pair", "to_mm", "weighted"]
+__all__ = ["REGULARISERS", "SIMILARITY", "TRAINING_TERMS", "Pairing", "pair", "similarities", "to_mm"]

@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from atlasmith.errors import look_up
-from atlasmith.losses.regularisers import bending, centrality, diffusion, magnitude
-from atlasmith.losses.similarity import dice, lncc, mse
-from atlasmith.warp import exponentiate, resize_displacement, warp
+from atlasmith.losses.regularisers import REGULARISERS
+from atlasmith.losses.similarity import SIMILARITY
+from atlasmith.warp import Velocity, exponentiate, resize_displacement, warp
 
-SIMILARITY = {"mse": mse, "lncc": lncc, "dice": dice}
-REGULARISERS = {"diffusion": diffusion, "bending": bending, "magnitude": magnitude, "centrality": centrality}
-# Regularisers of the displacements of a batch of subjects, not of one subject's velocity.
-COHORT_TERMS = ("centrality",)
+# Regularisers of a batch of subjects, or of what only a network in training gives.
+TRAINING_TERMS = ("centrality", "kl")
 
 Terms = Mapping[str, Mapping[str, Any]]
 
 
-def weighted(table: Mapping[str, Any], terms: Terms, *arguments: Any) -> dict[str, Tensor]:
-    """Each of `terms` at `arguments`, times its weight, by name."""
+def similarities(terms: Terms, fixed: Tensor, moved: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+    """Each of `terms` between two images, times its weight, by name."""
     values = {}
     for name, settings in terms.items():
-        parameters = {key: value for key, value in settings.items() if key != "weight"}
-        values[name] = settings["weight"] * look_up(table, name, "loss")(*arguments, **parameters)
+        weight, parameters = _split(settings)
+        values[name] = weight * look_up(SIMILARITY, name, "similarity")(fixed, moved, mask, **parameters)
     return values
+
+
+def _regularisers(terms: Terms, judged: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Each of `terms`, times its weight, by name; a regulariser's parameters name what it judges."""
+    values = {}
+    for name, settings in terms.items():
+        weight, parameters = _split(settings)
+        function = look_up(REGULARISERS, name, "regulariser")
+        arguments = {key: judged[key] for key in inspect.signature(function).parameters if key in judged}
+        values[name] = weight * function(**arguments, **parameters)
+    return values
+
+
+def _split(settings: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
+    return settings["weight"], {key: value for key, value in settings.items() if key != "weight"}
 
 
 @dataclass(frozen=True)
@@ -52,27 +68,39 @@ def pair(
     template: Tensor,
     image: Tensor,
     mask: Tensor,
-    velocity: Tensor,
+    velocity: Velocity,
     *,
     squarings: int,
     velocity_spacing: tuple[float, ...],
     similarity: Terms,
     regularisation: Terms,
 ) -> Pairing:
-    """Judge `velocity` (B, d, *half) between `template` and `image` (B, 1, *shape), in both directions.
+    """Judge `velocity`, at half resolution, between `template` and `image` (B, 1, *shape), both ways.
 
     mask (B, 1, *shape) is 1 where the image has data. Similarities are averaged over the two directions.
     """
     shape = image.shape[2:]
-    forward, inverse = exponentiate(torch.cat([velocity, -velocity]), squarings).chunk(2)
+    drawn = velocity.drawn
+    forward, inverse = exponentiate(torch.cat([drawn, -drawn]), squarings).chunk(2)
     to_template = warp(torch.cat([image, mask], dim=1), resize_displacement(forward, shape))
     to_image = warp(template, resize_displacement(inverse, shape))
     moved, moved_mask = to_template[:, :1], to_template[:, 1:]
-    on_template = weighted(SIMILARITY, similarity, template, moved, moved_mask)
-    on_image = weighted(SIMILARITY, similarity, image, to_image, mask)
+    on_template = similarities(similarity, template, moved, moved_mask)
+    on_image = similarities(similarity, image, to_image, mask)
     terms = {name: (on_template[name] + on_image[name]) / 2 for name in on_template}
-    own = {name: settings for name, settings in regularisation.items() if name not in COHORT_TERMS}
-    terms |= weighted(REGULARISERS, own, to_mm(velocity, velocity_spacing), velocity_spacing)
+    judged = {
+        "velocity": to_mm(velocity.mean, velocity_spacing),
+        "forward": to_mm(forward, velocity_spacing),
+        "inverse": to_mm(inverse, velocity_spacing),
+        "spacing": velocity_spacing,
+    }
+    if "cycle" in regularisation:
+        mode = "bilinear" if len(shape) == 2 else "trilinear"
+        judged["fixed"] = F.interpolate(template, size=drawn.shape[2:], mode=mode, align_corners=True)
+    if velocity.log_variance is not None:
+        size = velocity.log_variance.new_tensor([2 * math.log(s) for s in velocity_spacing])
+        judged["log_variance"] = velocity.log_variance + size.view(1, -1, *[1] * len(shape))
+    terms |= _regularisers(regularisation, judged)
     return Pairing(terms, forward, inverse)
 
 

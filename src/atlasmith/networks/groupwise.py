@@ -19,12 +19,14 @@ from atlasmith.errors import AtlasmithError, look_up
 from atlasmith.geometry import Grid
 from atlasmith.io.files import whole
 from atlasmith.networks.unet import UNet
+from atlasmith.warp import Velocity
 
 NETWORKS = {"unet": UNet}
 
 # Voxels a unit of the network's output: with 1, a network that starts near the identity spends many steps on
 # growing its last weights.
 VELOCITY_SCALE = 4.0
+LOG_VARIANCE = -6.0  # where that of an uncertain velocity starts: an SD of 0.05 voxels
 
 Covariates = Mapping[str, float | str | None]
 
@@ -112,22 +114,33 @@ class Decoder(nn.Module):
 class Groupwise(nn.Module):
     """A template t(a), and a network that takes t(a) and an image to a stationary velocity.
 
-    Contract: with v = velocity(t, image), image(x + exp(v)(x)) looks like t(x) on the template's grid, and
-    t(x + exp(-v)(x)) looks like the image. Velocities are (B, d, *half), in half-resolution voxels.
+    Contract: with v = velocity(t, image).mean, image(x + exp(v)(x)) looks like t(x) on the template's grid,
+    and t(x + exp(-v)(x)) like the image. Velocities are (B, d, *half), in half-resolution voxels.
     """
 
     def __init__(
-        self, grid: Grid, code: CovariateCode, network: str, channels: Sequence[int], squarings: int
+        self,
+        grid: Grid,
+        code: CovariateCode,
+        network: str,
+        channels: Sequence[int],
+        squarings: int,
+        probabilistic: bool = False,
     ) -> None:
         super().__init__()
         self.grid, self.code, self.squarings = grid, code, squarings
-        self.settings = {"network": network, "channels": list(channels), "squarings": squarings}
+        self.settings = {
+            "network": network,
+            "channels": list(channels),
+            "squarings": squarings,
+            "probabilistic": probabilistic,
+        }
         shape = grid.tensor_shape
         self.base = nn.Parameter(torch.zeros(1, 1, *shape))
         self.slopes = nn.Parameter(torch.zeros(code.size, *shape)) if code.size else None
         self.decoder = Decoder(code.size, shape) if code.size else None
         build = look_up(NETWORKS, network, "network")
-        self.network = build(grid.ndim, 2, grid.ndim, channels, first_stride=2)
+        self.network = build(grid.ndim, 2, grid.ndim * (1 + probabilistic), channels, first_stride=2)
 
     def template(self, code: Tensor) -> Tensor:
         """Template images (B, 1, *shape) at encoded covariates (B, size)."""
@@ -136,8 +149,12 @@ class Groupwise(nn.Module):
             return base
         return base + torch.einsum("bk,k...->b...", code, self.slopes)[:, None] + self.decoder(code)
 
-    def velocity(self, template: Tensor, image: Tensor) -> Tensor:
-        return VELOCITY_SCALE * self.network(torch.cat([template, image], dim=1)).float()
+    def velocity(self, template: Tensor, image: Tensor) -> Velocity:
+        """Of images (B, 1, *shape); a probabilistic model's has a log-variance."""
+        mean, *log_variance = (
+            self.network(torch.cat([template, image], dim=1)).float().split(self.grid.ndim, 1)
+        )
+        return Velocity(VELOCITY_SCALE * mean, *(LOG_VARIANCE + x for x in log_variance))
 
     @property
     def velocity_spacing(self) -> tuple[float, ...]:

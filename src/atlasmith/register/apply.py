@@ -15,10 +15,11 @@ from atlasmith.geometry import Grid, Step
 from atlasmith.io.images import read_image, write_image
 from atlasmith.io.tables import Subject, read_cohort, write_tsv
 from atlasmith.io.transforms import read_affine, write_composite
-from atlasmith.losses import pair, to_mm
+from atlasmith.losses import TRAINING_TERMS, pair, to_mm
 from atlasmith.networks import Groupwise
 from atlasmith.training import autocast, pick_device
 from atlasmith.warp import (
+    Velocity,
     compose,
     displacement_to_field,
     exponentiate,
@@ -43,7 +44,11 @@ class Registration:
             squarings=self.model.squarings,
             velocity_spacing=self.model.velocity_spacing,
             similarity=config.template.similarity,
-            regularisation=config.template.regularisation,
+            regularisation={
+                name: settings
+                for name, settings in config.template.regularisation.items()
+                if name not in TRAINING_TERMS
+            },
         )
         self.hub = self.model.template(torch.zeros(1, self.model.code.size, device=self.device))
 
@@ -54,14 +59,14 @@ class Registration:
         without a fold that was met is returned: never a worse one than the network's.
         """
         with autocast(self.device):
-            velocity = self.model.velocity(template, image)
+            velocity = self.model.velocity(template, image).mean
         if self.settings.refine_steps == 0:
             return velocity
         best, best_value = velocity.clone(), float("inf")
         velocity = velocity.clone().requires_grad_()
         optimiser = torch.optim.Adam([velocity], lr=self.settings.refine_learning_rate)
         for step in range(self.settings.refine_steps + 1):
-            judged = self._judge(template, image, mask, velocity)
+            judged = self._judge(template, image, mask, Velocity(velocity))
             value = judged.loss.item()
             folds = step > 0 and bool((jacobian_determinant(judged.forward.detach()) <= 0).any())
             if value < best_value and not folds:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from atlasmith.aligned import field_of_view
 from atlasmith.config import Config
@@ -34,9 +33,11 @@ COMPARISONS = [
     "ci95_low",
     "ci95_high",
     "wilcoxon_p",
+    "wilcoxon_p_bh",
 ]
 STAGES = ["affine", "template", "register", "propagate", "fuse"]
 MEAN = "mean"  # the row of the mean over labels
+ALL = "all"  # the row of a score of all labels together
 
 
 def score_subject(config: Config, subject_id: str) -> None:
@@ -48,7 +49,7 @@ def score_subject(config: Config, subject_id: str) -> None:
     subject or metric, and when an earlier stage hasn't run.
     """
     for name in config.score.metrics:
-        look_up({**metrics.OVERLAP, **metrics.SURFACE}, name, "metric in score.metrics")
+        look_up({**metrics.OVERLAP, **metrics.SURFACE, **metrics.MULTILABEL}, name, "metric in score.metrics")
     layout = config.layout
     subject = look_up({s.id: s for s in read_cohort(layout.cohort)}, subject_id, "subject")
     rows = _registration_rows(config, subject)
@@ -175,10 +176,20 @@ def _segmentation_rows(config: Config, subject: Subject, truth_path: Path) -> li
         if not fused.grid.same_as(image.grid):
             raise AtlasmithError(f"{path} isn't on the grid of {truth_path}. Run `atlasmith fuse` again.")
         predicted = metrics.label_index(fused.data, labels)
-        for name, values in _label_scores(
-            truth, predicted, len(labels), image.grid, config.score.metrics
-        ).items():
-            rows += _label_rows(subject.id, "fuse", method, name, labels, values)
+        counts = metrics.count(truth, predicted, len(labels))
+        surfaces = metrics.surface_scores(
+            image.grid.squeeze(truth),
+            image.grid.squeeze(predicted),
+            len(labels),
+            image.grid.tensor_spacing,
+            [name for name in config.score.metrics if name in metrics.SURFACE],
+        )
+        for name in config.score.metrics:
+            if name in metrics.MULTILABEL:
+                rows.append(_row(subject.id, "fuse", method, name, metrics.MULTILABEL[name](counts), ALL))
+            else:
+                values = surfaces[name] if name in surfaces else metrics.OVERLAP[name](counts)
+                rows += _label_rows(subject.id, "fuse", method, name, labels, values)
     return rows
 
 
@@ -202,41 +213,6 @@ def _mean(values: Array) -> float:
     """The mean without NaN; NaN if nothing is left."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else np.nan
-
-
-def _label_scores(
-    truth: Array, predicted: Array, labels: int, grid: Grid, names: Sequence[str]
-) -> dict[str, Array]:
-    """Scores (L,) by name of two maps (X, Y, Z) of the values 0..`labels`."""
-    counts = metrics.count(truth, predicted, labels)
-    surfaces = {name: metrics.SURFACE[name] for name in names if name in metrics.SURFACE}
-    distances = _surface_scores(
-        grid.squeeze(truth), grid.squeeze(predicted), labels, grid.tensor_spacing, surfaces
-    )
-    return {name: distances[name] if name in surfaces else metrics.OVERLAP[name](counts) for name in names}
-
-
-def _surface_scores(
-    truth: Array,
-    predicted: Array,
-    labels: int,
-    spacing: Sequence[float],
-    surfaces: dict[str, Callable[[metrics.Distances], float]],
-) -> dict[str, Array]:
-    scores = {name: np.full(labels, np.nan) for name in surfaces}
-    if not surfaces:
-        return scores
-    boxes = zip(ndimage.find_objects(truth, labels), ndimage.find_objects(predicted, labels), strict=True)
-    for index, (first, second) in enumerate(boxes):
-        if first is None or second is None:
-            continue
-        box = tuple(
-            slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second, strict=True)
-        )
-        distances = metrics.surface_distances(truth[box] == index + 1, predicted[box] == index + 1, spacing)
-        for name, metric in surfaces.items():
-            scores[name][index] = metric(distances)
-    return scores
 
 
 def _single_atlas_dice(truth: Array, native: Grid, propagated: Image, labels: Array) -> Array:
@@ -326,7 +302,10 @@ def _summary_rows(config: Config, rows: Sequence[Row]) -> list[Row]:
 
 
 def _comparison_rows(config: Config, rows: Sequence[Row]) -> list[Row]:
-    """Each pair of fusion methods: the differences `method_a` - `method_b` of the subjects' mean Dice."""
+    """Each pair of fusion methods: the differences `method_a` - `method_b` of the subjects' mean Dice.
+
+    wilcoxon_p_bh: `wilcoxon_p`, adjusted for the number of rows.
+    """
     scores: dict[str, dict[str, float]] = {method: {} for method in config.fusion.methods}
     for row in rows:
         if row["method"] in scores and (row["stage"], row["label"], row["metric"]) == ("fuse", MEAN, "dice"):
@@ -349,4 +328,5 @@ def _comparison_rows(config: Config, rows: Sequence[Row]) -> list[Row]:
                 "wilcoxon_p": statistics.wilcoxon_p(differences),
             }
         )
-    return compared
+    adjusted = statistics.benjamini_hochberg(np.array([row["wilcoxon_p"] for row in compared]))
+    return [{**row, "wilcoxon_p_bh": p} for row, p in zip(compared, adjusted, strict=True)]

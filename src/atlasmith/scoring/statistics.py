@@ -8,6 +8,11 @@ from scipy import stats
 from atlasmith.geometry import Array
 
 
+def draws(n: int, seed: int, resamples: int) -> Array:
+    """Bootstrap resamples of `n` subjects: positions (resamples, n), with replacement."""
+    return np.random.default_rng(seed).integers(n, size=(resamples, n))
+
+
 def bootstrap_interval(values: Array, seed: int, resamples: int) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean of `values` (N,), NaN skipped; NaN for fewer than two.
 
@@ -16,8 +21,7 @@ def bootstrap_interval(values: Array, seed: int, resamples: int) -> tuple[float,
     values = values[~np.isnan(values)]
     if len(values) < 2:
         return np.nan, np.nan
-    drawn = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    low, high = np.percentile(values[drawn].mean(axis=1), (2.5, 97.5))
+    low, high = np.percentile(values[draws(len(values), seed, resamples)].mean(axis=1), (2.5, 97.5))
     return float(low), float(high)
 
 
@@ -44,3 +48,14 @@ def wilcoxon_p(differences: Array) -> float:
     if len(differences) == 0:
         return np.nan
     return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
+
+
+def benjamini_hochberg(p: Array) -> Array:
+    """p (N,) adjusted for N tests, so that those below q have a false discovery rate of at most q.
+
+    Benjamini and Hochberg 1995, doi:10.1111/j.2517-6161.1995.tb02031.x. NaN stays, and counts as no test.
+    """
+    adjusted = np.full(p.shape, np.nan)
+    known = ~np.isnan(p)
+    adjusted[known] = stats.false_discovery_control(p[known]) if known.any() else np.nan
+    return adjusted

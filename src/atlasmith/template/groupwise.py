@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from atlasmith.geometry import Grid
 from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import write_image
 from atlasmith.io.tables import read_cohort
-from atlasmith.losses import COHORT_TERMS, REGULARISERS, SIMILARITY, pair, to_mm, weighted
+from atlasmith.losses import pair, similarities
 from atlasmith.networks import CovariateCode, Groupwise
 from atlasmith.training import autocast, fit, generator, one_cycle, pick_device
 from atlasmith.warp import resize_displacement, warp
@@ -82,7 +83,14 @@ def train(config: Config) -> None:
     images = AlignedImages(layout, subjects, grid)
     code = CovariateCode.of(settings.condition_on, [subject.covariates for subject in subjects])
     codes = torch.stack([code.encode(subject.covariates) for subject in subjects])
-    model = Groupwise(grid, code, settings.network.name, settings.network.channels, settings.squarings)
+    model = Groupwise(
+        grid,
+        code,
+        settings.network.name,
+        settings.network.channels,
+        settings.squarings,
+        probabilistic="kl" in settings.regularisation,
+    )
     atlases = [i for i, subject in enumerate(subjects) if subject.role == "atlas"] if settings.labels else []
     values = torch.tensor(sorted({int(v) for i in atlases for v in images.labels(i).unique() if v != 0}))
     state = _State(model, len(values))
@@ -104,7 +112,6 @@ def train(config: Config) -> None:
             {"params": volumes, "lr": settings.template_learning_rate},
         ]
     )
-    cohort_terms = {n: s for n, s in settings.regularisation.items() if n in COHORT_TERMS}
 
     def draw(index: int) -> list[int]:
         """Subjects of one step: passes over the cohort in random order; with labels, half are atlases."""
@@ -129,6 +136,10 @@ def train(config: Config) -> None:
         with autocast(device):
             template = model.template(codes[chosen].to(device))
             velocity = model.velocity(template, image)
+        if velocity.log_variance is not None:
+            random = generator(config.seed, 3, index)
+            noise = torch.randn(velocity.mean.shape, generator=random).to(device)
+            velocity = replace(velocity, noise=noise)
         judged = pair(
             template.float(),
             image,
@@ -140,8 +151,6 @@ def train(config: Config) -> None:
             regularisation=settings.regularisation,
         )
         terms = dict(judged.terms)
-        forward = to_mm(judged.forward, model.velocity_spacing)
-        terms |= weighted(REGULARISERS, cohort_terms, forward, model.velocity_spacing)
         labelled = [k for k, i in enumerate(chosen) if i in atlases]
         if labelled:
             terms |= _label_terms(
@@ -155,7 +164,7 @@ def train(config: Config) -> None:
         labels = _one_hot(torch.stack(maps), values[order]).to(device)
         moved = warp(labels, resize_displacement(forward[which], grid.tensor_shape))
         mean = state.label_mean[order.to(device)]
-        terms = weighted(SIMILARITY, settings.labels, mean.expand_as(moved), moved)
+        terms = similarities(settings.labels, mean.expand_as(moved), moved)
         rate = 1 - (1 - LABEL_MEMORY) ** len(which)
         state.label_mean[order.to(device)] = mean + rate * (moved.detach().mean(0) - mean)
         return terms

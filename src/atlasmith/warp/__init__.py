@@ -14,6 +14,7 @@ from atlasmith.warp.dense import (
     sample_labels,
     warp,
 )
+from atlasmith.warp.velocity import Velocity
 from atlasmith.warp.world import (
     displacement_to_field,
     map_points,
@@ -24,6 +25,7 @@ from atlasmith.warp.world import (
 )
 
 __all__ = [
+    "Velocity",
     "compose",
     "coordinates",
     "displacement_to_field",

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from atlasmith.recompute import recompute
+
 Mode = Literal["bilinear", "nearest"]
 Padding = Literal["zeros", "border"]
 
@@ -68,15 +70,20 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     return inner + warp(outer, inner, padding="border")
 
 
-def exponentiate(velocity: Tensor, squarings: int) -> Tensor:
+def exponentiate(velocity: Tensor, squarings: int, save_memory: bool = False) -> Tensor:
     """The displacement exp(v) - id of a stationary velocity (B, d, *shape), both in voxels.
 
     Scaling and squaring (Arsigny et al. 2006, doi:10.1007/11866565_113). Its inverse is exp(-v).
+    `save_memory` computes each squaring anew for the gradient instead of keeping what it needs.
     """
     displacement = velocity / 2**squarings
     for _ in range(squarings):
-        displacement = compose(displacement, displacement)
+        displacement = recompute(_square, displacement) if save_memory else _square(displacement)
     return displacement
+
+
+def _square(displacement: Tensor) -> Tensor:
+    return compose(displacement, displacement)
 
 
 def resize_displacement(displacement: Tensor, shape: Sequence[int]) -> Tensor:

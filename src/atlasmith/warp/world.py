@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from atlasmith.geometry import Array, DisplacementField, Grid, Step
-from atlasmith.warp.dense import Mode, Padding, coordinates, sample
+from atlasmith.warp.dense import Mode, coordinates, sample
 
 
 def _apply(matrix: Array, points: Tensor) -> Tensor:
@@ -23,12 +23,17 @@ def _to_tensor(grid: Grid, data: Array, like: Tensor) -> Tensor:
     return torch.as_tensor(grid.squeeze(data), dtype=like.dtype, device=like.device).movedim(-1, 0)[None]
 
 
+def _inside(voxels: Tensor, shape: Sequence[int]) -> Tensor:
+    """Whether voxel coordinates (..., d) lie in an image of `shape`, half a voxel beyond its centres."""
+    limits = torch.tensor(shape, dtype=voxels.dtype, device=voxels.device) - 0.5
+    return ((voxels >= -0.5) & (voxels <= limits)).all(dim=-1)
+
+
 def _displacement_at(field: DisplacementField, points: Tensor) -> Tensor:
     """Displacements (N, 3) at world points (N, 3): linear, and zero outside the field, as ITK has it."""
     grid = field.grid
     voxels = _apply(np.linalg.inv(grid.affine), points)
-    limits = torch.tensor(grid.shape, dtype=points.dtype, device=points.device) - 0.5
-    inside = ((voxels >= -0.5) & (voxels <= limits)).all(dim=1, keepdim=True)
+    inside = _inside(voxels, grid.shape)[:, None]
     in_plane = voxels[:, list(grid.axes)].T[None].reshape(1, grid.ndim, -1, *[1] * (grid.ndim - 1))
     values = sample(_to_tensor(grid, field.vectors, points), in_plane, padding="border")
     return values.reshape(3, -1).T * inside
@@ -63,15 +68,14 @@ def pull_coordinates(moving: Grid, steps: Sequence[Step], fixed: Grid) -> Tensor
 
 
 def pull(
-    image: Tensor,
-    moving: Grid,
-    steps: Sequence[Step],
-    fixed: Grid,
-    mode: Mode = "bilinear",
-    padding: Padding = "zeros",
+    image: Tensor, moving: Grid, steps: Sequence[Step], fixed: Grid, mode: Mode = "bilinear"
 ) -> Tensor:
-    """`image` (1, C, *moving.tensor_shape) resampled once onto `fixed` (1, C, *fixed.tensor_shape)."""
-    return sample(image, pull_coordinates(moving, steps, fixed), mode, padding)
+    """`image` (1, C, *moving.tensor_shape) resampled once onto `fixed` (1, C, *fixed.tensor_shape).
+
+    Zero outside the image, which ends half a voxel beyond its outermost centres, as ITK has it.
+    """
+    points = pull_coordinates(moving, steps, fixed)
+    return sample(image, points, mode, "border") * _inside(points[0].movedim(0, -1), moving.tensor_shape)
 
 
 def displacement_to_field(displacement: Tensor, grid: Grid) -> DisplacementField:

@@ -1,0 +1,247 @@
+"""Time and peak memory of losses and metrics against the plain forms of their formulas, as Markdown tables.
+
+    python benchmarks/losses.py [--size 96 96 96] [--size 160 192 160]
+
+Each form runs in a process of its own, forward and backward, the best of some repeats; memory is the peak
+beyond the inputs. Value and gradient are compared with the plain form's, written here from the formula.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+from atlasmith.losses import SIMILARITY
+from atlasmith.scoring import metrics
+from atlasmith.warp import exponentiate, resize_displacement
+
+Form = Callable[[Tensor, Tensor], Tensor]
+LABELS = 134
+
+
+def dense_lncc(fixed: Tensor, moved: Tensor) -> Tensor:
+    """Zero-padded window sums by a convolution with ones."""
+    ones = torch.ones(1, 1, 9, 9, 9)
+    f, m, ff, mm, fm = (
+        F.conv3d(x, ones, padding=4) for x in (fixed, moved, fixed * fixed, moved * moved, fixed * moved)
+    )
+    n = 9**3
+    cross = fm - f * m / n
+    return -(cross * cross / ((ff - f * f / n) * (mm - m * m / n) + 1e-5)).mean()
+
+
+def dense_mi(fixed: Tensor, moved: Tensor, bins: int = 32) -> Tensor:
+    """The shares of all voxels in all bins at once."""
+    shares = []
+    for x in (fixed, moved):
+        x = (x - x.min()) / (x.max() - x.min())
+        weight = torch.exp(-((x.reshape(-1, 1) * (bins - 1) - torch.arange(bins)) ** 2) / 2)
+        shares.append(weight / weight.sum(1, keepdim=True))
+    joint = shares[0].T @ shares[1] / fixed.numel()
+    product = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
+    return -(joint * ((joint + 1e-10) / (product + 1e-10)).log()).sum()
+
+
+def dense_mind(fixed: Tensor, moved: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
+    """Twelve pairs of shifts as dilated convolutions, each difference pooled."""
+    units = [[1 if i == axis else 0 for i in range(3)] for axis in range(3)]
+    units = [[s * u for u in unit] for unit in units for s in (-1, 1)]
+    pairs = [
+        (p, q)
+        for i, p in enumerate(units)
+        for q in units[i + 1 :]
+        if sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) == 2
+    ]
+    kernels = torch.zeros(2, 12, 1, 3, 3, 3)
+    for k, ends in enumerate(pairs):
+        for side, (x, y, z) in enumerate(ends):
+            kernels[side, k, 0, x + 1, y + 1, z + 1] = 1
+
+    def describe(x: Tensor) -> Tensor:
+        padded = F.pad(x, [dilation] * 6, mode="replicate")
+        one, two = (F.conv3d(padded, kernel, dilation=dilation) for kernel in kernels)
+        squares = F.pad((one - two) ** 2, [radius] * 6, mode="replicate")
+        distance = F.avg_pool3d(squares, 2 * radius + 1, stride=1)
+        distance = distance - distance.amin(1, keepdim=True)
+        variance = distance.mean(1, keepdim=True)
+        typical = variance.mean().item()
+        return torch.exp(-distance / variance.clamp(0.001 * typical, 1000 * typical))
+
+    return (describe(fixed) - describe(moved)).square().mean()
+
+
+def velocity_of(image: Tensor) -> Tensor:
+    """A smooth velocity (1, 3, *shape) of some voxels, from an image."""
+    coarse = F.adaptive_avg_pool3d(image, 6)
+    field = torch.cat([coarse, coarse.flip(2), coarse.flip(3)], 1)
+    return resize_displacement((field - field.mean()) * 10, image.shape[2:])
+
+
+def plain_squarings(fixed: Tensor, moved: Tensor) -> Tensor:
+    return exponentiate(velocity_of(fixed) + moved, 7).square().mean()
+
+
+def saving_squarings(fixed: Tensor, moved: Tensor) -> Tensor:
+    return exponentiate(velocity_of(fixed) + moved, 7, save_memory=True).square().mean()
+
+
+# name: ours, the plain form, and where the two may differ (the borders of `mind` are padded otherwise).
+CASES: dict[str, tuple[Form, Form]] = {
+    "LNCC, window 9": (lambda f, m: SIMILARITY["lncc"](f, m, compat="voxelmorph"), dense_lncc),
+    "MI, 32 bins": (lambda f, m: SIMILARITY["mi"](f, m), dense_mi),
+    "MIND-SSC": (lambda f, m: SIMILARITY["mind"](f, m), dense_mind),
+    "7 squarings, save_memory": (saving_squarings, plain_squarings),
+}
+
+
+@dataclass
+class Result:
+    seconds: float
+    mebibytes: float
+    value: float
+    gradient: Tensor
+
+
+def images(size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    pair = (F.avg_pool3d(torch.rand(1, 1, *size, generator=random), 5, 1, 2) for _ in range(2))
+    fixed, moved = ((x - x.min()) / (x.max() - x.min()) for x in pair)
+    return fixed, (fixed + moved) / 2
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure(name: str, which: int, size: Sequence[int], repeats: int, queue: multiprocessing.Queue) -> None:
+    torch.manual_seed(0)
+    fixed, moved = images(size)
+    moved.requires_grad_()
+    before, best = peak(), float("inf")
+    for _ in range(repeats):
+        moved.grad = None
+        start = time.perf_counter()
+        value = CASES[name][which](fixed, moved)
+        value.backward()
+        best = min(best, time.perf_counter() - start)
+    assert moved.grad is not None
+    queue.put((best, peak() - before, value.item(), moved.grad[0, 0].numpy()))
+
+
+def in_own_process(name: str, which: int, size: Sequence[int], repeats: int) -> Result:
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=measure, args=(name, which, size, repeats, queue))
+    process.start()
+    seconds, mebibytes, value, gradient = queue.get()
+    process.join()
+    return Result(seconds, mebibytes, value, torch.from_numpy(gradient))
+
+
+def header(*columns: str) -> None:
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+
+
+def losses(sizes: Sequence[Sequence[int]], repeats: int) -> None:
+    header(
+        *("what", "size", "ours, s", "plain, s", "faster", "ours, MiB", "plain, MiB", "less"),
+        *("value differs", "gradient differs"),
+    )
+    for size in sizes:
+        for name in CASES:
+            ours, plain = (in_own_process(name, which, size, repeats) for which in (0, 1))
+            value = abs(ours.value - plain.value) / abs(plain.value)
+            difference = (ours.gradient - plain.gradient).norm() / plain.gradient.norm()
+            print(
+                f"| {name} | {' x '.join(map(str, size))} | {ours.seconds:.2f} | {plain.seconds:.2f} "
+                f"| {plain.seconds / ours.seconds:.1f} | {ours.mebibytes:.0f} | {plain.mebibytes:.0f} "
+                f"| {plain.mebibytes / ours.mebibytes:.1f} | {value:.1e} | {float(difference):.1e} |",
+                flush=True,
+            )
+
+
+def parcellation(size: Sequence[int], seed: int) -> np.ndarray:
+    """Some 134 labels that fill a ball, as the cells nearest to random points."""
+    random = np.random.default_rng(0)
+    points = random.uniform(0, 1, (LABELS, 3)) * size + np.random.default_rng(seed).normal(0, 1, (LABELS, 3))
+    markers = np.zeros(size, int)
+    markers[tuple(points.clip(0, np.array(size) - 1).astype(int).T)] = np.arange(1, LABELS + 1)
+    nearest = ndimage.distance_transform_edt(markers == 0, return_distances=False, return_indices=True)
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in size), indexing="ij"))
+    return np.where((grid**2).sum(0) < 0.9, markers[tuple(nearest)], 0).astype(np.int32)
+
+
+def timed(function: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
+    start = time.perf_counter()
+    result = function()
+    return time.perf_counter() - start, result
+
+
+def label_metrics(size: Sequence[int]) -> None:
+    truth, predicted = parcellation(size, 1), parcellation(size, 2)
+    names = ["hd95_mm", "assd_mm", "surface_dice_1mm"]
+
+    def one_pass() -> np.ndarray:
+        scores = metrics.surface_scores(truth, predicted, LABELS, (1.0, 1.0, 1.0), names)
+        return np.stack([scores[name] for name in names])
+
+    def loop() -> np.ndarray:
+        rows = []
+        for label in range(1, LABELS + 1):
+            scores = metrics.surface_scores(
+                (truth == label).astype(np.int32),
+                (predicted == label).astype(np.int32),
+                1,
+                (1.0, 1.0, 1.0),
+                names,
+            )
+            rows.append([scores[name][0] for name in names])
+        return np.array(rows).T
+
+    random = np.random.default_rng(0)
+    field = np.stack([ndimage.gaussian_filter(random.normal(0, 40, size), 4) for _ in range(3)])
+
+    def ndv_one_pass() -> np.ndarray:
+        volume = metrics.nondiffeomorphic_volume(field)
+        return np.bincount(truth.ravel(), weights=volume.ravel(), minlength=LABELS + 1)[1:]
+
+    def ndv_loop() -> np.ndarray:
+        return np.array(
+            [metrics.nondiffeomorphic_volume(field)[truth == label].sum() for label in range(1, LABELS + 1)]
+        )
+
+    header("what", "size", "one pass, s", "loop over labels, s", "faster", "differs")
+    for name, ours, theirs in (
+        (f"surface metrics of {LABELS} labels", one_pass, loop),
+        (f"NDV of {LABELS} labels", ndv_one_pass, ndv_loop),
+    ):
+        (fast, one), (slow, two) = timed(ours), timed(theirs)
+        print(
+            f"| {name} | {' x '.join(map(str, size))} | {fast:.2f} | {slow:.2f} | {slow / fast:.1f} "
+            f"| {np.nanmax(np.abs(one - two)):.1e} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, nargs=3, action="append", help="once for each size")
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    sizes = arguments.size or [[96, 96, 96], [160, 192, 160]]
+    losses(sizes, arguments.repeats)
+    label_metrics(sizes[-1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Local measures: correlation and structural similarity in windows."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from atlasmith.losses.similarity.filters import box_mean, gaussian_mean
+from atlasmith.losses.similarity.measure import TINY, average, measure, standardise
+
+# Of standardised images, so that gain and offset change nothing. A window whose variance is less than FLAT in
+# both says nothing; SOFT keeps one that is flat in either from dividing by noise.
+FLAT = 0.015
+SOFT = 3e-3
+
+Mean = Callable[[Tensor, Sequence[int]], Tensor]
+
+
+def _inside(mask: Tensor, widths: Sequence[int], dilation: int = 1) -> Tensor:
+    """Where windows lie wholly inside the mask."""
+    return box_mean(mask, widths, dilation) > 1 - 0.5 / math.prod(widths)
+
+
+def _moments(fixed: Tensor, moved: Tensor, mean: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+    """Means of both, variances of both, and the covariance, in windows."""
+    stack = torch.cat([fixed, moved, fixed * fixed, moved * moved, fixed * moved], dim=1)
+    mean_f, mean_m, ff, mm, fm = mean(stack).chunk(5, dim=1)
+    variances = ((ff - mean_f * mean_f).clamp(min=0), (mm - mean_m * mean_m).clamp(min=0))
+    return mean_f, mean_m, *variances, fm - mean_f * mean_m
+
+
+def _local_correlation(
+    fixed: Tensor,
+    moved: Tensor,
+    mask: Tensor | None,
+    widths: Sequence[int],
+    mean: Mean,
+    dilation: int = 1,
+    every: tuple[slice, ...] = (),
+) -> Tensor:
+    """1 - mean squared local correlation (B,) over the windows that count, of those that `every` picks."""
+    fixed, moved = standardise(fixed, mask), standardise(moved, mask)
+    _, _, variance_f, variance_m, covariance = _moments(fixed, moved, lambda x: mean(x, widths)[every])
+    correlation = covariance.square() / (variance_f * variance_m + SOFT)
+    counts = (variance_f > FLAT) | (variance_m > FLAT)
+    if mask is not None:
+        counts = counts & _inside(mask, widths, dilation)[every]
+    return 1 - average(correlation * counts) / average(counts.to(correlation)).clamp(min=TINY)
+
+
+def _widths(window: int, x: Tensor) -> list[int]:
+    return [min(window, n) for n in x.shape[2:]]
+
+
+@measure
+def lncc(
+    fixed: Tensor,
+    moved: Tensor,
+    mask: Tensor | None = None,
+    window: int = 9,
+    compat: Literal["none", "voxelmorph", "monai"] = "none",
+) -> Tensor:
+    """1 - mean squared local correlation over `window` voxels an axis (Avants et al. 2008,
+    doi:10.1016/j.media.2007.06.004), over the windows that lie inside the image, and wholly inside the mask:
+    0 at best.
+
+    A window that is flat in one image counts as uncorrelated; one that is flat in both doesn't count, or the
+    size of the background would set the weight of the regularisers. Axes shorter than the window use their
+    whole length. No window that counts gives 1.
+
+    compat: "voxelmorph" (also the survey's `NCC_vxm`) and "monai" (`LocalNormalizedCrossCorrelationLoss`)
+    give the values of these: zero padding, an absolute epsilon of 1e-5, every window, and the sign turned
+    (-1 at best); a mask is refused.
+    """
+    if compat != "none":
+        return _zero_padded(fixed, moved, mask, window, compat)
+    return _local_correlation(fixed, moved, mask, _widths(window, fixed), box_mean)
+
+
+def _zero_padded(fixed: Tensor, moved: Tensor, mask: Tensor | None, window: int, compat: str) -> Tensor:
+    if mask is not None:
+        raise ValueError(f"lncc: compat={compat!r} knows no mask")
+    margin = [window // 2] * (2 * (fixed.ndim - 2))
+    volume = float(window ** (fixed.ndim - 2))
+    _, _, variance_f, variance_m, covariance = (
+        volume * x
+        for x in _moments(
+            F.pad(fixed, margin), F.pad(moved, margin), lambda x: box_mean(x, [window] * (x.ndim - 2))
+        )
+    )
+    eps = 1e-5
+    if compat == "voxelmorph":
+        return -average(covariance.square() / (variance_f * variance_m + eps))
+    return -average(covariance.square() / (variance_f.clamp(min=eps) * variance_m.clamp(min=eps)))
+
+
+@measure
+def lncc_gaussian(
+    fixed: Tensor,
+    moved: Tensor,
+    mask: Tensor | None = None,
+    window: int = 9,
+    sigma: float = 1.5,
+    compat: Literal["none", "survey"] = "none",
+) -> Tensor:
+    """`lncc` with Gaussian weights of `sigma` voxels in the window (Cachier et al. 2003,
+    doi:10.1016/S1077-3142(03)00002-X): smoother in the place of the window than a box.
+
+    compat: "survey" is its `NCC_gauss`: zero padding, and 1e-5 added above and below the fraction, so that a
+    constant region counts as perfect.
+    """
+
+    def mean(x: Tensor, widths: Sequence[int]) -> Tensor:
+        return gaussian_mean(x, widths, sigma)
+
+    if compat == "survey":
+        if mask is not None:
+            raise ValueError("lncc_gaussian: compat='survey' knows no mask")
+        margin = [window // 2] * (2 * (fixed.ndim - 2))
+        widths = [window] * (fixed.ndim - 2)
+        _, _, variance_f, variance_m, covariance = _moments(
+            F.pad(fixed, margin), F.pad(moved, margin), lambda x: mean(x, widths)
+        )
+        return 1 - average((covariance.square() + 1e-5) / (variance_f * variance_m + 1e-5))
+    return _local_correlation(fixed, moved, mask, _widths(window, fixed), mean)
+
+
+@measure
+def lncc_multiscale(fixed: Tensor, moved: Tensor, mask: Tensor | None = None) -> Tensor:
+    """0.1, 0.3 and 0.6 times `lncc` in windows of a 16th, 8th and 4th of each axis, whose taps are two voxels
+    apart and which stand a quarter of a window apart (Ding and Niethammer 2022, arXiv:2202.03563)."""
+    total = fixed.new_zeros(len(fixed))
+    for share, weight in ((16, 0.1), (8, 0.3), (4, 0.6)):
+        # At least two taps, since one has no variance; of an axis of one voxel there is only one.
+        widths = [min(max(n // share, 2), (n + 1) // 2) for n in fixed.shape[2:]]
+        every = (slice(None), slice(None), *(slice(None, None, max(w // 4, 1)) for w in widths))
+
+        mean = functools.partial(box_mean, dilation=2)
+        total = total + weight * _local_correlation(fixed, moved, mask, widths, mean, 2, every)
+    return total
+
+
+@measure
+def ssim(
+    fixed: Tensor,
+    moved: Tensor,
+    mask: Tensor | None = None,
+    window: int = 11,
+    sigma: float = 1.5,
+    data_range: float = 1.0,
+) -> Tensor:
+    """1 - structural similarity (Wang et al. 2004, doi:10.1109/TIP.2003.819861), K1 0.01 and K2 0.03, over
+    the windows that lie inside image and mask: 0 at best. Equals scikit-image's with Gaussian weights and
+    without sample covariance."""
+    widths = _widths(window, fixed)
+    mean_f, mean_m, variance_f, variance_m, covariance = _moments(
+        fixed, moved, lambda x: gaussian_mean(x, widths, sigma)
+    )
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    luminance = (2 * mean_f * mean_m + c1) / (mean_f.square() + mean_m.square() + c1)
+    structure = (2 * covariance + c2) / (variance_f + variance_m + c2)
+    inside = None if mask is None else _inside(mask, widths).to(fixed)
+    return average(1 - luminance * structure, inside)
