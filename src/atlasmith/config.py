@@ -66,6 +66,7 @@ class TemplateSection(Section):
         "magnitude": {"weight": 0.001},
         "centrality": {"weight": 0.02},
     }
+    save_memory: bool = Field(False, description="less memory for integrating velocities, more time")
     checkpoint_every: Count = 100
     views: dict[str, list[float | str]] = Field(
         default_factory=dict, description="covariate: values at which template images are written"

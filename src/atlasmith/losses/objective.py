@@ -74,6 +74,7 @@ def pair(
     velocity_spacing: tuple[float, ...],
     similarity: Terms,
     regularisation: Terms,
+    save_memory: bool = False,
 ) -> Pairing:
     """Judge `velocity`, at half resolution, between `template` and `image` (B, 1, *shape), both ways.
 
@@ -81,7 +82,7 @@ def pair(
     """
     shape = image.shape[2:]
     drawn = velocity.drawn
-    forward, inverse = exponentiate(torch.cat([drawn, -drawn]), squarings).chunk(2)
+    forward, inverse = exponentiate(torch.cat([drawn, -drawn]), squarings, save_memory).chunk(2)
     to_template = warp(torch.cat([image, mask], dim=1), resize_displacement(forward, shape))
     to_image = warp(template, resize_displacement(inverse, shape))
     moved, moved_mask = to_template[:, :1], to_template[:, 1:]

@@ -149,6 +149,7 @@ def train(config: Config) -> None:
             velocity_spacing=model.velocity_spacing,
             similarity=settings.similarity,
             regularisation=settings.regularisation,
+            save_memory=settings.save_memory,
         )
         terms = dict(judged.terms)
         labelled = [k for k, i in enumerate(chosen) if i in atlases]
