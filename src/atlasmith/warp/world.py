@@ -67,9 +67,7 @@ def pull_coordinates(moving: Grid, steps: Sequence[Step], fixed: Grid) -> Tensor
     return to_voxels(map_points(steps, world_points(fixed)), moving, fixed.tensor_shape)
 
 
-def pull(
-    image: Tensor, moving: Grid, steps: Sequence[Step], fixed: Grid, mode: Mode = "bilinear"
-) -> Tensor:
+def pull(image: Tensor, moving: Grid, steps: Sequence[Step], fixed: Grid, mode: Mode = "bilinear") -> Tensor:
     """`image` (1, C, *moving.tensor_shape) resampled once onto `fixed` (1, C, *fixed.tensor_shape).
 
     Zero outside the image, which ends half a voxel beyond its outermost centres, as ITK has it.
