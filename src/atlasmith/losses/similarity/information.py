@@ -28,8 +28,10 @@ def _gaussian(bins: int, sigma: float) -> Counts:
     """Gaussian shares (..., bins), of sum 1, of values from 0 to 1; `sigma` in bins."""
 
     def counts(x: Tensor) -> Tensor:
-        distance = x[..., None] * (bins - 1) - torch.arange(bins, device=x.device, dtype=x.dtype)
-        return torch.softmax(distance.square() * (-0.5 / sigma**2), dim=-1)
+        # Of -(x - bin)^2, the softmax leaves out x^2: what is left is linear in x, so one pass each way.
+        bin_ = torch.arange(bins, device=x.device, dtype=x.dtype) - (bins - 1) / 2
+        middle = (x[..., None] - 0.5) * (bins - 1)
+        return torch.softmax(torch.addcmul(-bin_.square() / (2 * sigma**2), middle, bin_ / sigma**2), dim=-1)
 
     return counts
 
