@@ -2,36 +2,55 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 def box_mean(x: Tensor, window: Sequence[int], dilation: int = 1) -> Tensor:
-    """Means over the windows of `window` voxels, `dilation` apart, that lie inside: (B, C, *inside).
+    """Means over the windows of `window` voxels, `dilation` apart, that lie inside: (B, C, *inside)."""
+    result: Tensor = _BoxSum.apply(x, tuple(window), dilation)
+    return result / math.prod(window)
 
-    Sums of doubling width: an axis costs log2(window) additions, and, unlike with a summed-area table, no
-    digits are lost to cancellation.
-    """
+
+def _box_sum(x: Tensor, window: Sequence[int], dilation: int) -> Tensor:
+    """Sums of doubling width: an axis costs log2(window) additions, and, unlike with a summed-area table, no
+    digits are lost to cancellation."""
     for axis, width in enumerate(window, start=2):
         length = x.shape[axis] - dilation * (width - 1)
-        total, offset, span, part, left = None, 0, dilation, x, width
+        total, offset, span, part = None, 0, dilation, x
         while True:
-            if left % 2:
+            if width % 2:
                 piece = part.narrow(axis, offset, length)
                 total = piece if total is None else total + piece
                 offset += span
-            left //= 2
-            if not left:
+            width //= 2
+            if not width:
                 break
-            part = part.narrow(axis, 0, part.shape[axis] - span) + part.narrow(
-                axis, span, part.shape[axis] - span
-            )
+            left = part.shape[axis] - span
+            part = part.narrow(axis, 0, left) + part.narrow(axis, span, left)
             span *= 2
         assert total is not None
-        x = total / width
+        x = total
     return x
+
+
+class _BoxSum(torch.autograd.Function):
+    """The gradient of a sum over windows is such a sum too; autograd's own is a chain of padded copies."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, window: tuple[int, ...], dilation: int) -> Tensor:
+        ctx.window, ctx.dilation = window, dilation
+        return _box_sum(x, window, dilation).contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        margin = [ctx.dilation * (width - 1) for width in reversed(ctx.window) for _ in range(2)]
+        return _box_sum(F.pad(gradients[0], margin), ctx.window, ctx.dilation), None, None
 
 
 def _apply(x: Tensor, axis: int, matrix: Tensor) -> Tensor:

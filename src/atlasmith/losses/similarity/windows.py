@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,8 +28,8 @@ def _inside(mask: Tensor, widths: Sequence[int], dilation: int = 1) -> Tensor:
 
 def _moments(fixed: Tensor, moved: Tensor, mean: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
     """Means of both, variances of both, and the covariance, in windows."""
-    stack = torch.cat([fixed, moved, fixed * fixed, moved * moved, fixed * moved], dim=1)
-    mean_f, mean_m, ff, mm, fm = mean(stack).chunk(5, dim=1)
+    products = (fixed, moved, fixed * fixed, moved * moved, fixed * moved)
+    mean_f, mean_m, ff, mm, fm = (mean(x) for x in products)
     variances = ((ff - mean_f * mean_f).clamp(min=0), (mm - mean_m * mean_m).clamp(min=0))
     return mean_f, mean_m, *variances, fm - mean_f * mean_m
 
