@@ -15,8 +15,8 @@ from atlasmith.losses.similarity.measure import TINY, average, measure, standard
 
 # Of standardised images, so that gain and offset change nothing. A window whose variance is less than FLAT in
 # both says nothing; SOFT keeps one that is flat in either from dividing by noise.
-FLAT = 0.015
-SOFT = 3e-3
+FLAT = 0.01
+SOFT = 1e-3
 
 Mean = Callable[[Tensor, Sequence[int]], Tensor]
 
