@@ -308,6 +308,28 @@ def test_mi_in_chunks_is_the_dense_form(monkeypatch: pytest.MonkeyPatch) -> None
     torch.testing.assert_close(*gradients)
 
 
+def survey_ratio(x: torch.Tensor, y: torch.Tensor, bins: int = 32) -> torch.Tensor:
+    """The share of x's variance that y explains, with shares that aren't normalised, from the formula."""
+    x, y = x.flatten(), y.flatten()
+    weight = torch.exp(-(((y[:, None] - torch.linspace(0, 1, bins, dtype=y.dtype)) * (bins - 1)) ** 2))
+    number = weight.sum(0)
+    mean = (weight * x[:, None]).sum(0) / number
+    return (number * (mean - x.mean()) ** 2).sum() / number.sum() / (x.var() + 1e-5)
+
+
+def test_the_surveys_values() -> None:
+    a, b = blobs((14, 13, 15), 1), blobs((14, 13, 15), 1, seed=1)
+    ratio = -(survey_ratio(a, b) + survey_ratio(b, a)) / 6
+    torch.testing.assert_close(SIMILARITY["cr"](a, b, compat="survey"), ratio)
+    assert SIMILARITY["mi"](a, b, compat="survey").item() == pytest.approx(dense_mi(a, b).item(), abs=1e-3)
+    # A flat region counts as perfect there, and as nothing here.
+    flat = torch.zeros_like(a)
+    assert SIMILARITY["lncc_gaussian"](flat, flat, compat="survey").item() == pytest.approx(0)
+    for name, compat in (("lncc", "monai"), ("lncc_gaussian", "survey")):
+        with pytest.raises(ValueError, match="knows no mask"):
+            SIMILARITY[name](a, b, torch.ones_like(a), compat=compat)
+
+
 def test_bspline_shares_have_the_value_as_their_mean() -> None:
     from atlasmith.losses.similarity.information import _bspline
 

@@ -29,9 +29,10 @@ def _gaussian(bins: int, sigma: float) -> Counts:
 
     def counts(x: Tensor) -> Tensor:
         # Of -(x - bin)^2, the softmax leaves out x^2: what is left is linear in x, so one pass each way.
-        bin_ = torch.arange(bins, device=x.device, dtype=x.dtype) - (bins - 1) / 2
-        middle = (x[..., None] - 0.5) * (bins - 1)
-        return torch.softmax(torch.addcmul(-bin_.square() / (2 * sigma**2), middle, bin_ / sigma**2), dim=-1)
+        centre = torch.arange(bins, device=x.device, dtype=x.dtype) - (bins - 1) / 2
+        value = (x[..., None] - 0.5) * (bins - 1)
+        exponent = torch.addcmul(-centre.square() / (2 * sigma**2), value, centre / sigma**2)
+        return torch.softmax(exponent, dim=-1)
 
     return counts
 
@@ -91,10 +92,19 @@ def _joint(counts: Counts) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return lambda a, b, weight: (counts(a) * weight[..., None]).transpose(-1, -2) @ counts(b)
 
 
+def _joint_of(fixed: Tensor, moved: Tensor, mask: Tensor | None, counts: Counts) -> Tensor:
+    """Joint probabilities (B, bins, bins) of images (B, C, *shape) from 0 to 1."""
+    return _sum_over_chunks(_joint(counts), *_flat(fixed, moved, mask))
+
+
+def _independent(joint: Tensor) -> Tensor:
+    """What joint probabilities (..., bins, bins) would be if the images were independent."""
+    return joint.sum(-1, keepdim=True) * joint.sum(-2, keepdim=True)
+
+
 def _information(joint: Tensor) -> Tensor:
     """Mutual information, nats, of joint probabilities (..., bins, bins)."""
-    product = joint.sum(-1, keepdim=True) * joint.sum(-2, keepdim=True)
-    return (joint * ((joint + EPS).log() - (product + EPS).log())).sum((-1, -2))
+    return (joint * ((joint + EPS).log() - (_independent(joint) + EPS).log())).sum((-1, -2))
 
 
 @measure
@@ -115,14 +125,14 @@ def mi(
     kernel. compat: "survey" and "monai" clamp intensities to 0 to 1 instead, and give the values of
     `MutualInformation` (32 bins, sigma 1) and `GlobalMutualInformationLoss` (23 bins, sigma 0.5).
     """
-    a, b = (x.clamp(0, 1) if compat != "none" else _unit(x, mask) for x in (fixed, moved))
-    joint = _sum_over_chunks(_joint(_counts(kernel, bins, sigma)), *_flat(a, b, mask))
-    product = joint.sum(-1, keepdim=True) * joint.sum(-2, keepdim=True)
+    counts = _counts(kernel, bins, sigma)
+    if compat == "none":
+        return -_information(_joint_of(_unit(fixed, mask), _unit(moved, mask), mask, counts))
+    joint = _joint_of(fixed.clamp(0, 1), moved.clamp(0, 1), mask, counts)
+    product = _independent(joint)
     if compat == "survey":
         return -(joint * (joint / (product + 1e-6) + 1e-6).log()).sum((-1, -2))
-    if compat == "monai":
-        return -(joint * ((joint + 1e-7) / (product + 1e-7) + 1e-7).log()).sum((-1, -2))
-    return -_information(joint)
+    return -(joint * ((joint + 1e-7) / (product + 1e-7) + 1e-7).log()).sum((-1, -2))
 
 
 @measure
@@ -139,8 +149,7 @@ def nmi(
 
     Less than `mi` at the mercy of how much of the images overlaps. Parameters as in `mi`.
     """
-    a, b = _unit(fixed, mask), _unit(moved, mask)
-    joint = _sum_over_chunks(_joint(_counts(kernel, bins, sigma)), *_flat(a, b, mask))
+    joint = _joint_of(_unit(fixed, mask), _unit(moved, mask), mask, _counts(kernel, bins, sigma))
     entropy = -(joint * (joint + EPS).log()).sum((-1, -2))
     return 1 - _information(joint) / entropy.clamp(min=TINY)
 
@@ -211,8 +220,8 @@ def _patches(x: Tensor, patch: int, start: int) -> Tensor:
     return x.flatten(2, 1 + ndim).flatten(3)
 
 
-def _ratio(x: Tensor, y: Tensor, weight: Tensor, counts: Counts) -> Tensor:
-    """The share (B,) of the variance of `x` that `y` explains, under weights of sum 1; each (B, N)."""
+def _explained(x: Tensor, y: Tensor, weight: Tensor, counts: Counts) -> tuple[Tensor, Tensor]:
+    """The variance (B,) of `x` that `y` explains, and all of it, under weights of sum 1; each (B, N)."""
     mean = (weight * x).sum(-1, keepdim=True)
     centred = x - mean
 
@@ -222,7 +231,14 @@ def _ratio(x: Tensor, y: Tensor, weight: Tensor, counts: Counts) -> Tensor:
 
     number, total = _sum_over_chunks(sums, centred, y, weight).unbind(-1)
     explained = (total.square() / number.clamp(min=TINY)).sum(-1) / number.sum(-1).clamp(min=TINY)
-    return explained / ((weight * centred.square()).sum(-1) + NOISE)
+    return explained, (weight * centred.square()).sum(-1)
+
+
+def _ratio(a: Tensor, b: Tensor, weight: Tensor, counts: Counts) -> Tensor:
+    """Correlation ratio (B,), the mean of both directions; each (B, N)."""
+    of_a, variance_a = _explained(a, b, weight, counts)
+    of_b, variance_b = _explained(b, a, weight, counts)
+    return (of_a / (variance_a + NOISE) + of_b / (variance_b + NOISE)) / 2
 
 
 @measure
@@ -243,8 +259,7 @@ def cr(
     if compat == "survey":
         return -_survey_ratio(*_flat(fixed, moved, mask), bins, sigma)
     a, b, weight = _flat(_unit(fixed, mask), _unit(moved, mask), mask)
-    counts = _gaussian(bins, sigma)
-    return 1 - (_ratio(a, b, weight, counts) + _ratio(b, a, weight, counts)) / 2
+    return 1 - _ratio(a, b, weight, _gaussian(bins, sigma))
 
 
 def _survey_ratio(a: Tensor, b: Tensor, weight: Tensor, bins: int, sigma: float) -> Tensor:
@@ -255,15 +270,11 @@ def _survey_ratio(a: Tensor, b: Tensor, weight: Tensor, bins: int, sigma: float)
         return torch.exp(-distance.square() / sigma**2)
 
     size = (weight > 0).sum(-1)
-    both = _survey_direction(a, b, weight, counts, size) + _survey_direction(b, a, weight, counts, size)
-    return both / 2 / 3
-
-
-def _survey_direction(x: Tensor, y: Tensor, weight: Tensor, counts: Counts, size: Tensor) -> Tensor:
-    mean = (weight * x).sum(-1, keepdim=True)
-    variance = (weight * (x - mean).square()).sum(-1)
-    # _ratio divides by variance + eps; the survey by size / (size - 1) * variance + 1e-5.
-    return _ratio(x, y, weight, counts) * variance / (variance * size / (size - 1) + 1e-5)
+    total = torch.zeros_like(weight[:, 0])
+    for x, y in ((a, b), (b, a)):
+        explained, variance = _explained(x, y, weight, counts)
+        total = total + explained / (variance * size / (size - 1) + 1e-5)
+    return total / 2 / 3
 
 
 @measure
@@ -280,8 +291,7 @@ def lcr(
     counts = _gaussian(bins, sigma)
 
     def value(a: Tensor, b: Tensor) -> Tensor:
-        weight = torch.full_like(a, 1 / a.shape[-1])
-        return (_ratio(a, b, weight, counts) + _ratio(b, a, weight, counts)) / 2
+        return _ratio(a, b, torch.full_like(a, 1 / a.shape[-1]), counts)
 
     ratio = _over_patches(value, _unit(fixed, mask), _unit(moved, mask), mask, patch, shift=True)
     return 1 - ratio

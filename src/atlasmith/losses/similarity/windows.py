@@ -78,25 +78,25 @@ def lncc(
     (-1 at best); a mask is refused.
     """
     if compat != "none":
-        return _zero_padded(fixed, moved, mask, window, compat)
+        volume = float(window ** (fixed.ndim - 2))
+        moments = _zero_padded(fixed, moved, mask, window, compat, box_mean)
+        variance_f, variance_m, covariance = (volume * x for x in moments)
+        eps = 1e-5
+        if compat == "voxelmorph":
+            return -average(covariance.square() / (variance_f * variance_m + eps))
+        return -average(covariance.square() / (variance_f.clamp(min=eps) * variance_m.clamp(min=eps)))
     return _local_correlation(fixed, moved, mask, _widths(window, fixed), box_mean)
 
 
-def _zero_padded(fixed: Tensor, moved: Tensor, mask: Tensor | None, window: int, compat: str) -> Tensor:
+def _zero_padded(
+    fixed: Tensor, moved: Tensor, mask: Tensor | None, window: int, compat: str, mean: Mean
+) -> tuple[Tensor, ...]:
+    """Variances of both, and the covariance, in windows around every voxel, as public code has them."""
     if mask is not None:
-        raise ValueError(f"lncc: compat={compat!r} knows no mask")
-    margin = [window // 2] * (2 * (fixed.ndim - 2))
-    volume = float(window ** (fixed.ndim - 2))
-    _, _, variance_f, variance_m, covariance = (
-        volume * x
-        for x in _moments(
-            F.pad(fixed, margin), F.pad(moved, margin), lambda x: box_mean(x, [window] * (x.ndim - 2))
-        )
-    )
-    eps = 1e-5
-    if compat == "voxelmorph":
-        return -average(covariance.square() / (variance_f * variance_m + eps))
-    return -average(covariance.square() / (variance_f.clamp(min=eps) * variance_m.clamp(min=eps)))
+        raise ValueError(f"compat={compat!r} knows no mask")
+    ndim = fixed.ndim - 2
+    a, b = (F.pad(x, [window // 2] * (2 * ndim)) for x in (fixed, moved))
+    return _moments(a, b, lambda x: mean(x, [window] * ndim))[2:]
 
 
 @measure
@@ -119,13 +119,7 @@ def lncc_gaussian(
         return gaussian_mean(x, widths, sigma)
 
     if compat == "survey":
-        if mask is not None:
-            raise ValueError("lncc_gaussian: compat='survey' knows no mask")
-        margin = [window // 2] * (2 * (fixed.ndim - 2))
-        widths = [window] * (fixed.ndim - 2)
-        _, _, variance_f, variance_m, covariance = _moments(
-            F.pad(fixed, margin), F.pad(moved, margin), lambda x: mean(x, widths)
-        )
+        variance_f, variance_m, covariance = _zero_padded(fixed, moved, mask, window, compat, mean)
         return 1 - average((covariance.square() + 1e-5) / (variance_f * variance_m + 1e-5))
     return _local_correlation(fixed, moved, mask, _widths(window, fixed), mean)
 
