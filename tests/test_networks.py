@@ -72,6 +72,16 @@ def test_a_saved_model_comes_back(grid: Grid, probabilistic: bool, tmp_path) -> 
     assert again.grid.same_as(grid) and again.code == model.code
 
 
+@pytest.mark.parametrize("grid", GRIDS)
+def test_the_decoder_stays_within_the_support(grid: Grid) -> None:
+    model = Groupwise(grid, CovariateCode.of(["age", "sex"], COHORT), "unet", [4, 8], 5)
+    torch.nn.init.normal_(model.decoder.head.weight)
+    model.support[:, :, :4] = 0
+    change = model.template(model.code.encode(COHORT[0])[None]) - model.base
+    assert (change[:, :, :4] == 0).all()
+    assert (change[:, :, 4:] != 0).all()
+
+
 def test_unknown_network_is_named() -> None:
     with pytest.raises(AtlasmithError, match=r"unknown network 'unett'. Did you mean 'unet'"):
         Groupwise(GRIDS[0], CovariateCode({}, {}), "unett", [4, 8], 5)

@@ -22,6 +22,7 @@ from atlasmith.networks.unet import UNet
 from atlasmith.warp import Velocity
 
 NETWORKS = {"unet": UNet}
+_LINEAR = {2: "bilinear", 3: "trilinear"}
 
 # Voxels a unit of the network's output: with 1, a network that starts near the identity spends many steps on
 # growing its last weights.
@@ -85,8 +86,9 @@ class CovariateCode:
 class Decoder(nn.Module):
     """Covariates (B, size) to an image (B, 1, *shape), the part that a straight line leaves unexplained.
 
-    A dense layer to a quarter-resolution grid of features, then convolutions (Dalca et al. 2019), with the
-    value at the mean covariates taken off, so that the template there is the free volume alone.
+    A dense layer to a quarter-resolution grid of features, then convolutions up to half resolution (after
+    Dalca et al. 2019), with the value at the mean covariates taken off, so that the template there is the
+    free volume alone.
     """
 
     features = 8
@@ -94,21 +96,23 @@ class Decoder(nn.Module):
     def __init__(self, size: int, shape: Sequence[int]) -> None:
         super().__init__()
         convolution = {2: nn.Conv2d, 3: nn.Conv3d}[len(shape)]
-        self.shape = tuple(shape)
-        self.coarse = tuple(-(-n // 4) for n in shape)
+        self.shapes = [tuple(-(-n // stride) for n in shape) for stride in (4, 2, 1)]
         self.hidden = nn.Sequential(nn.Linear(size, 16), nn.ELU(), nn.Linear(16, 16), nn.ELU())
-        self.dense = nn.Linear(16, self.features * int(np.prod(self.coarse)))
+        self.dense = nn.Linear(16, self.features * int(np.prod(self.shapes[0])))
         self.refine = nn.Sequential(convolution(self.features, self.features, 3, padding=1), nn.ELU())
         self.head = convolution(self.features, 1, 3, padding=1)
         for parameter in self.head.parameters():
             nn.init.normal_(parameter, std=1e-5)
 
     def forward(self, code: Tensor) -> Tensor:
+        quarter, half, full = self.shapes
         code = torch.cat([code, torch.zeros_like(code[:1])])
-        x = self.dense(self.hidden(code)).reshape(len(code), self.features, *self.coarse)
-        mode = "bilinear" if len(self.shape) == 2 else "trilinear"
-        x = self.head(F.interpolate(self.refine(x), size=self.shape, mode=mode, align_corners=True))
-        return x[:-1] - x[-1:]
+        x = self.dense(self.hidden(code)).reshape(len(code), self.features, *quarter)
+        x = self.head(self._resized(self.refine(x), half))
+        return self._resized(x[:-1] - x[-1:], full)
+
+    def _resized(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        return F.interpolate(x, size=shape, mode=_LINEAR[len(shape)], align_corners=True)
 
 
 class Groupwise(nn.Module):
@@ -116,7 +120,10 @@ class Groupwise(nn.Module):
 
     Contract: with v = velocity(t, image).mean, image(x + exp(v)(x)) looks like t(x) on the template's grid,
     and t(x + exp(-v)(x)) like the image. Velocities are (B, d, *half), in half-resolution voxels.
+    support (1, 1, *shape): 1 where training moves the template.
     """
+
+    support: Tensor
 
     def __init__(
         self,
@@ -137,6 +144,7 @@ class Groupwise(nn.Module):
         }
         shape = grid.tensor_shape
         self.base = nn.Parameter(torch.zeros(1, 1, *shape))
+        self.register_buffer("support", torch.ones(1, 1, *shape))
         self.slopes = nn.Parameter(torch.zeros(code.size, *shape)) if code.size else None
         self.decoder = Decoder(code.size, shape) if code.size else None
         build = look_up(NETWORKS, network, "network")
@@ -147,7 +155,8 @@ class Groupwise(nn.Module):
         base = self.base.expand(len(code), *self.base.shape[1:])
         if self.slopes is None or self.decoder is None:
             return base
-        return base + torch.einsum("bk,k...->b...", code, self.slopes)[:, None] + self.decoder(code)
+        line = torch.einsum("bk,k...->b...", code, self.slopes)[:, None]
+        return base + line + self.support * self.decoder(code)
 
     def velocity(self, template: Tensor, image: Tensor) -> Velocity:
         """Of images (B, 1, *shape); a probabilistic model's has a log-variance."""

@@ -23,6 +23,9 @@ from atlasmith.training import autocast, fit, generator, one_cycle, pick_device
 from atlasmith.warp import resize_displacement, warp
 
 SUPPORT_MARGIN = 3  # voxels
+# Of the template's learning rate. The decoder's weights act together: each as fast as a free voxel, they move
+# the template's contrast, which a local correlation doesn't see, long before its shape.
+DECODER_RATE = 0.02
 LABELS_A_STEP = 8  # labels compared in one step, which bounds memory where there are many
 LABEL_MEMORY = 0.02  # weight of a new atlas in the running mean of the template's labels
 
@@ -31,13 +34,11 @@ class _State(nn.Module):
     """What a checkpoint holds: the model, and what only training needs."""
 
     label_mean: Tensor
-    support: Tensor
 
     def __init__(self, model: Groupwise, labels: int) -> None:
         super().__init__()
         self.model = model
         shape = model.grid.tensor_shape
-        self.register_buffer("support", torch.ones(1, 1, *shape))
         self.register_buffer("label_mean", torch.zeros(labels, *shape if labels else ()))
 
 
@@ -96,22 +97,27 @@ def train(config: Config) -> None:
     state = _State(model, len(values))
 
     if not layout.template_checkpoint.exists():
-        state.support.copy_(start_from_regression(model, images, codes))
+        model.support.copy_(start_from_regression(model, images, codes))
         for i in atlases:
             state.label_mean += _one_hot(images.labels(i)[None], values)[0] / len(atlases)
     state.to(device)
     # Where few images have data the template stays their mean: there nothing but noise would move it.
-    model.base.register_hook(lambda gradient: gradient * state.support)
+    model.base.register_hook(lambda gradient: gradient * model.support)
     if model.slopes is not None:
-        model.slopes.register_hook(lambda gradient: gradient * state.support[0])
-    network = list(model.network.parameters()) + (list(model.decoder.parameters()) if model.decoder else [])
-    volumes = [model.base] + ([model.slopes] if model.slopes is not None else [])
-    optimiser = torch.optim.Adam(
-        [
-            {"params": network, "lr": settings.learning_rate},
-            {"params": volumes, "lr": settings.template_learning_rate},
+        model.slopes.register_hook(lambda gradient: gradient * model.support[0])
+    groups = [
+        {"params": list(model.network.parameters()), "lr": settings.learning_rate},
+        {"params": [model.base], "lr": settings.template_learning_rate},
+    ]
+    if model.slopes is not None and model.decoder is not None:
+        groups += [
+            {"params": [model.slopes], "lr": settings.template_learning_rate},
+            {
+                "params": list(model.decoder.parameters()),
+                "lr": DECODER_RATE * settings.template_learning_rate,
+            },
         ]
-    )
+    optimiser = torch.optim.Adam(groups)
 
     def draw(index: int) -> list[int]:
         """Subjects of one step: passes over the cohort in random order; with labels, half are atlases."""
