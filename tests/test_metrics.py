@@ -94,12 +94,10 @@ def test_hd_agrees_with_simpleitk(spacing: tuple[float, ...]) -> None:
 
 
 def test_surface_scores_by_hand() -> None:
-    distances = {
-        "distances_gt_to_pred": np.array([0.0, 1.0, 2.0]),
-        "surfel_areas_gt": np.array([1.0, 2.0, 1.0]),
-        "distances_pred_to_gt": np.array([1.5, 4.0]),
-        "surfel_areas_pred": np.array([3.0, 1.0]),
-    }
+    distances = (
+        (np.array([0.0, 1.0, 2.0]), np.array([1.0, 2.0, 1.0])),
+        (np.array([1.5, 4.0]), np.array([3.0, 1.0])),
+    )
     assert metrics.hd_mm(distances) == 4
     assert metrics.mad_mm(distances) == pytest.approx((4 / 4 + 8.5 / 4) / 2)
     assert metrics.surface_dice_1mm(distances) == pytest.approx(3 / 8)

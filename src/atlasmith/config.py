@@ -78,7 +78,7 @@ class RegisterSection(Section):
         40, description="instance optimisation after the network"
     )
     refine_learning_rate: Positive = 0.05
-    chunk: Count = Field(8, description="subjects a job")
+    chunk: Count = Field(8, description="subjects a job, also of scoring")
 
 
 class VoteNetSection(Section):

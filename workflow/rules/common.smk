@@ -11,6 +11,11 @@ VERSION = atlasmith.__version__
 SUBJECTS = sorted(subject for subject, _ in PARTICIPANTS)
 ATLASES = sorted(subject for subject, role in PARTICIPANTS if role == "atlas")
 TARGETS = sorted(subject for subject, role in PARTICIPANTS if role == "target")
+# A chunk of subjects shares one start of Python. No wildcard can name a set of subjects, hence rules for each.
+CHUNKS = [
+    SUBJECTS[start : start + CONFIG.register_.chunk]
+    for start in range(0, len(SUBJECTS), CONFIG.register_.chunk)
+]
 # Learned methods need a VoteNet, and atlases propagated to atlases to train it.
 VOTENET = CONFIG.fusion.learned
 # Jobs run the `atlasmith` of the active environment, or else that of Snakemake's own Python.
@@ -41,9 +46,8 @@ wildcard_constraints:
     subject="[A-Za-z0-9]+",
 
 
-def to_score(wildcards):
+def to_score(subject):
     """What the score of one subject reads: its registration, and for a target its segmentations."""
-    subject = wildcards.subject
     files = [
         LAYOUT.template_image,
         LAYOUT.affine_image(subject),

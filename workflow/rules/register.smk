@@ -1,10 +1,3 @@
-CHUNKS = [
-    SUBJECTS[start : start + CONFIG.register_.chunk]
-    for start in range(0, len(SUBJECTS), CONFIG.register_.chunk)
-]
-
-# A chunk of subjects shares one start of Python and one reading of the weights. No wildcard can name
-# a set of subjects, hence a rule for each chunk.
 for number, chunk in enumerate(CHUNKS, start=1):
 
     rule:

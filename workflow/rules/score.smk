@@ -1,19 +1,24 @@
-rule score:
-    input:
-        to_score,
-        cohort=LAYOUT.cohort,
-    output:
-        LAYOUT.subject_scores("{subject}"),
-    log:
-        LAYOUT.log("score", "sub-{subject}"),
-    conda:
-        "../envs/atlasmith.yaml"
-    params:
-        version=VERSION,
-        config=LAYOUT.config,
-        digest=CONFIG.digest("score"),
-    shell:
-        "atlasmith score --config {params.config:q} --subject {wildcards.subject} > {log:q} 2>&1"
+for number, chunk in enumerate(CHUNKS, start=1):
+
+    rule:
+        name:
+            f"score_{number}"
+        input:
+            [to_score(subject) for subject in chunk],
+            cohort=LAYOUT.cohort,
+        output:
+            [LAYOUT.subject_scores(subject) for subject in chunk],
+        log:
+            LAYOUT.log("score", f"chunk-{number}"),
+        conda:
+            "../envs/atlasmith.yaml"
+        params:
+            version=VERSION,
+            config=LAYOUT.config,
+            digest=CONFIG.digest("score"),
+            subjects=chunk,
+        shell:
+            "atlasmith score --config {params.config:q} --subjects {params.subjects} > {log:q} 2>&1"
 
 
 rule score_summary:

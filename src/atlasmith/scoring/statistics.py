@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from atlasmith.geometry import Array
 
@@ -47,7 +47,7 @@ def wilcoxon_p(differences: Array) -> float:
     differences = differences[~np.isnan(differences)]
     if len(differences) == 0:
         return np.nan
-    return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
+    return float(scipy.stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
 
 
 def benjamini_hochberg(p: Array) -> Array:
@@ -57,5 +57,5 @@ def benjamini_hochberg(p: Array) -> Array:
     """
     adjusted = np.full(p.shape, np.nan)
     known = ~np.isnan(p)
-    adjusted[known] = stats.false_discovery_control(p[known]) if known.any() else np.nan
+    adjusted[known] = scipy.stats.false_discovery_control(p[known]) if known.any() else np.nan
     return adjusted

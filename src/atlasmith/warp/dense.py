@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from atlasmith.recompute import recompute
+from torch.autograd.function import once_differentiable
 
 Mode = Literal["bilinear", "nearest"]
 Padding = Literal["zeros", "border"]
@@ -62,7 +61,23 @@ def sample_labels(labels: Tensor, points: Tensor) -> Tensor:
 
 def warp(image: Tensor, displacement: Tensor, mode: Mode = "bilinear", padding: Padding = "zeros") -> Tensor:
     """`image` (B, C, *shape) pulled back by `displacement` (B, d, *shape) in voxels."""
-    return sample(image, coordinates(displacement.shape[2:], displacement) + displacement, mode, padding)
+    return F.grid_sample(image, _grid(displacement), mode=mode, padding_mode=padding, align_corners=True)
+
+
+def _units(shape: Sequence[int]) -> list[float]:
+    """What a voxel along each axis is where grid_sample has -1 to 1."""
+    return [2 / max(n - 1, 1) for n in shape]
+
+
+def _grid(displacement: Tensor) -> Tensor:
+    """Where the voxels go, as grid_sample has it: (B, *shape, d), the last axis first, from -1 to 1."""
+    shape = displacement.shape[2:]
+    ends = []
+    for axis, unit in enumerate(_units(shape)):
+        start = torch.arange(shape[axis], device=displacement.device, dtype=displacement.dtype) * unit - 1
+        start = start.view(-1, *[1] * (len(shape) - axis - 1))
+        ends.append(torch.add(start, displacement[:, axis], alpha=unit))
+    return torch.stack(ends[::-1], dim=-1)
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
@@ -74,16 +89,57 @@ def exponentiate(velocity: Tensor, squarings: int, save_memory: bool = False) ->
     """The displacement exp(v) - id of a stationary velocity (B, d, *shape), both in voxels.
 
     Scaling and squaring (Arsigny et al. 2006, doi:10.1007/11866565_113). Its inverse is exp(-v).
-    `save_memory` computes each squaring anew for the gradient instead of keeping what it needs.
+    `save_memory` keeps every second displacement for the gradient, and computes the others anew.
     """
     displacement = velocity / 2**squarings
+    if save_memory:
+        result: Tensor = _Squarings.apply(displacement, squarings)
+        return result
     for _ in range(squarings):
-        displacement = recompute(_square, displacement) if save_memory else _square(displacement)
+        displacement = compose(displacement, displacement)
     return displacement
 
 
-def _square(displacement: Tensor) -> Tensor:
-    return compose(displacement, displacement)
+class _Squarings(torch.autograd.Function):
+    """A displacement composed with itself, again and again, with a gradient written out: autograd would keep
+    two fields a step for it."""
+
+    @staticmethod
+    def forward(ctx: Any, displacement: Tensor, squarings: int) -> Tensor:
+        kept = []
+        for step in range(squarings):
+            if step % 2 == 0 and step < max(squarings - 1, 1):  # the last needn't outlive the forward pass
+                kept.append(displacement)
+            displacement = compose(displacement, displacement)
+        ctx.squarings = squarings
+        ctx.save_for_backward(*kept)
+        return displacement
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        kept = ctx.saved_tensors
+        for step in reversed(range(ctx.squarings)):
+            start = min(step // 2, len(kept) - 1)
+            displacement = kept[start]
+            for _ in range(step - 2 * start):
+                displacement = compose(displacement, displacement)
+            gradient = _squared_gradient(displacement, gradient)
+        return gradient, None
+
+
+def _squared_gradient(displacement: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient by u (B, d, *shape) of compose(u, u), given that by its result."""
+    units = _units(displacement.shape[2:])
+    backward = {2: torch.ops.aten.grid_sampler_2d_backward, 3: torch.ops.aten.grid_sampler_3d_backward}
+    bilinear, border, align_corners = 0, 1, True
+    result, by_grid = backward[len(units)](
+        gradient, displacement, _grid(displacement), bilinear, border, align_corners, [True, True]
+    )
+    result += gradient
+    for axis, unit in enumerate(units):
+        result[:, axis].add_(by_grid[..., -1 - axis], alpha=unit)
+    return result
 
 
 def resize_displacement(displacement: Tensor, shape: Sequence[int]) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from atlasmith.losses.similarity.measure import TINY, measure
 from atlasmith.recompute import recompute
 
-CHUNK = 2**14  # voxels whose counts are held at once; they stay in the cache
+CHUNK = 2**13  # voxels whose counts are held at once; they stay in the cache
 EPS = 1e-10  # of a probability, so that the logarithm of an empty bin is finite
 NOISE = 1e-8  # variance, of intensities from 0 to 1, of rounding alone
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from atlasmith.geometry import Array
 from atlasmith.scoring.metrics.image import ncc
@@ -69,7 +69,7 @@ def nll(probabilities: Array, labels: Array, floor: float = 1e-7) -> float:
 
 def spearman(uncertainty: Array, error: Array) -> float:
     """Spearman's rank correlation of values (N,); NaN if one is constant."""
-    return ncc(stats.rankdata(uncertainty), stats.rankdata(error))
+    return ncc(scipy.stats.rankdata(uncertainty), scipy.stats.rankdata(error))
 
 
 def ause(uncertainty: Array, error: Array) -> float:
