@@ -125,10 +125,11 @@ def _write_results(config: Config, grid: Grid, subjects: list[Subject]) -> None:
                     }
                 )
     write_tsv(layout.scores, scores, SCORES)
-    for label, value in (("1", 0.2), ("7", 0.4), ("mean", 0.8125)):
+    dice = [("dice", label, value) for label, value in (("1", 0.2), ("7", 0.4), ("mean", 0.8125))]
+    for metric, label, value in [*dice, ("generalised_dice", "all", 0.7531)]:
         summary.append(
             {
-                **{"stage": "fuse", "method": "votenet", "label": label, "metric": "dice", "unit": "1"},
+                **{"stage": "fuse", "method": "votenet", "label": label, "metric": metric, "unit": "1"},
                 **{"mean": value, "sd": 0.1, "median": value, "n": 3, "ci95_low": 0.1, "ci95_high": 0.9},
             }
         )
@@ -204,7 +205,7 @@ def test_page_is_whole_self_contained_and_escaped(tmp_path: Path, shape: tuple[i
     assert "url(http" not in text and "@import" not in text
     assert "script" not in page.tags
     assert "&lt;script&gt;" in text
-    assert "0.812" in text and "1.37" in text and "0.100 to 0.900" in text
+    assert "0.812" in text and "0.753" in text and "1.37" in text and "0.100 to 0.900" in text
 
     captions = [caption for caption, _ in page.images]
     planes = 1 if 1 in shape else 3

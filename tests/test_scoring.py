@@ -225,7 +225,7 @@ def test_wilcoxon() -> None:
 # The stage
 
 LABELS = [3, 70]
-METRICS = [*metrics.OVERLAP, *metrics.SURFACE, *metrics.MULTILABEL]
+METRICS = list(metrics.SEGMENTATION)
 
 
 class Cohort:
@@ -422,7 +422,7 @@ def test_summary(cohort: Cohort) -> None:
     assert rows["template", "template", "n/a", "sharpness_per_mm"]["unit"] == "1/mm"
     scores = read_tsv(layout.scores)
     assert list(dict.fromkeys(row["subject"] for row in scores)) == ["a1", "a2", "t1", "t2", "template"]
-    (comparison,) = read_tsv(layout.scores.parent / "comparisons.tsv")
+    (comparison,) = read_tsv(layout.comparisons)
     assert (comparison["method_a"], comparison["method_b"], comparison["n"]) == (
         "majority",
         "local_weighted",

@@ -66,7 +66,7 @@ def check_choices(config: Config) -> None:
     from atlasmith.fusion.methods import FUSERS
     from atlasmith.losses import REGULARISERS, SIMILARITY
     from atlasmith.networks import NETWORKS
-    from atlasmith.scoring.metrics import MULTILABEL, OVERLAP, SURFACE
+    from atlasmith.scoring.metrics import SEGMENTATION
 
     template = config.template
     problems = [
@@ -75,7 +75,7 @@ def check_choices(config: Config) -> None:
         *_term_problems("config: template.regularisation", template.regularisation, REGULARISERS),
         *_unknown("config: template.network.name", [template.network.name], NETWORKS, "network"),
         *_unknown("config: fusion.methods", config.fusion.methods, FUSERS, "method"),
-        *_unknown("config: score.metrics", config.score.metrics, [*OVERLAP, *SURFACE, *MULTILABEL], "metric"),
+        *_unknown("config: score.metrics", config.score.metrics, SEGMENTATION, "metric"),
     ]
     if problems:
         raise InputError(problems)

@@ -147,6 +147,10 @@ class Layout:
         return self.output / "scores" / "scores.tsv"
 
     @property
+    def comparisons(self) -> Path:
+        return self.output / "scores" / "comparisons.tsv"
+
+    @property
     def summary(self) -> Path:
         return self.output / "scores" / "summary.tsv"
 

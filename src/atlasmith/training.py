@@ -20,10 +20,16 @@ from atlasmith.io.tables import write_tsv
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` takes CUDA where there is one; raises `AtlasmithError` when CUDA is asked for in vain."""
+    """`auto` takes CUDA where there is one; raises `AtlasmithError` when CUDA is asked for in vain.
+
+    On the CPU, equal inputs give equal bytes from then on.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise AtlasmithError("device: 'cuda' was asked for, and torch sees no GPU. Set `device: cpu`.")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    # As use_deterministic_algorithms, which imports a compiler for seconds.
+    torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")
+    return device
 
 
 def autocast(device: torch.device) -> torch.autocast:

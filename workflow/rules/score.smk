@@ -28,6 +28,7 @@ rule score_summary:
     output:
         LAYOUT.scores,
         LAYOUT.summary,
+        LAYOUT.comparisons,
     log:
         LAYOUT.log("score_summary"),
     conda:

@@ -118,7 +118,6 @@ def train_votenet(config: Config) -> None:
     validation, training = order[:held], order[held:]
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
-    torch.use_deterministic_algorithms(device.type == "cpu")
     net = UNet(library[0][0].grid.ndim, CHANNELS, 1, settings.channels).to(device)
     optimiser = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate)
 

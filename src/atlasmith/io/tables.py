@@ -13,6 +13,9 @@ from atlasmith.errors import AtlasmithError
 from atlasmith.io.files import write_text
 
 MISSING = "n/a"
+# In place of a label, in rows of scores.
+MEAN = "mean"  # of the mean over labels
+ALL = "all"  # of all labels together
 
 
 def read_tsv(path: str | Path) -> list[dict[str, str]]:

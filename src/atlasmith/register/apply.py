@@ -71,6 +71,8 @@ class Registration:
             folds = step > 0 and bool((jacobian_determinant(judged.forward.detach()) <= 0).any())
             if value < best_value and not folds:
                 best, best_value = velocity.detach().clone(), value
+            if step == self.settings.refine_steps:
+                break
             optimiser.zero_grad()
             judged.loss.backward()
             optimiser.step()
@@ -97,7 +99,6 @@ class Registration:
 
 def register_subjects(config: Config, subject_ids: Sequence[str]) -> None:
     """Write transforms, warped image, log-Jacobian and the registration's own figures of each subject."""
-    torch.use_deterministic_algorithms(pick_device(config.device).type == "cpu")
     registration = Registration(config)
     by_id = {subject.id: subject for subject in read_cohort(config.layout.cohort)}
     subjects = [by_id[subject_id] for subject_id in subject_ids]

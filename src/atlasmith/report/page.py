@@ -18,13 +18,12 @@ from atlasmith.config import Config
 from atlasmith.geometry import Array, Grid
 from atlasmith.io.files import read_json, write_text
 from atlasmith.io.images import Image, read_image, read_labels
-from atlasmith.io.tables import MISSING, Subject, read_cohort, read_tsv
+from atlasmith.io.tables import ALL, MEAN, MISSING, Subject, read_cohort, read_tsv
 from atlasmith.naming import Layout
 from atlasmith.provenance import generated_by
 from atlasmith.report import pictures
 from atlasmith.report.pictures import PLANES, plane, plane_axes
 
-MEAN = "mean"  # the label of a score that is the mean over labels
 FOLDING = "nonpositive_jacobian_percent"
 VIEWS = 12  # template images along the covariates, at most
 LEGEND = 12  # labels named beside the pictures, at most
@@ -147,7 +146,7 @@ def _image_at(path: Path) -> Image | None:
 
 def _is_overall(row: Mapping[str, str]) -> bool:
     """Whether a score is of all labels together, or of no label, and known."""
-    return row["label"] in (MISSING, MEAN) and row.get("value", row.get("mean")) != MISSING
+    return row["label"] in (MISSING, MEAN, ALL) and row.get("value", row.get("mean")) != MISSING
 
 
 def _number(text: str | float) -> str:

@@ -15,7 +15,7 @@ from atlasmith.config import Config
 from atlasmith.errors import AtlasmithError, look_up
 from atlasmith.geometry import Array, DisplacementField, Grid
 from atlasmith.io.images import Image, read_image, read_labels
-from atlasmith.io.tables import MISSING, Subject, read_cohort, read_tsv, write_tsv
+from atlasmith.io.tables import ALL, MEAN, MISSING, Subject, read_cohort, read_tsv, write_tsv
 from atlasmith.io.transforms import read_composite
 from atlasmith.scoring import metrics, statistics
 from atlasmith.warp import pull, pull_coordinates, sample
@@ -36,8 +36,6 @@ COMPARISONS = [
     "wilcoxon_p_bh",
 ]
 STAGES = ["affine", "template", "register", "propagate", "fuse"]
-MEAN = "mean"  # the row of the mean over labels
-ALL = "all"  # the row of a score of all labels together
 
 
 def score_subject(config: Config, subject_id: str) -> None:
@@ -49,7 +47,7 @@ def score_subject(config: Config, subject_id: str) -> None:
     subject or metric, and when an earlier stage hasn't run.
     """
     for name in config.score.metrics:
-        look_up({**metrics.OVERLAP, **metrics.SURFACE, **metrics.MULTILABEL}, name, "metric in score.metrics")
+        look_up(metrics.SEGMENTATION, name, "metric in score.metrics")
     layout = config.layout
     subject = look_up({s.id: s for s in read_cohort(layout.cohort)}, subject_id, "subject")
     rows = _registration_rows(config, subject)
@@ -76,7 +74,7 @@ def summarise(config: Config) -> None:
     rows += _template_rows(config, subjects)
     write_tsv(layout.scores, rows, COLUMNS)
     write_tsv(layout.summary, _summary_rows(config, rows), SUMMARY)
-    write_tsv(layout.scores.parent / "comparisons.tsv", _comparison_rows(config, rows), COMPARISONS)
+    write_tsv(layout.comparisons, _comparison_rows(config, rows), COMPARISONS)
     print(f"score: summary of {len(subjects)} subjects in {layout.summary}", flush=True)
 
 

@@ -79,7 +79,6 @@ def train(config: Config) -> None:
     subjects = read_cohort(layout.cohort)
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
-    torch.use_deterministic_algorithms(device.type == "cpu")
 
     images = AlignedImages(layout, subjects, grid)
     code = CovariateCode.of(settings.condition_on, [subject.covariates for subject in subjects])

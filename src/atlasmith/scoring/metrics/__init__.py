@@ -74,9 +74,12 @@ from atlasmith.scoring.metrics.template import (
 )
 from atlasmith.scoring.metrics.votes import agreement, oracle, plurality
 
+SEGMENTATION = {**OVERLAP, **SURFACE, **MULTILABEL}  # what a config chooses from
+
 __all__ = [
     "MULTILABEL",
     "OVERLAP",
+    "SEGMENTATION",
     "SIMILARITY",
     "SURFACE",
     "UNCERTAINTY",
