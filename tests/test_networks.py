@@ -3,7 +3,10 @@ import torch
 
 from atlasmith.errors import AtlasmithError
 from atlasmith.geometry import Grid
-from atlasmith.networks import CovariateCode, Groupwise, UNet
+from atlasmith.losses.regularisers import diffusion
+from atlasmith.networks import NETWORKS, CovariateCode, Groupwise, UNet, fold
+from atlasmith.networks.registration import VELOCITY_SCALE
+from atlasmith.warp import compose, exponentiate, resize_displacement, warp
 
 GRIDS = [
     Grid((17, 14, 1), torch.eye(4).numpy()),
@@ -18,6 +21,88 @@ def test_unet_takes_any_size_and_starts_near_zero(shape: tuple[int, ...], stride
     output = net(torch.rand(2, 2, *shape))
     assert output.shape == (2, 3, *[-(-n // stride) for n in shape])
     assert output.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("shape", [(17, 9), (8, 40), (13, 16, 11)])
+def test_registration_networks_take_any_size_and_start_near_zero(name: str, shape: tuple[int, ...]) -> None:
+    nets = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        nets.append(NETWORKS[name](len(shape), 2 * len(shape)))
+    fixed, moving = torch.rand(2, 2, 1, *shape)
+    output, again = (net(fixed, moving) for net in nets)
+    assert output.shape == (2, 2 * len(shape), *[-(-n // 2) for n in shape])
+    assert output.abs().max() < 1e-3
+    torch.testing.assert_close(again, output, rtol=0, atol=0)
+    output.sum().backward()
+    assert all(parameter.grad is not None for parameter in nets[0].parameters())
+    one = nets[0](fixed[:1], moving[:1])
+    torch.testing.assert_close(one, output[:1], rtol=1e-3, atol=1e-9)
+
+
+def test_voxelmorph_has_the_published_size() -> None:
+    sizes = [sum(p.numel() for p in NETWORKS["unet"](ndim, ndim).parameters()) for ndim in (2, 3)]
+    assert sizes == [109_170, 327_331]
+
+
+@pytest.mark.parametrize("shape", [(18, 14), (10, 12, 14)])
+def test_folded_kernels_give_the_same_answer(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    net = NETWORKS["lkunet"](len(shape), len(shape)).double()
+    torch.nn.init.normal_(net.body.head.weight)
+    images = torch.rand(2, 1, 1, *shape).double()
+    before, size = net(*images), len(list(net.parameters()))
+    fold(net)
+    assert len(list(net.parameters())) < size
+    torch.testing.assert_close(net(*images), before, rtol=1e-6, atol=1e-6)
+
+
+def rings(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and masks (count, 1, 48, 48) of soft ellipses of random places and sizes."""
+    draw = torch.rand(count, 4, 1, 1, 1, generator=torch.Generator().manual_seed(seed))
+    centre, radius = 20 + 8 * draw[:, :2], 8 + 6 * draw[:, 2:]
+    x = torch.arange(48.0)
+    away = ((x.view(1, 1, -1, 1) - centre[:, 0]) / radius[:, 0]) ** 2
+    distance = (away + ((x.view(1, 1, 1, -1) - centre[:, 1]) / radius[:, 1]) ** 2).sqrt()
+    return torch.sigmoid(8 * (1 - distance)), (distance < 1).float()
+
+
+def dice(a: torch.Tensor, b: torch.Tensor) -> float:
+    b = (b > 0.5).float()
+    return (2 * (a * b).sum((1, 2, 3)) / (a.sum((1, 2, 3)) + b.sum((1, 2, 3)))).mean().item()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_learn_to_register_rings(name: str) -> None:
+    torch.manual_seed(0)
+    net = NETWORKS[name](2, 2)
+    optimiser = torch.optim.Adam(net.parameters(), lr=2e-3)
+
+    def velocity(fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+        return VELOCITY_SCALE * net(fixed, moving)
+
+    def moved(image: torch.Tensor, velocity: torch.Tensor) -> torch.Tensor:
+        return warp(image, resize_displacement(exponentiate(velocity, 6), image.shape[2:]))
+
+    for step in range(50):
+        images, _ = rings(16, step + 1)
+        fixed, moving = images.chunk(2)
+        v = velocity(fixed, moving)
+        loss = (moved(moving, v) - fixed).square().mean() + 0.01 * diffusion(v, (1.0, 1.0))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    net.eval()
+    with torch.inference_mode():
+        (fixed, moving), (truth, mask) = (x.chunk(2) for x in rings(32, 0))
+        v = velocity(fixed, moving)
+        before = dice(truth, mask)
+        after = dice(truth, moved(mask, v))
+        both = exponentiate(torch.cat([v, -v]), 6)
+    assert after > 0.85 > before
+    there, back = both.chunk(2)
+    assert compose(back, there).norm(dim=1).mean() < 0.1  # half-resolution voxels
 
 
 COHORT = [
@@ -43,7 +128,7 @@ def test_codes_have_mean_zero_and_missing_values_are_the_mean() -> None:
 @pytest.mark.parametrize("names", [[], ["age", "sex"]])
 def test_model_starts_at_its_base_and_at_the_identity(grid: Grid, names: list[str]) -> None:
     torch.manual_seed(0)
-    model = Groupwise(grid, CovariateCode.of(names, COHORT), "unet", [4, 8], 5)
+    model = Groupwise(grid, CovariateCode.of(names, COHORT), "unet_half", [4, 8], 5)
     torch.nn.init.uniform_(model.base)
     codes = torch.stack([model.code.encode(subject) for subject in COHORT])
     template = model.template(codes)
@@ -58,8 +143,8 @@ def test_model_starts_at_its_base_and_at_the_identity(grid: Grid, names: list[st
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("probabilistic", [False, True])
 def test_a_saved_model_comes_back(grid: Grid, probabilistic: bool, tmp_path) -> None:
-    model = Groupwise(grid, CovariateCode.of(["age", "sex"], COHORT), "unet", [4, 8], 5, probabilistic)
-    torch.nn.init.normal_(model.network.head.weight)
+    model = Groupwise(grid, CovariateCode.of(["age", "sex"], COHORT), "unet_half", [4, 8], 5, probabilistic)
+    torch.nn.init.normal_(model.network.body.head.weight)
     torch.nn.init.normal_(model.slopes)
     model.save(tmp_path / "model.safetensors")
     again = Groupwise.load(tmp_path / "model.safetensors")
@@ -74,7 +159,7 @@ def test_a_saved_model_comes_back(grid: Grid, probabilistic: bool, tmp_path) -> 
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_the_decoder_stays_within_the_support(grid: Grid) -> None:
-    model = Groupwise(grid, CovariateCode.of(["age", "sex"], COHORT), "unet", [4, 8], 5)
+    model = Groupwise(grid, CovariateCode.of(["age", "sex"], COHORT), "unet_half", [4, 8], 5)
     torch.nn.init.normal_(model.decoder.head.weight)
     model.support[:, :, :4] = 0
     change = model.template(model.code.encode(COHORT[0])[None]) - model.base

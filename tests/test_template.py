@@ -114,7 +114,7 @@ class Crops:
 def test_start_is_the_regression_where_there_is_data() -> None:
     crops = Crops()
     code = CovariateCode({"age": (0.0, 1.0)}, {})
-    model = Groupwise(Grid((20, 18, 1), np.eye(4)), code, "unet", [4, 8], 5)
+    model = Groupwise(Grid((20, 18, 1), np.eye(4)), code, "unet_half", [4, 8], 5)
     support = start_from_regression(model, crops, crops.codes)[0, 0]
     torch.testing.assert_close(model.base[0, 0, 2:15], torch.full((13, 18), 2.0))
     assert (model.base[0, 0, :2] == 0).all()

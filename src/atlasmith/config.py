@@ -39,8 +39,10 @@ class AffineSection(Section):
 
 
 class NetworkSection(Section):
-    name: str = "unet"
-    channels: list[Count] = Field([16, 32, 32, 32], min_length=2)
+    name: str = "unet_half"
+    channels: Annotated[list[Count], Field(min_length=2)] | None = Field(
+        None, description="widths of the levels, finest first; None: the network's own default"
+    )
 
 
 class TemplateSection(Section):

@@ -1,9 +1,10 @@
 """Networks, by name, and the trained object that they are part of.
 
-A registration network takes (ndim, in_channels, out_channels, channels, first_stride=2).
+What a registration network takes and gives, `atlasmith.networks.registration` tells.
 """
 
 from atlasmith.networks.groupwise import NETWORKS, CovariateCode, Groupwise
+from atlasmith.networks.registration import fold
 from atlasmith.networks.unet import UNet
 
-__all__ = ["NETWORKS", "CovariateCode", "Groupwise", "UNet"]
+__all__ = ["NETWORKS", "CovariateCode", "Groupwise", "UNet", "fold"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,25 @@ from torch import Tensor, nn
 from atlasmith.errors import AtlasmithError, look_up
 from atlasmith.geometry import Grid
 from atlasmith.io.files import whole
-from atlasmith.networks.unet import UNet
+from atlasmith.networks.registration import (
+    VELOCITY_SCALE,
+    DualStream,
+    HalfUNet,
+    LKUNet,
+    Pyramid,
+    VoxelMorph,
+)
 from atlasmith.warp import Velocity
 
-NETWORKS = {"unet": UNet}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "unet": VoxelMorph,
+    "unet_half": HalfUNet,
+    "lkunet": LKUNet,
+    "pyramid": Pyramid,
+    "dualstream": DualStream,
+}
 _LINEAR = {2: "bilinear", 3: "trilinear"}
 
-# Voxels a unit of the network's output: with 1, a network that starts near the identity spends many steps on
-# growing its last weights.
-VELOCITY_SCALE = 4.0
 LOG_VARIANCE = -6.0  # where that of an uncertain velocity starts: an SD of 0.05 voxels
 
 Covariates = Mapping[str, float | str | None]
@@ -130,7 +140,7 @@ class Groupwise(nn.Module):
         grid: Grid,
         code: CovariateCode,
         network: str,
-        channels: Sequence[int],
+        channels: Sequence[int] | None,
         squarings: int,
         probabilistic: bool = False,
     ) -> None:
@@ -138,7 +148,7 @@ class Groupwise(nn.Module):
         self.grid, self.code, self.squarings = grid, code, squarings
         self.settings = {
             "network": network,
-            "channels": list(channels),
+            "channels": None if channels is None else list(channels),
             "squarings": squarings,
             "probabilistic": probabilistic,
         }
@@ -148,7 +158,8 @@ class Groupwise(nn.Module):
         self.slopes = nn.Parameter(torch.zeros(code.size, *shape)) if code.size else None
         self.decoder = Decoder(code.size, shape) if code.size else None
         build = look_up(NETWORKS, network, "network")
-        self.network = build(grid.ndim, 2, grid.ndim * (1 + probabilistic), channels, first_stride=2)
+        widths = [] if channels is None else [channels]
+        self.network = build(grid.ndim, grid.ndim * (1 + probabilistic), *widths)
 
     def template(self, code: Tensor) -> Tensor:
         """Template images (B, 1, *shape) at encoded covariates (B, size)."""
@@ -160,9 +171,7 @@ class Groupwise(nn.Module):
 
     def velocity(self, template: Tensor, image: Tensor) -> Velocity:
         """Of images (B, 1, *shape); a probabilistic model's has a log-variance."""
-        mean, *log_variance = (
-            self.network(torch.cat([template, image], dim=1)).float().split(self.grid.ndim, 1)
-        )
+        mean, *log_variance = self.network(template, image).float().split(self.grid.ndim, 1)
         return Velocity(VELOCITY_SCALE * mean, *(LOG_VARIANCE + x for x in log_variance))
 
     @property

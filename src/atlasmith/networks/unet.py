@@ -1,12 +1,48 @@
-"""A small U-Net for 2-D and 3-D."""
+"""A small U-Net for 2-D and 3-D, and what other networks share with it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
+NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+
+
+def block(ndim: int, inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """Convolution, instance norm, activation."""
+    return nn.Sequential(
+        CONVOLUTION[ndim](inputs, outputs, 3, stride, padding=1),
+        NORM[ndim](outputs, affine=True),
+        nn.LeakyReLU(0.2),
+    )
+
+
+def head(ndim: int, inputs: int, outputs: int) -> nn.Module:
+    """The last convolution. It starts near zero, so a registration network starts at the identity."""
+    convolution: nn.Module = CONVOLUTION[ndim](inputs, outputs, 3, padding=1)
+    for parameter in convolution.parameters():
+        nn.init.normal_(parameter, std=1e-6)
+    return convolution
+
+
+def fitted(x: Tensor, multiple: int) -> Tensor:
+    """`x` (B, C, *shape) padded at its ends to multiples of `multiple`.
+
+    At least two of them, since a norm needs more than one voxel at the coarsest level.
+    """
+    return F.pad(x, [p for n in reversed(x.shape[2:]) for p in (0, max(-n % multiple, 2 * multiple - n))])
+
+
+def cut(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """`x` (B, C, *padded) without the padding at its ends."""
+    for axis, n in enumerate(shape, start=2):
+        x = x.narrow(axis, 0, n)
+    return x
 
 
 class UNet(nn.Module):
@@ -14,8 +50,8 @@ class UNet(nn.Module):
     instance norm, any input size.
 
     Input (B, in_channels, *shape); output (B, out_channels, *shape), or half that size (rounded up) with
-    `first_stride=2`. `channels` are the widths of the levels, finest first. The last convolution starts
-    near zero, so a registration network starts at the identity.
+    `first_stride=2`. `channels` are the widths of the levels, finest first. `extra` makes a module that
+    follows each level of the encoder, from its width.
     """
 
     def __init__(
@@ -25,37 +61,25 @@ class UNet(nn.Module):
         out_channels: int,
         channels: Sequence[int],
         first_stride: int = 1,
+        extra: Callable[[int], nn.Module] = lambda width: nn.Identity(),
     ) -> None:
         super().__init__()
-        convolution = {2: nn.Conv2d, 3: nn.Conv3d}[ndim]
-        norm = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[ndim]
-
-        def block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-            return nn.Sequential(
-                convolution(inputs, outputs, 3, stride, padding=1),
-                norm(outputs, affine=True),
-                nn.LeakyReLU(0.2),
-            )
-
         self.first_stride = first_stride
         self.multiple = first_stride * 2 ** (len(channels) - 1)
         widths = [in_channels, *channels]
         strides = [first_stride] + [2] * (len(channels) - 1)
         self.encoder = nn.ModuleList(
-            block(widths[i], widths[i + 1], strides[i]) for i in range(len(channels))
+            nn.Sequential(block(ndim, widths[i], widths[i + 1], strides[i]), extra(widths[i + 1]))
+            for i in range(len(channels))
         )
         self.decoder = nn.ModuleList(
-            block(channels[i + 1] + channels[i], channels[i], 1) for i in reversed(range(len(channels) - 1))
+            block(ndim, coarse + fine, fine) for fine, coarse in reversed(list(itertools.pairwise(channels)))
         )
-        self.head = convolution(channels[0], out_channels, 3, padding=1)
-        for parameter in self.head.parameters():
-            nn.init.normal_(parameter, std=1e-6)
+        self.head = head(ndim, channels[0], out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         shape = x.shape[2:]
-        # At least two voxels at the coarsest level, where the norm needs more than one.
-        padding = [p for n in reversed(shape) for p in (0, max(-n % self.multiple, 2 * self.multiple - n))]
-        x = F.pad(x, padding)
+        x = fitted(x, self.multiple)
         skips: list[Tensor] = []
         for level in self.encoder:
             x = level(x)
@@ -64,7 +88,4 @@ class UNet(nn.Module):
         for level in self.decoder:
             x = F.interpolate(x, scale_factor=2, mode="nearest")
             x = level(torch.cat([x, skips.pop()], dim=1))
-        x = self.head(x)
-        for axis, n in enumerate(shape, start=2):
-            x = x.narrow(axis, 0, -(-n // self.first_stride))
-        return x
+        return cut(self.head(x), [-(-n // self.first_stride) for n in shape])

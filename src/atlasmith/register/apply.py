@@ -16,7 +16,7 @@ from atlasmith.io.images import read_image, write_image
 from atlasmith.io.tables import Subject, read_cohort, write_tsv
 from atlasmith.io.transforms import read_affine, write_composite
 from atlasmith.losses import TRAINING_TERMS, pair, to_mm
-from atlasmith.networks import Groupwise
+from atlasmith.networks import Groupwise, fold
 from atlasmith.training import autocast, pick_device
 from atlasmith.warp import (
     Velocity,
@@ -37,7 +37,9 @@ class Registration:
 
     def __init__(self, config: Config) -> None:
         self.device = pick_device(config.device)
-        self.model = Groupwise.load(config.layout.template_weights).to(self.device).requires_grad_(False)
+        self.model = Groupwise.load(config.layout.template_weights).requires_grad_(False)
+        fold(self.model.network)
+        self.model.to(self.device)
         self.settings = config.register_
         self._judge = partial(
             pair,
