@@ -91,6 +91,12 @@ def _demo_grade(config: Config) -> None:
     grade(config)
 
 
+def _register_image(args: argparse.Namespace) -> None:
+    from atlasmith.newcomer import register_image
+
+    register_image(args.results, args.image, dict(args.set), args.out)
+
+
 ONCE: dict[str, tuple[Callable[[Config], None], str]] = {
     "cohort": (_cohort, "check the cohort; write its table, the grid and the resolved config"),
     "affine-reference": (_affine_reference, "build the unbiased groupwise affine reference"),
@@ -113,6 +119,13 @@ def _subject_id(text: str) -> str:
     return text.removeprefix("sub-")
 
 
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"'{text}' isn't NAME=VALUE")
+    return name, value
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="atlasmith",
@@ -124,16 +137,32 @@ def build_parser() -> argparse.ArgumentParser:
 
     for name, (_, text) in {**ONCE, **PER_SUBJECT}.items():
         verb = verbs.add_parser(name, help=text, description=text)
-        verb.add_argument("--config", type=Path, required=True, metavar="FILE", help="the config, in YAML")
+        alone = name != "register"  # which has another way, below
+        verb.add_argument("--config", type=Path, required=alone, metavar="FILE", help="the config, in YAML")
         if name in PER_SUBJECT:
             verb.add_argument(
                 "--subjects",
                 "--subject",
                 type=_subject_id,
                 nargs="+",
-                required=True,
+                required=alone,
                 metavar="ID",
                 help="participant ids, with or without 'sub-'",
+            )
+        if name == "register":
+            new = verb.add_argument_group(
+                "someone new", "one raw image through a finished run, instead of --config and --subjects"
+            )
+            new.add_argument("--results", type=Path, metavar="DIR", help="output folder of the run")
+            new.add_argument("--image", type=Path, metavar="FILE", help="the image, NIfTI")
+            new.add_argument("--out", type=Path, metavar="DIR", help="folder to write to")
+            new.add_argument(
+                "--set",
+                type=_assignment,
+                action="append",
+                default=[],
+                metavar="NAME=VALUE",
+                help="a covariate of the person, such as age=72; once for each",
             )
 
     text = "write the demo cohort: a real brain made into people with a known truth"
@@ -152,6 +181,10 @@ def _run(args: argparse.Namespace) -> None:
         from atlasmith.demo import make_demo
 
         make_demo(args.out, seed=args.seed)
+    elif args.verb == "register" and args.results and args.image and args.out and not args.config:
+        _register_image(args)
+    elif args.verb == "register" and not (args.config and args.subjects and not args.results):
+        raise AtlasmithError("give --config and --subjects, or --results, --image and --out.")
     elif args.verb in ONCE:
         ONCE[args.verb][0](load_config(args.config))
     else:

@@ -319,6 +319,17 @@ def _check_header(path: Path) -> Grid:
     return read_grid(path)
 
 
+def check_image(path: Path) -> None:
+    """Raise `InputError` where one image, on its own, can't be used."""
+    problems: list[Problem] = []
+    if not path.exists():
+        problems.append(Problem(path, "there is no such file", "Give the path of a NIfTI image."))
+    elif _attempt(problems, _check_header, path) is not None:
+        _attempt(problems, _check_voxels, path, 0.0)
+    if problems:
+        raise InputError(problems)
+
+
 def foreground_extent(image: Image, margin: float) -> Array:
     """(3,): size of the object along the closest-RAS axes, mm, with `margin` on both sides.
 

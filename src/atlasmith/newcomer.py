@@ -1,0 +1,109 @@
+"""Someone new: one raw image through a finished run, to transforms, warped image and segmentations."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from atlasmith.affine import align_subject
+from atlasmith.cohort import check_image
+from atlasmith.config import load_config
+from atlasmith.errors import AtlasmithError, InputError, Problem, did_you_mean
+from atlasmith.fusion import fuse_subject
+from atlasmith.io.files import whole
+from atlasmith.io.tables import Subject, parse_covariate, read_cohort, write_cohort
+from atlasmith.naming import Layout
+from atlasmith.propagate import propagate
+from atlasmith.register import register_subjects
+
+
+def register_image(results: Path, image: Path, covariates: Mapping[str, str], out: Path) -> None:
+    """Take one raw image, of someone who wasn't in the cohort, through the stages of a finished run.
+
+    Writes to `out` what the run has of each of its targets, under the same names: transforms both ways, the
+    warped image, the log-Jacobian, and a segmentation by each fusion method. `covariates` are those of the
+    template, as text; one that isn't given counts as the cohort's mean. Nothing in `results` changes. Raises
+    `InputError` with all that is wrong with the image and the covariates, and `AtlasmithError` when the run
+    isn't finished or `out` has this person already.
+    """
+    config = load_config(results / "config.yaml")
+    run = Layout(results, config.template.name, config.cohort.suffix)
+    if not run.template_weights.exists():
+        raise AtlasmithError(f"{run.template_weights} is missing. Finish the workflow in {results} first.")
+    cohort = read_cohort(run.cohort)
+    name = _name(image)
+    there = out / f"sub-{name}"
+    if there.exists():
+        raise AtlasmithError(f"{there} exists already. Choose another folder, or remove it.")
+    values = _checked(image, covariates, config.cohort.covariates, cohort)
+    for covariate in config.template.condition_on:
+        _tell(covariate, values.get(covariate), cohort)
+    if name in {subject.id for subject in cohort}:
+        name += "new"
+
+    atlases = [subject for subject in cohort if subject.role == "atlas"]
+    with TemporaryDirectory() as folder:
+        # The stages see the run with a cohort of its atlases and this person.
+        view = Path(folder)
+        parts = ["model", f"tpl-{config.template.name}", "grid.json", "labels.tsv"]
+        for part in [*parts, *(f"sub-{atlas.id}" for atlas in atlases)]:
+            (view / part).symlink_to((results / part).absolute())
+        config = config.model_copy(update={"output": view})
+        person = Subject(name, "target", image, None, values)
+        write_cohort(config.layout.cohort, [*atlases, person], config.cohort.covariates)
+        align_subject(config, name)
+        register_subjects(config, [name])
+        propagate(config, name)
+        fuse_subject(config, name)
+        made = config.layout.forward(name).parent
+        (made / config.layout.propagated_images(name).name).unlink()
+        for path in sorted(made.iterdir()):
+            with whole(there / "anat" / path.name.replace(f"sub-{name}_", f"{there.name}_")) as partial:
+                shutil.copyfile(path, partial)
+    print(f"register: {there / 'anat'}", flush=True)
+
+
+def _name(image: Path) -> str:
+    """What stands behind `sub-` in the file's name, or the name itself, in letters and digits."""
+    stem = image.name.removesuffix(".gz").removesuffix(image.suffix).removesuffix(".nii")
+    match = re.match(r"sub-([A-Za-z0-9]+)", stem)
+    return match[1] if match else re.sub(r"[^A-Za-z0-9]", "", stem) or "new"
+
+
+def _checked(
+    image: Path, covariates: Mapping[str, str], known: Sequence[str], cohort: Sequence[Subject]
+) -> dict[str, float | str | None]:
+    problems = []
+    try:
+        check_image(image)
+    except InputError as error:
+        problems += error.problems
+    values: dict[str, float | str | None] = dict.fromkeys(known)
+    for name, text in covariates.items():
+        if name not in known:
+            found = f"'{name}' is no covariate of this run"
+            problems.append(Problem("--set", found, did_you_mean(name, known) if known else "Leave it out."))
+            continue
+        values[name] = parse_covariate(text)
+        others = [subject.covariates.get(name) for subject in cohort]
+        numbers = [value for value in others if isinstance(value, float)]
+        if numbers and not isinstance(values[name], float):
+            problems.append(Problem("--set", f"{name} is '{text}', no number", f"Try {name}={numbers[0]:g}."))
+    if problems:
+        raise InputError(problems)
+    return values
+
+
+def _tell(name: str, value: float | str | None, cohort: Sequence[Subject]) -> None:
+    """Say in words where the template is asked for more than the cohort knows."""
+    numbers = [v for s in cohort if isinstance(v := s.covariates.get(name), float)]
+    if value is None:
+        print(f"register: no {name} is given, so the template at the cohort's mean is used. See --set.")
+    elif isinstance(value, float) and not min(numbers) <= value <= max(numbers):
+        print(
+            f"register: {name} {value:g} is outside the cohort's range, {min(numbers):g} to "
+            f"{max(numbers):g}: the template there is a guess."
+        )

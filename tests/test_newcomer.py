@@ -1,0 +1,97 @@
+"""Someone new, through a finished run."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atlasmith.cli import main
+from atlasmith.config import Config
+from atlasmith.errors import InputError
+from atlasmith.fusion import fuse_subject, train_votenet
+from atlasmith.geometry import Grid
+from atlasmith.io.images import read_image, write_image
+from atlasmith.io.tables import read_cohort
+from atlasmith.naming import Layout
+from atlasmith.newcomer import register_image
+from atlasmith.propagate import propagate
+
+
+@pytest.fixture(scope="module")
+def finished(toy_registered: Config) -> Config:
+    for subject in read_cohort(toy_registered.layout.cohort):
+        if subject.role != "train":
+            propagate(toy_registered, subject.id)
+    train_votenet(toy_registered)
+    return toy_registered
+
+
+def test_a_target_come_again_gets_the_same_answer(
+    finished: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = next(s for s in read_cohort(finished.layout.cohort) if s.role == "target")
+    fuse_subject(finished, target.id)
+    image = tmp_path / "my scan.nii.gz"
+    shutil.copyfile(target.image, image)
+    before = {path: path.stat().st_mtime_ns for path in finished.output.rglob("*")}
+    arguments = ["register", "--results", str(finished.output), "--image", str(image)]
+    arguments += ["--set", f"age={target.covariates['age']!r}", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    new, old = Layout(tmp_path / "out", "Toy", "T1w"), finished.layout
+    pairs = [(path(new)("myscan"), path(old)(target.id)) for path in FILES]
+    pairs += [
+        (new.segmentation("myscan", method), old.segmentation(target.id, method))
+        for method in finished.fusion.methods
+    ]
+    for found, expected in pairs:
+        assert found.read_bytes() == expected.read_bytes(), found
+    assert {path: path.stat().st_mtime_ns for path in finished.output.rglob("*")} == before
+    assert not list((tmp_path / "out").rglob("*desc-propagated_T1w*"))
+    capsys.readouterr()
+    assert main(arguments) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+FILES = [
+    lambda layout: layout.affine,
+    lambda layout: layout.forward,
+    lambda layout: layout.inverse,
+    lambda layout: layout.warped,
+    lambda layout: layout.log_jacobian,
+    lambda layout: layout.registration_table,
+]
+
+
+def test_one_who_is_named_as_an_atlas_is(finished: Config, tmp_path: Path) -> None:
+    atlas = next(s for s in read_cohort(finished.layout.cohort) if s.role == "atlas")
+    register_image(finished.output, atlas.image, {}, tmp_path)
+    made = Layout(tmp_path, "Toy", "T1w").segmentation(atlas.id, "majority")
+    assert set(np.unique(read_image(made).data)) == {0, 4, 1000}
+
+
+def test_all_that_is_wrong_at_once(finished: Config, tmp_path: Path) -> None:
+    image = tmp_path / "flat.nii.gz"
+    write_image(image, np.full((20, 20, 1), np.nan, dtype=np.float32), Grid((20, 20, 1), np.eye(4)))
+    with pytest.raises(InputError) as error:
+        register_image(finished.output, image, {"age": "old", "aeg": "3"}, tmp_path / "out")
+    for part in ("NaN or infinite", "age is 'old', no number", "'aeg' is no covariate", "Did you mean 'age'"):
+        assert part in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_cohort_does_not_know_is_said(
+    finished: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = next(s for s in read_cohort(finished.layout.cohort) if s.role == "target")
+    for number, (covariates, message) in enumerate(
+        [({}, "no age is given"), ({"age": "130"}, "outside the cohort's range")]
+    ):
+        register_image(finished.output, target.image, covariates, tmp_path / str(number))
+        assert message in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["--config", "c"], ["--results", "r", "--image", "i"]])
+def test_half_a_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["register", *arguments]) == 2
+    assert "--results, --image and --out" in capsys.readouterr().err
