@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from atlasmith.errors import AtlasmithError
 from atlasmith.geometry import Array, Grid
 from atlasmith.intensity import normalise
 from atlasmith.io.files import write_json
-from atlasmith.io.images import read_image, write_image
+from atlasmith.io.images import Image, read_image, write_image
 from atlasmith.io.tables import Subject, write_cohort
 from atlasmith.io.transforms import read_affine
 
@@ -124,6 +125,41 @@ def test_planted_affine_is_found_in_3d(tmp_path: Path, name: str) -> None:
     assert moved.grid.same_as(TEMPLATE)
     assert moved.data.min() >= 0 and moved.data.max() <= 1
     assert np.abs(moved.data - normalise(head(points))).mean() < 0.02
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_head_that_is_turned_far_is_found(seed: int) -> None:
+    """45 degrees about any axis, a tilt from which an optimiser alone doesn't come back."""
+    axis = np.random.default_rng(seed).normal(size=3)
+    planted = np.eye(4)
+    vector = np.deg2rad(45) * axis / np.linalg.norm(axis)
+    planted[:3, :3] = Rotation.from_rotvec(vector).as_matrix()
+    grid = centred_grid((44, 44, 44))
+    points = world(grid)
+    fixed = align.Scan.of(Image(normalise(head(points)).astype(np.float32), grid), 1)
+    moving = align.Scan.of(Image(normalise(pulled(head, planted)(points)).astype(np.float32), grid), 1)
+    found = align.to_world(align.register(fixed, moving), fixed.grid, moving.grid)
+    assert_close(found, planted, points[head(points) > 0.3], 0.5)
+
+
+def test_a_good_alignment_is_optimised_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = centred_grid((36, 40, 34))
+    scan = align.Scan.of(Image(normalise(head(world(grid))).astype(np.float32), grid), 1)
+    starts = []
+    monkeypatch.setattr(align, "refined", lambda fixed, moving, start, kind: starts.append(start) or start)
+    np.testing.assert_array_equal(align.rigid(scan, scan, np.eye(4)), np.eye(4))
+    assert len(starts) == 1
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_every_turn_has_its_opposite(ndim: int) -> None:
+    turns = [turn[:3, :3] for turn in align.turns(ndim)]
+    assert len(turns) == {2: 6, 3: 78}[ndim]
+    for turn in turns:
+        np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
+        assert min(np.abs(turn.T - other).max() for other in turns) < 1e-12
+    apart = [np.abs(a - b).max() for a, b in itertools.combinations(turns, 2)]
+    assert min(apart) > 0.05
 
 
 @pytest.mark.parametrize("axes", [(0, 1), (0, 2)])

@@ -23,6 +23,7 @@ CALLS_ONCE = {
     "cohort": "cohort.run",
     "affine-reference": "affine.build_reference",
     "template": "template.train",
+    "template-labels": "propagate.label_template",
     "fuse-train": "fusion.train_votenet",
     "score-summary": "scoring.summarise",
     "report": "report.write_report",

@@ -1,3 +1,6 @@
+import itertools
+import math
+
 import pytest
 import torch
 
@@ -5,6 +8,7 @@ from atlasmith.errors import AtlasmithError
 from atlasmith.geometry import Grid
 from atlasmith.losses.regularisers import diffusion
 from atlasmith.networks import NETWORKS, CovariateCode, Groupwise, UNet, fold
+from atlasmith.networks.attention import SwinBlock, unwindows, windows
 from atlasmith.networks.registration import VELOCITY_SCALE
 from atlasmith.warp import compose, exponentiate, resize_displacement, warp
 
@@ -56,6 +60,52 @@ def test_folded_kernels_give_the_same_answer(shape: tuple[int, ...]) -> None:
     fold(net)
     assert len(list(net.parameters())) < size
     torch.testing.assert_close(net(*images), before, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shifted", "groups"),
+    [(False, [[0, 4], [4, 7]]), (True, [[0, 2], [2, 6], [6, 7]])],
+    ids=["plain", "shifted"],
+)
+def test_attention_is_torchs_within_each_window(shifted: bool, groups: list[list[int]]) -> None:
+    """Windows that end at the image, or that a shift would wrap around, hold what is really there."""
+    torch.manual_seed(0)
+    block = SwinBlock(2, 8, 2, shifted)
+    oracle = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    oracle.in_proj_weight, oracle.in_proj_bias = block.qkv.weight, block.qkv.bias
+    oracle.out_proj = block.project
+    image = torch.rand(2, 8, 7, 3)
+    groups_across = [[0, 2], [2, 3]] if shifted else [[0, 3]]
+    expected = torch.empty_like(image)
+    for start, stop in groups:
+        for left, right in groups_across:
+            tokens = image[:, :, start:stop, left:right].flatten(2).mT
+            normed = block.before(tokens)
+            tokens = tokens + oracle(normed, normed, normed, need_weights=False)[0]
+            tokens = tokens + block.perceptron(block.between(tokens))
+            expected[:, :, start:stop, left:right] = tokens.mT.reshape(2, 8, stop - start, right - left)
+    torch.testing.assert_close(block(image), expected)
+
+
+def test_the_bias_of_attention_depends_on_the_offset_alone() -> None:
+    block = SwinBlock(3, 4, 1, False)
+    assert block.bias.shape == (1, 7**3)
+    assert (block.offsets.diagonal() == 7**3 // 2).all()
+    places = torch.stack(torch.meshgrid(*[torch.arange(4)] * 3, indexing="ij")).flatten(1)
+    pairs: dict[tuple[int, ...], int] = {}
+    for i, j in itertools.product(range(0, 64, 5), range(64)):
+        offset = tuple((places[:, i] - places[:, j]).tolist())
+        assert pairs.setdefault(offset, int(block.offsets[i, j])) == block.offsets[i, j]
+    assert len(set(pairs.values())) == len(pairs)
+
+
+@pytest.mark.parametrize("shape", [(8, 4), (4, 8, 12)])
+def test_windows_come_back(shape: tuple[int, ...]) -> None:
+    image = torch.rand(2, 3, *shape)
+    parts = windows(image, 4)
+    assert parts.shape == (2, math.prod(shape) // 4 ** len(shape), 4 ** len(shape), 3)
+    torch.testing.assert_close(parts[:, 0, 0], image.flatten(2)[:, :, 0])
+    torch.testing.assert_close(unwindows(parts, 4, image.shape[2:]), image)
 
 
 def rings(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

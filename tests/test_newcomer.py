@@ -15,7 +15,7 @@ from atlasmith.io.images import read_image, write_image
 from atlasmith.io.tables import read_cohort
 from atlasmith.naming import Layout
 from atlasmith.newcomer import register_image
-from atlasmith.propagate import propagate
+from atlasmith.propagate import label_from_template, label_template, propagate
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +23,7 @@ def finished(toy_registered: Config) -> Config:
     for subject in read_cohort(toy_registered.layout.cohort):
         if subject.role != "train":
             propagate(toy_registered, subject.id)
+    label_template(toy_registered)
     train_votenet(toy_registered)
     return toy_registered
 
@@ -31,6 +32,7 @@ def test_a_target_come_again_gets_the_same_answer(
     finished: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = next(s for s in read_cohort(finished.layout.cohort) if s.role == "target")
+    label_from_template(finished, target.id)
     fuse_subject(finished, target.id)
     image = tmp_path / "my scan.nii.gz"
     shutil.copyfile(target.image, image)
@@ -42,7 +44,7 @@ def test_a_target_come_again_gets_the_same_answer(
     pairs = [(path(new)("myscan"), path(old)(target.id)) for path in FILES]
     pairs += [
         (new.segmentation("myscan", method), old.segmentation(target.id, method))
-        for method in finished.fusion.methods
+        for method in ["template", *finished.fusion.methods]
     ]
     for found, expected in pairs:
         assert found.read_bytes() == expected.read_bytes(), found

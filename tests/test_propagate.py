@@ -6,9 +6,9 @@ from atlasmith.config import Config, parse_config
 from atlasmith.errors import AtlasmithError
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_grid, read_image, read_labels
-from atlasmith.io.tables import read_cohort
+from atlasmith.io.tables import read_cohort, read_tsv
 from atlasmith.io.transforms import read_composite, write_composite
-from atlasmith.propagate import propagate
+from atlasmith.propagate import label_from_template, label_template, propagate
 from atlasmith.warp import pull_coordinates, sample_labels
 
 
@@ -72,3 +72,36 @@ def test_a_failed_registration_is_named(toy_registered: Config, tmp_path) -> Non
     with pytest.raises(AtlasmithError, match="sub-10: no atlas label lands"):
         propagate(toy_registered, "10")
     layout.inverse("10").write_bytes(kept)
+
+
+def test_the_template_has_the_labels_of_most_atlases(toy_registered: Config) -> None:
+    layout = toy_registered.layout
+    label_template(toy_registered)
+    assert [row["index"] for row in read_tsv(layout.template_label_table)] == ["4", "1000"]
+    labels, shares = read_labels(layout.template_labels), read_image(layout.template_probabilities)
+    assert labels.grid.same_as(read_grid(layout.template_image)) and shares.grid.same_as(labels.grid)
+    total = np.zeros(shares.data.shape)
+    atlases = [s for s in read_cohort(layout.cohort) if s.role == "atlas"]
+    for atlas in atlases:
+        own = read_labels(atlas.labels)
+        voxels = pull_coordinates(own.grid, read_composite(layout.forward(atlas.id)), labels.grid)
+        moved = sample_labels(torch.from_numpy(own.grid.squeeze(own.data)), voxels).numpy()
+        total += labels.grid.unsqueeze(moved)[..., None] == np.array([4, 1000])
+    np.testing.assert_allclose(shares.data, total / len(atlases), atol=1e-6)
+    background = 1 - shares.data.sum(axis=-1, keepdims=True)
+    most = np.array([0, 4, 1000])[np.concatenate([background, shares.data], axis=-1).argmax(axis=-1)]
+    clear = np.sort(np.concatenate([background, shares.data], axis=-1), axis=-1)
+    clear = clear[..., -1] > clear[..., -2] + 1e-6
+    np.testing.assert_array_equal(labels.data[clear], most[clear])
+
+
+def test_the_templates_labels_overlap_a_targets(toy_registered: Config) -> None:
+    layout = toy_registered.layout
+    label_template(toy_registered)
+    label_from_template(toy_registered, "09")
+    truth = read_labels(next(s for s in read_cohort(layout.cohort) if s.id == "09").labels)
+    mine = read_labels(layout.segmentation("09", "template"))
+    assert mine.grid.same_as(truth.grid)
+    for value in (4, 1000):
+        both = ((mine.data == value) & (truth.data == value)).sum()
+        assert 2 * both / ((mine.data == value).sum() + (truth.data == value).sum()) > 0.85, value

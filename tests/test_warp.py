@@ -9,6 +9,7 @@ from atlasmith.geometry import Grid
 from atlasmith.io.transforms import from_sitk, to_sitk, write_composite
 from atlasmith.warp import (
     compose,
+    compose_velocities,
     coordinates,
     displacement_to_field,
     exponentiate,
@@ -70,6 +71,32 @@ def test_negative_velocity_gives_the_inverse(shape: tuple[int, ...]) -> None:
     inner = (..., *[slice(5, -5)] * len(shape))
     assert compose(forward, inverse)[inner].abs().max() < 0.1
     assert (jacobian_determinant(forward) > 0).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_velocities_compose_as_their_exponentials_do(shape: tuple[int, ...]) -> None:
+    outer, inner = (smooth_field(shape, 1.5, seed, sigma=4) for seed in range(2))
+    expected = compose(exponentiate(outer, 7), exponentiate(inner, 7))
+    inside = (slice(None), slice(None), *[slice(3, -3)] * len(shape))
+
+    def error(velocity: torch.Tensor) -> float:
+        return (exponentiate(velocity, 7) - expected)[inside].abs().mean().item()
+
+    ours = error(compose_velocities(outer, inner))
+    assert ours < 0.3 * error(outer + inner)
+    assert ours < 0.3 * error(compose_velocities(inner, outer))
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_linear_velocities_compose_to_half_their_commutator(ndim: int) -> None:
+    a, b = np.random.default_rng(2).normal(size=(2, ndim, ndim)) / 10
+    points = coordinates([5, 6, 7][:ndim], torch.zeros(())).double()
+
+    def field(matrix: np.ndarray) -> torch.Tensor:
+        return torch.einsum("ij,bj...->bi...", torch.from_numpy(matrix), points)
+
+    expected = field(a + b + (a @ b - b @ a) / 2)
+    torch.testing.assert_close(compose_velocities(field(a), field(b)), expected)
 
 
 def test_composition_is_outer_after_inner() -> None:

@@ -53,6 +53,12 @@ def _propagate(config: Config, subjects: list[str]) -> None:
         propagate(config, subject)
 
 
+def _template_labels(config: Config) -> None:
+    from atlasmith.propagate import label_template
+
+    label_template(config)
+
+
 def _fuse_train(config: Config) -> None:
     from atlasmith.fusion import train_votenet
 
@@ -101,6 +107,7 @@ ONCE: dict[str, tuple[Callable[[Config], None], str]] = {
     "cohort": (_cohort, "check the cohort; write its table, the grid and the resolved config"),
     "affine-reference": (_affine_reference, "build the unbiased groupwise affine reference"),
     "template": (_template, "train template and registration network together"),
+    "template-labels": (_template_labels, "give the template labels, from the registered atlases"),
     "fuse-train": (_fuse_train, "train the VoteNet, leaving out one atlas at a time"),
     "score-summary": (_score_summary, "gather the subjects' scores, with bootstrap intervals"),
     "report": (_report, "write the HTML report"),

@@ -43,6 +43,7 @@ class NetworkSection(Section):
     channels: Annotated[list[Count], Field(min_length=2)] | None = Field(
         None, description="widths of the levels, finest first; None: the network's own default"
     )
+    passes: Count = Field(1, description="times that it sees the image, each time warped by what it knows")
 
 
 class TemplateSection(Section):

@@ -59,6 +59,20 @@ class Layout:
         return folder / f"tpl-{self.template}_cohort-{index}_res-1_{self.suffix}.nii.gz"
 
     @property
+    def template_labels(self) -> Path:
+        """The template's own labels, from the atlases."""
+        return self.of_template("res-1_desc-atlases", "dseg")
+
+    @property
+    def template_label_table(self) -> Path:
+        return self.of_template("res-1_desc-atlases", "dseg", ".tsv")
+
+    @property
+    def template_probabilities(self) -> Path:
+        """Of the labels of `template_label_table`, in its order, along the fourth axis."""
+        return self.of_template("res-1_desc-atlases", "probseg")
+
+    @property
     def template_description(self) -> Path:
         return self.output / f"tpl-{self.template}" / "template_description.json"
 

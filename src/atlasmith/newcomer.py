@@ -16,7 +16,7 @@ from atlasmith.fusion import fuse_subject
 from atlasmith.io.files import whole
 from atlasmith.io.tables import Subject, parse_covariate, read_cohort, write_cohort
 from atlasmith.naming import Layout
-from atlasmith.propagate import propagate
+from atlasmith.propagate import label_from_template, propagate
 from atlasmith.register import register_subjects
 
 
@@ -24,10 +24,10 @@ def register_image(results: Path, image: Path, covariates: Mapping[str, str], ou
     """Take one raw image, of someone who wasn't in the cohort, through the stages of a finished run.
 
     Writes to `out` what the run has of each of its targets, under the same names: transforms both ways, the
-    warped image, the log-Jacobian, and a segmentation by each fusion method. `covariates` are those of the
-    template, as text; one that isn't given counts as the cohort's mean. Nothing in `results` changes. Raises
-    `InputError` with all that is wrong with the image and the covariates, and `AtlasmithError` when the run
-    isn't finished or `out` has this person already.
+    warped image, the log-Jacobian, and a segmentation by each fusion method; and the template's labels.
+    `covariates` are those of the template, as text; one that isn't given counts as the cohort's mean. Nothing
+    in `results` changes. Raises `InputError` with all that is wrong with the image and the covariates, and
+    `AtlasmithError` when the run isn't finished or `out` has this person already.
     """
     config = load_config(results / "config.yaml")
     run = Layout(results, config.template.name, config.cohort.suffix)
@@ -56,6 +56,7 @@ def register_image(results: Path, image: Path, covariates: Mapping[str, str], ou
         write_cohort(config.layout.cohort, [*atlases, person], config.cohort.covariates)
         align_subject(config, name)
         register_subjects(config, [name])
+        label_from_template(config, name)
         propagate(config, name)
         fuse_subject(config, name)
         made = config.layout.forward(name).parent

@@ -18,3 +18,23 @@ rule propagate:
         box=[CONFIG.fusion.spacing, CONFIG.fusion.margin],
     shell:
         "atlasmith propagate --config {params.config:q} --subject {wildcards.subject} > {log:q} 2>&1"
+
+
+rule template_labels:
+    input:
+        cohort=LAYOUT.cohort,
+        template=LAYOUT.template_image,
+        atlases=[LAYOUT.forward(atlas) for atlas in ATLASES],
+    output:
+        LAYOUT.template_labels,
+        LAYOUT.template_label_table,
+        LAYOUT.template_probabilities,
+    log:
+        LAYOUT.log("template_labels"),
+    conda:
+        "../envs/atlasmith.yaml"
+    params:
+        version=VERSION,
+        config=LAYOUT.config,
+    shell:
+        "atlasmith template-labels --config {params.config:q} > {log:q} 2>&1"

@@ -4,6 +4,7 @@ rule report:
         scores=LAYOUT.scores,
         summary=LAYOUT.summary,
         template=LAYOUT.template_image,
+        template_labels=LAYOUT.template_labels,
         training=[LAYOUT.template_training] + ([LAYOUT.votenet_training] if VOTENET else []),
     output:
         LAYOUT.report,

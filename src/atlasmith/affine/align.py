@@ -6,12 +6,14 @@ own world (LPS), in 2-D the plane of the slice. `frame(grid)` leads from there t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
 
 from atlasmith.affine.intensity import read_prepared
 from atlasmith.config import Config
@@ -30,6 +32,9 @@ OVERLAP = 0.8  # of the largest possible; losing more of it counts against a tra
 TOLERANCE = 0.03  # of similarity; a later stage that loses more is dropped
 OBJECT = 0.1  # normalised intensity above which a voxel belongs to the object
 ITERATIONS = 60  # at most, at each level
+COARSE = 14  # voxels of the longest axis, for scoring many starts
+TURNS = (20, 40, 60)  # degrees about each axis, both ways
+TRIED = 2  # of the starts that score better than what was found are optimised
 
 
 @contextmanager
@@ -121,8 +126,8 @@ def similarity(fixed: Scan, moving: Scan, plain: Array) -> float:
     resampled = sitk.Resample(moving.picture, fixed.picture, _itk(plain, fixed), sitk.sitkLinear, np.nan)
     moved, target = sitk.GetArrayFromImage(resampled), sitk.GetArrayFromImage(fixed.picture)
     inside, occupied = np.isfinite(moved), target > 0
-    wanted = occupied.sum() * np.prod(fixed.grid.tensor_spacing)
-    offered = moving.picture.GetNumberOfPixels() * np.prod(moving.grid.tensor_spacing)
+    wanted = occupied.sum() * np.prod(fixed.picture.GetSpacing())
+    offered = moving.picture.GetNumberOfPixels() * np.prod(moving.picture.GetSpacing())
     a, b = target[inside].astype(np.float64), moved[inside].astype(np.float64)
     if wanted == 0 or a.size == 0 or a.std() == 0 or b.std() == 0:
         return 0.0
@@ -212,11 +217,54 @@ def refined(fixed: Scan, moving: Scan, start: Array, kind: str) -> Array:
     return best(fixed, moving, [start, optimise(fixed, moving, start, kind)], TOLERANCE)
 
 
+def turns(ndim: int) -> list[Array]:
+    """Rotations (4, 4) by `TURNS` about the cube's axes, edges and corners, or in the plane."""
+    if ndim == 2:
+        axes = [np.array([0, 0, 1])]
+    else:
+        # One of each pair of opposite directions: the first component that isn't zero is positive.
+        directions = [np.array(d) for d in itertools.product((0, 1, -1), repeat=3) if any(d)]
+        axes = [d for d in directions if d[np.flatnonzero(d)[0]] > 0]
+    result = []
+    for axis, degrees, sign in itertools.product(axes, TURNS, (1, -1)):
+        matrix = np.eye(4)
+        vector = sign * np.deg2rad(degrees) * axis / np.linalg.norm(axis)
+        matrix[:3, :3] = Rotation.from_rotvec(vector).as_matrix()
+        result.append(matrix)
+    return result
+
+
+def coarse(scan: Scan) -> Scan:
+    """The same scan in few voxels."""
+    picture = scan.picture
+    factors = [max(1, n // COARSE) for n in picture.GetSize()]
+    sigmas = [
+        max(1e-3, factor / 2 * size) for factor, size in zip(factors, picture.GetSpacing(), strict=True)
+    ]
+    # Wider than the voxels become, so that a start needn't be near.
+    smooth = sitk.SmoothingRecursiveGaussian(picture, sigmas) if max(factors) > 1 else picture
+    return replace(scan, picture=sitk.Shrink(smooth, factors))
+
+
+def rigid(fixed: Scan, moving: Scan, *starts: Array) -> Array:
+    """The rigid pull-back (4, 4) in plain coordinates: the best from `starts`, and from turned ones.
+
+    Every turned start is scored in few voxels, which takes a fraction of one optimisation; only those that
+    score higher than what was found are optimised, and a good alignment has none.
+    """
+    found = best(fixed, moving, [refined(fixed, moving, start, "rigid") for start in starts])
+    few_fixed, few_moving = coarse(fixed), coarse(moving)
+    turned = [shift(moving.mass) @ turn @ shift(-fixed.mass) for turn in turns(fixed.grid.ndim)]
+    scores = np.array([similarity(few_fixed, few_moving, start) for start in turned])
+    level = similarity(few_fixed, few_moving, found)
+    better = [turned[i] for i in np.argsort(-scores)[:TRIED] if scores[i] > level]
+    return best(fixed, moving, [found, *(refined(fixed, moving, start, "rigid") for start in better)])
+
+
 def register(fixed: Scan, moving: Scan) -> Array:
-    """The pull-back (4, 4) in plain coordinates: rigid from two starts, then affine from the better."""
+    """The pull-back (4, 4) in plain coordinates: rigid from many starts, then affine from the best."""
     starts = [shift(moving.mass - fixed.mass), shift(moving.middle - fixed.middle)]
-    rigid = best(fixed, moving, [refined(fixed, moving, start, "rigid") for start in starts])
-    return refined(fixed, moving, rigid, "affine")
+    return refined(fixed, moving, rigid(fixed, moving, *starts), "affine")
 
 
 def check_dimension(subject: Subject, image: Image, grid: Grid) -> None:

@@ -13,7 +13,16 @@ import numpy as np
 from scipy.linalg import expm, logm
 from tqdm import tqdm
 
-from atlasmith.affine.align import Scan, check_dimension, one_thread, refined, resample, shift, to_world
+from atlasmith.affine.align import (
+    Scan,
+    check_dimension,
+    one_thread,
+    refined,
+    resample,
+    rigid,
+    shift,
+    to_world,
+)
 from atlasmith.affine.intensity import read_prepared
 from atlasmith.config import Config
 from atlasmith.geometry import Array, Grid
@@ -106,8 +115,8 @@ def build_reference(config: Config) -> None:
 
         mean, plain = mean_of([np.eye(4)] * len(scans))
         for index in range(rounds):
-            fixed, kind = Scan.of(mean, spacing), "affine" if index else "rigid"
-            register = partial(refined, fixed, kind=kind)
+            fixed = Scan.of(mean, spacing)
+            register = partial(refined, fixed, kind="affine") if index else partial(rigid, fixed)
             found = each(register, scans, plain)
             mean, plain = mean_of(
                 centred(

@@ -24,9 +24,10 @@ from atlasmith.networks.registration import (
     HalfUNet,
     LKUNet,
     Pyramid,
+    TransMorph,
     VoxelMorph,
 )
-from atlasmith.warp import Velocity
+from atlasmith.warp import Velocity, compose_velocities, exponentiate, resize_displacement, warp
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "unet": VoxelMorph,
@@ -34,6 +35,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "lkunet": LKUNet,
     "pyramid": Pyramid,
     "dualstream": DualStream,
+    "transmorph": TransMorph,
 }
 _LINEAR = {2: "bilinear", 3: "trilinear"}
 
@@ -143,14 +145,16 @@ class Groupwise(nn.Module):
         channels: Sequence[int] | None,
         squarings: int,
         probabilistic: bool = False,
+        passes: int = 1,
     ) -> None:
         super().__init__()
-        self.grid, self.code, self.squarings = grid, code, squarings
+        self.grid, self.code, self.squarings, self.passes = grid, code, squarings, passes
         self.settings = {
             "network": network,
             "channels": None if channels is None else list(channels),
             "squarings": squarings,
             "probabilistic": probabilistic,
+            "passes": passes,
         }
         shape = grid.tensor_shape
         self.base = nn.Parameter(torch.zeros(1, 1, *shape))
@@ -170,9 +174,22 @@ class Groupwise(nn.Module):
         return base + line + self.support * self.decoder(code)
 
     def velocity(self, template: Tensor, image: Tensor) -> Velocity:
-        """Of images (B, 1, *shape); a probabilistic model's has a log-variance."""
-        mean, *log_variance = self.network(template, image).float().split(self.grid.ndim, 1)
-        return Velocity(VELOCITY_SCALE * mean, *(LOG_VARIANCE + x for x in log_variance))
+        """Of images (B, 1, *shape); a probabilistic model's has a log-variance, that of the last pass.
+
+        Each pass after the first sees the image as the velocity so far warps it, once, and adds to it.
+        """
+        total: Tensor | None = None
+        for _ in range(self.passes):
+            moved = image if total is None else self._moved(image, total)
+            mean, *log_variance = self.network(template, moved).float().split(self.grid.ndim, 1)
+            mean = VELOCITY_SCALE * mean
+            total = mean if total is None else compose_velocities(total, mean)
+        assert total is not None  # there is at least one pass
+        return Velocity(total, *(LOG_VARIANCE + x for x in log_variance))
+
+    def _moved(self, image: Tensor, velocity: Tensor) -> Tensor:
+        displacement = exponentiate(velocity, self.squarings)
+        return warp(image.float(), resize_displacement(displacement, image.shape[2:]))
 
     @property
     def velocity_spacing(self) -> tuple[float, ...]:

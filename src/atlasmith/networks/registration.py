@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atlasmith.networks.attention import SwinBlock
 from atlasmith.networks.unet import CONVOLUTION, UNet, block, cut, fitted, head
 from atlasmith.warp import exponentiate, warp
 
@@ -111,8 +112,30 @@ class LKUNet(nn.Module):
     def __init__(self, ndim: int, outputs: int, channels: Sequence[int] = (8, 16, 32, 32)) -> None:
         super().__init__()
 
-        def extra(width: int) -> nn.Module:
+        def extra(level: int, width: int) -> nn.Module:
             return nn.Sequential(LargeKernel(ndim, width), nn.LeakyReLU(0.2))
+
+        self.body = UNet(ndim, 2, outputs, channels, first_stride=2, extra=extra)
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
+        result: Tensor = self.body(torch.cat([fixed, moving], dim=1))
+        return result
+
+
+class TransMorph(nn.Module):
+    """A U-Net whose levels but the finest end in a pair of Swin blocks: attention in windows of 4 voxels an
+    axis, then in windows half a window further (TransMorph, Chen et al. 2022,
+    doi:10.1016/j.media.2022.102615). Widths are multiples of `heads`."""
+
+    heads = 4
+
+    def __init__(self, ndim: int, outputs: int, channels: Sequence[int] = (16, 32, 48, 64)) -> None:
+        super().__init__()
+
+        def extra(level: int, width: int) -> nn.Module:
+            if level == 0:
+                return nn.Identity()
+            return nn.Sequential(*(SwinBlock(ndim, width, self.heads, shifted) for shifted in (False, True)))
 
         self.body = UNet(ndim, 2, outputs, channels, first_stride=2, extra=extra)
 

@@ -51,7 +51,7 @@ class UNet(nn.Module):
 
     Input (B, in_channels, *shape); output (B, out_channels, *shape), or half that size (rounded up) with
     `first_stride=2`. `channels` are the widths of the levels, finest first. `extra` makes a module that
-    follows each level of the encoder, from its width.
+    follows each level of the encoder, from the level, 0 the finest, and its width.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class UNet(nn.Module):
         out_channels: int,
         channels: Sequence[int],
         first_stride: int = 1,
-        extra: Callable[[int], nn.Module] = lambda width: nn.Identity(),
+        extra: Callable[[int, int], nn.Module] = lambda level, width: nn.Identity(),
     ) -> None:
         super().__init__()
         self.first_stride = first_stride
@@ -69,7 +69,7 @@ class UNet(nn.Module):
         widths = [in_channels, *channels]
         strides = [first_stride] + [2] * (len(channels) - 1)
         self.encoder = nn.ModuleList(
-            nn.Sequential(block(ndim, widths[i], widths[i + 1], strides[i]), extra(widths[i + 1]))
+            nn.Sequential(block(ndim, widths[i], widths[i + 1], strides[i]), extra(i, widths[i + 1]))
             for i in range(len(channels))
         )
         self.decoder = nn.ModuleList(

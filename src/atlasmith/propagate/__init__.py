@@ -2,6 +2,8 @@
 
 subject -> template -> atlas is composed, and each atlas is sampled once. The subject's *fusion grid* is its
 own grid, coarser if the config says so, cut to the propagated labels and a margin.
+
+The template gets its own labels from the atlases too, and gives them to whoever was registered to it.
 """
 
 from __future__ import annotations
@@ -15,12 +17,12 @@ from atlasmith.geometry import Array, Grid
 from atlasmith.intensity import antialias, normalise
 from atlasmith.io.files import write_json
 from atlasmith.io.images import read_grid, read_image, read_labels, write_image
-from atlasmith.io.tables import Subject, read_cohort
+from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_tsv
 from atlasmith.io.transforms import read_composite
 from atlasmith.naming import Layout
-from atlasmith.warp import map_points, sample, sample_labels, to_voxels, world_points
+from atlasmith.warp import map_points, pull_coordinates, sample, sample_labels, to_voxels, world_points
 
-__all__ = ["propagate"]
+__all__ = ["label_from_template", "label_template", "propagate"]
 
 
 def propagate(config: Config, subject_id: str) -> None:
@@ -37,9 +39,11 @@ def propagate(config: Config, subject_id: str) -> None:
     grid = native.resampled(config.fusion.spacing) if config.fusion.spacing else native
     hub = map_points(read_composite(layout.inverse(subject_id)), world_points(grid))
 
-    stacks = [_pull_atlas(layout, atlas, hub, grid) for atlas in atlases]
-    labels = np.stack([stack[0] for stack in stacks], axis=-1)
-    images = np.stack([stack[1] for stack in stacks], axis=-1)
+    pulled = []
+    for atlas in atlases:
+        points = _atlas_points(layout, atlas, hub)
+        pulled.append((_labels_at(atlas, points, grid), _intensities_at(atlas, points, grid)))
+    labels, images = (np.stack(maps, axis=-1) for maps in zip(*pulled, strict=True))
     box = _box(labels, grid, config.fusion.margin)
     if box is None:
         raise AtlasmithError(
@@ -59,16 +63,63 @@ def propagate(config: Config, subject_id: str) -> None:
     )
 
 
-def _pull_atlas(layout: Layout, atlas: Subject, hub: torch.Tensor, grid: Grid) -> tuple[Array, Array]:
-    """(labels, intensities), each (X, Y, Z) on `grid`; `hub`: the grid's points in the template's world."""
-    assert atlas.labels is not None  # the cohort's checks saw to it
-    image, labels = read_image(atlas.image), read_labels(atlas.labels)
-    points = map_points(read_composite(layout.forward(atlas.id)), hub)
-    voxels = to_voxels(points, image.grid, grid.tensor_shape)
-    smooth = antialias(normalise(image.data), image.grid, min(grid.tensor_spacing))
-    intensities = sample(torch.from_numpy(image.grid.squeeze(smooth))[None, None], voxels)[0, 0]
+def label_template(config: Config) -> None:
+    """Write the template's label probabilities, the share of the atlases that have a label at a voxel, and
+    the most frequent label; on the template's grid, in the common space.
+
+    Probabilities are (X, Y, Z, labels), without background, in the order of the table beside them.
+    """
+    layout = config.layout
+    atlases = [s for s in read_cohort(layout.cohort) if s.role == "atlas"]
+    grid = read_grid(layout.template_image)
+    points = world_points(grid)
+    table = read_tsv(layout.labels)
+    values = np.array([int(row["index"]) for row in table])
+    counts = np.zeros((*grid.shape, len(values)), dtype=np.float32)
+    for atlas in atlases:
+        moved = _labels_at(atlas, _atlas_points(layout, atlas, points), grid)
+        for position, value in enumerate(values):
+            counts[..., position] += moved == value
+    unlabelled = len(atlases) - counts.sum(axis=-1)
+    most = counts.argmax(axis=-1)
+    found = np.where(counts.max(axis=-1) > unlabelled, values[most], 0)
+    write_image(layout.template_probabilities, counts / len(atlases), grid)
+    write_image(layout.template_labels, found, grid)
+    write_tsv(layout.template_label_table, table, list(table[0]))
+
+
+def label_from_template(config: Config, subject_id: str) -> None:
+    """Write the template's labels in the subject's space, argmax of linearly interpolated one-hot maps."""
+    layout = config.layout
+    subject = next(s for s in read_cohort(layout.cohort) if s.id == subject_id)
+    native, labels = read_grid(subject.image), read_labels(layout.template_labels)
+    voxels = pull_coordinates(labels.grid, read_composite(layout.inverse(subject_id)), native)
     moved = sample_labels(torch.from_numpy(labels.grid.squeeze(labels.data)), voxels)
-    return grid.unsqueeze(moved.numpy()), grid.unsqueeze(intensities.numpy())
+    path = layout.segmentation(subject_id, "template")
+    write_image(path, native.unsqueeze(moved.numpy()), native, like=subject.image)
+
+
+def _atlas_points(layout: Layout, atlas: Subject, hub: torch.Tensor) -> torch.Tensor:
+    """Points (N, 3) in the template's world, in the atlas's."""
+    return map_points(read_composite(layout.forward(atlas.id)), hub)
+
+
+def _labels_at(atlas: Subject, points: torch.Tensor, grid: Grid) -> Array:
+    """An atlas's labels (X, Y, Z) on `grid`, whose voxels lie at `points` of the atlas's world."""
+    assert atlas.labels is not None  # the cohort's checks saw to it
+    labels = read_labels(atlas.labels)
+    voxels = to_voxels(points, labels.grid, grid.tensor_shape)
+    moved = sample_labels(torch.from_numpy(labels.grid.squeeze(labels.data)), voxels)
+    return grid.unsqueeze(moved.numpy())
+
+
+def _intensities_at(atlas: Subject, points: torch.Tensor, grid: Grid) -> Array:
+    """As `_labels_at`, normalised intensities."""
+    image = read_image(atlas.image)
+    smooth = antialias(normalise(image.data), image.grid, min(grid.tensor_spacing))
+    voxels = to_voxels(points, image.grid, grid.tensor_shape)
+    moved = sample(torch.from_numpy(image.grid.squeeze(smooth))[None, None], voxels)[0, 0]
+    return grid.unsqueeze(moved.numpy())
 
 
 def _box(labels: Array, grid: Grid, margin: float) -> list[slice] | None:

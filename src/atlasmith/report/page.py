@@ -263,6 +263,15 @@ def _template(run: _Run) -> str:
         [(_middle(image, axis, limits), f"{name}, {PLANES[axis]}") for axis in plane_axes(image.grid)]
         for image, name in known
     ]
+    if run.layout.template_labels.exists():
+        labels = read_labels(run.layout.template_labels)
+        colours = pictures.palette(list(run.label_names))
+        rows.append(
+            [
+                (pictures.overlay(grey, _middle_plane(labels, axis), colours), f"labels, {PLANES[axis]}")
+                for axis, (grey, _) in zip(plane_axes(labels.grid), rows[0], strict=True)
+            ]
+        )
     if template.grid.ndim == 2:  # one beside the other
         rows = [[shown for row in rows for shown in row]]
     return f"<p class=soft>{CONVENTION} All at the same brightness.</p>" + "".join(
@@ -271,7 +280,11 @@ def _template(run: _Run) -> str:
 
 
 def _middle(image: Image, axis: int, limits: tuple[float, float]) -> Array:
-    return pictures.grey(plane(image.data, image.grid, axis, image.grid.shape[axis] // 2), limits)
+    return pictures.grey(_middle_plane(image, axis), limits)
+
+
+def _middle_plane(image: Image, axis: int) -> Array:
+    return plane(image.data, image.grid, axis, image.grid.shape[axis] // 2)
 
 
 def _covariates(run: _Run) -> str:

@@ -90,6 +90,7 @@ def train(config: Config) -> None:
         settings.network.channels,
         settings.squarings,
         probabilistic="kl" in settings.regularisation,
+        passes=settings.network.passes,
     )
     atlases = [i for i, subject in enumerate(subjects) if subject.role == "atlas"] if settings.labels else []
     values = torch.tensor(sorted({int(v) for i in atlases for v in images.labels(i).unique() if v != 0}))

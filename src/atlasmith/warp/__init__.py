@@ -6,6 +6,7 @@ tensors are (B, C, *shape) in NIfTI axis order, and channel d of a displacement 
 
 from atlasmith.warp.dense import (
     compose,
+    compose_velocities,
     coordinates,
     exponentiate,
     jacobian_determinant,
@@ -27,6 +28,7 @@ from atlasmith.warp.world import (
 __all__ = [
     "Velocity",
     "compose",
+    "compose_velocities",
     "coordinates",
     "displacement_to_field",
     "exponentiate",

@@ -100,6 +100,21 @@ def exponentiate(velocity: Tensor, squarings: int, save_memory: bool = False) ->
     return displacement
 
 
+def compose_velocities(outer: Tensor, inner: Tensor) -> Tensor:
+    """About the velocity (B, d, *shape), in voxels, whose exponential is exp(outer) after exp(inner).
+
+    Their sum and half their Lie bracket, the first terms of the Baker-Campbell-Hausdorff formula (Vercauteren
+    et al. 2008, doi:10.1007/978-3-540-85988-8_90).
+    """
+    return outer + inner + (_along(outer, inner) - _along(inner, outer)) / 2
+
+
+def _along(field: Tensor, direction: Tensor) -> Tensor:
+    """The derivative of `field` along `direction`, both (B, d, *shape) in voxels."""
+    slopes = torch.gradient(field, dim=tuple(range(2, field.ndim)))
+    return torch.stack([slope * direction[:, [axis]] for axis, slope in enumerate(slopes)]).sum(0)
+
+
 class _Squarings(torch.autograd.Function):
     """A displacement composed with itself, again and again, with a gradient written out: autograd would keep
     two fields a step for it."""

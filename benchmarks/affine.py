@@ -1,0 +1,148 @@
+"""How often an affine registration fails: every image of a run, as it is and turned by up to 45 degrees.
+
+    python benchmarks/affine.py results-hippocampus
+
+Each image is registered to the run's affine reference, by us and by the peers that are installed, once with
+its own header and once turned about its centre of mass (the header alone, by a random angle about a random
+axis, of a fixed seed). A registration has failed where the correlation that it leaves is `GAP` below the best
+that anyone found for this image in either pose. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
+
+from atlasmith.affine.align import Scan, one_thread, register, resample, to_world
+from atlasmith.affine.intensity import read_prepared
+from atlasmith.config import load_config
+from atlasmith.geometry import Array, Grid
+from atlasmith.io.images import Image, read_image
+from atlasmith.io.tables import read_cohort
+from atlasmith.io.transforms import from_sitk, to_sitk
+from atlasmith.scoring.metrics import ncc
+
+GAP = 0.1
+# The reference and an image, to the image on the reference's grid.
+Tool = Callable[[Image, Image], Array]
+
+
+def ours(reference: Image, image: Image) -> Array:
+    spacing = min(reference.grid.tensor_spacing)
+    fixed, moving = Scan.of(reference, spacing), Scan.of(image, spacing)
+    with one_thread():
+        matrix = to_world(register(fixed, moving), fixed.grid, moving.grid)
+    return resample(image, matrix, reference.grid, fill=0)
+
+
+def ants() -> Tool:
+    import ants as antspyx
+
+    def picture(image: Image) -> Any:
+        frame, ndim = to_sitk(image.data, image.grid), image.grid.ndim
+        return antspyx.from_numpy(
+            np.ascontiguousarray(image.grid.squeeze(image.data)),
+            origin=list(frame.GetOrigin()[:ndim]),
+            spacing=list(frame.GetSpacing()[:ndim]),
+            direction=np.array(frame.GetDirection()).reshape(3, 3)[:ndim, :ndim],
+        )
+
+    def align(reference: Image, image: Image) -> Array:
+        found = antspyx.registration(picture(reference), picture(image), type_of_transform="Affine")
+        for path in {*found["fwdtransforms"], *found["invtransforms"]}:
+            Path(path).unlink(missing_ok=True)
+        return reference.grid.unsqueeze(found["warpedmovout"].numpy())
+
+    return align
+
+
+def greedy() -> Tool:
+    from picsl_greedy import Greedy3D
+
+    def align(reference: Image, image: Image) -> Array:
+        tool = Greedy3D()
+        fixed, moving = (to_sitk(x.data, x.grid) for x in (reference, image))
+        tool.execute(
+            "-d 3 -V 0 -threads 2 -i fixed moving -m NCC 2x2x2 -a -dof 12 -ia-image-centers -n 40x20 "
+            "-o matrix",
+            fixed=fixed,
+            moving=moving,
+            matrix=None,
+        )
+        tool.execute("-d 3 -V 0 -rf fixed -rm moving moved -r matrix", moved=None)
+        return from_sitk(sitk.Cast(tool["moved"], sitk.sitkFloat32))
+
+    return align
+
+
+TOOLS: dict[str, Callable[[], Tool]] = {"atlasmith": lambda: ours, "ANTs": ants, "greedy": greedy}
+
+
+def turned(image: Image, degrees: float, random: np.random.Generator) -> Image:
+    """The image with a header that turns it about its centre of mass."""
+    grid = image.grid
+    axis = np.zeros(3)
+    if grid.ndim == 3:
+        axis = random.normal(size=3)
+    else:  # within its plane
+        axis = np.linalg.inv(grid.affine[:3, :3])[next(a for a in range(3) if a not in grid.axes)]
+    turn = np.eye(4)
+    angle = np.deg2rad(random.uniform(-degrees, degrees))
+    turn[:3, :3] = Rotation.from_rotvec(angle * axis / np.linalg.norm(axis)).as_matrix()
+    points = np.argwhere(image.data > 0.1) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+    centre = points.mean(axis=0)
+    turn[:3, 3] = centre - turn[:3, :3] @ centre
+    return replace(image, grid=Grid(grid.shape, turn @ grid.affine))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="an output folder with an affine reference")
+    parser.add_argument("--angle", type=float, default=45, help="degrees")
+    parser.add_argument("--subjects", type=int, help="the first so many; all by default")
+    parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=list(TOOLS))
+    options = parser.parse_args()
+    config = load_config(options.run / "config.yaml").model_copy(update={"output": options.run})
+    reference = read_image(config.layout.affine_reference)
+    inside = reference.data > 0.1
+    spacing = min(reference.grid.tensor_spacing)
+    tools: dict[str, Tool] = {}
+    for name in options.tools:
+        try:
+            tools[name] = TOOLS[name]()
+        except ImportError as error:
+            print(f"{name} is skipped: {error}", file=sys.stderr)
+    subjects = read_cohort(config.layout.cohort)[: options.subjects]
+    quality = np.zeros((len(subjects), len(tools), 2))
+    seconds = np.zeros_like(quality)
+    for i, subject in enumerate(subjects):
+        image = read_prepared(subject.image, spacing, config.affine.n4)
+        poses = image, turned(image, options.angle, np.random.default_rng([config.seed, i]))
+        for (j, tool), (k, pose) in ((a, b) for a in enumerate(tools.values()) for b in enumerate(poses)):
+            start = time.perf_counter()
+            moved = tool(reference, pose)
+            seconds[i, j, k] = time.perf_counter() - start
+            quality[i, j, k] = ncc(reference.data[inside], moved[inside])
+        print(f"sub-{subject.id}: {quality[i].round(3).tolist()}", file=sys.stderr, flush=True)
+    failed = quality < quality.max(axis=(1, 2), keepdims=True) - GAP
+    print(f"{len(subjects)} images, turned by up to {options.angle:g} degrees\n")
+    print("| tool | failed, as it is | failed, turned | mean correlation, both | s |\n|---|---|---|---|---|")
+    for j, name in enumerate(tools):
+        as_is, turn = (f"{100 * failed[:, j, k].mean():.1f} %" for k in (0, 1))
+        means = " and ".join(f"{quality[:, j, k].mean():.3f}" for k in (0, 1))
+        print(f"| {name} | {as_is} | {turn} | {means} | {np.median(seconds[:, j]):.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""One atlas's labels brought to one other person: a finished run against tools that register each pair.
+
+    python benchmarks/registration.py results-hippocampus --pairs 150
+    python benchmarks/registration.py results-brain --to-atlases 3
+
+Prints a Markdown table: Dice (the mean over labels, then pairs, in the native grid) with its 95 % interval
+over the persons labelled, and seconds a pair, from images in memory to the warped label map. All see the same
+pairs, and images normalised as ours are. Peers that are missing (`pip install -e '.[peers]'`) are skipped.
+
+Ours registers each person once, to the template; a pair is then the sampling of labels alone. What a new
+person costs stands below the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from atlasmith.affine.align import Scan, one_thread, register
+from atlasmith.affine.intensity import read_prepared
+from atlasmith.aligned import AlignedImages
+from atlasmith.config import Config, load_config
+from atlasmith.geometry import Array, Step
+from atlasmith.intensity import normalise
+from atlasmith.io.images import Image, read_image, read_labels
+from atlasmith.io.tables import Subject, read_cohort, read_tsv
+from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
+from atlasmith.register.apply import Registration
+from atlasmith.scoring import metrics, statistics
+from atlasmith.warp import map_points, sample_labels, to_voxels, world_points
+
+# The target and the atlas, to labels on the target's grid.
+Method = Callable[[Subject, Subject], Array]
+
+
+@cache
+def normalised(path: Path) -> Image:
+    image = read_image(path)
+    return Image(normalise(image.data), image.grid)
+
+
+labels_of = cache(read_labels)
+steps_of = cache(read_composite)
+
+
+def ours(config: Config) -> Method:
+    """Target to template to atlas, composed; the labels are sampled once."""
+
+    def label(target: Subject, atlas: Subject) -> Array:
+        labels, grid = labels_of(atlas.labels), labels_of(target.labels).grid
+        steps: list[Step] = [
+            *steps_of(config.layout.inverse(target.id)),
+            *steps_of(config.layout.forward(atlas.id)),
+        ]
+        voxels = to_voxels(map_points(steps, world_points(grid)), labels.grid, grid.tensor_shape)
+        moved = sample_labels(torch.from_numpy(labels.grid.squeeze(labels.data)), voxels)
+        return grid.unsqueeze(moved.numpy())
+
+    return label
+
+
+def ants(kind: str) -> Method:
+    """antspyx with its defaults for `kind`: affine, then SyN."""
+    import ants as antspyx
+
+    @cache
+    def picture(path: Path, labels: bool) -> Any:
+        source = read_labels(path) if labels else normalised(path)
+        grid, ndim = source.grid, source.grid.ndim
+        frame = to_sitk(source.data.astype(np.float32), grid)
+        return antspyx.from_numpy(
+            np.ascontiguousarray(grid.squeeze(source.data.astype(np.float32))),
+            origin=list(frame.GetOrigin()[:ndim]),
+            spacing=list(frame.GetSpacing()[:ndim]),
+            direction=np.array(frame.GetDirection()).reshape(3, 3)[:ndim, :ndim],
+        )
+
+    def label(target: Subject, atlas: Subject) -> Array:
+        fixed = picture(target.image, False)
+        found = antspyx.registration(fixed, picture(atlas.image, False), type_of_transform=kind)
+        moved = antspyx.apply_transforms(
+            fixed, picture(atlas.labels, True), found["fwdtransforms"], interpolator="genericLabel"
+        )
+        for path in {*found["fwdtransforms"], *found["invtransforms"]}:
+            Path(path).unlink(missing_ok=True)
+        return np.rint(labels_of(target.labels).grid.unsqueeze(moved.numpy())).astype(np.int32)
+
+    return label
+
+
+def greedy() -> Method:
+    """picsl-greedy: affine, then the deformation, both with NCC over 5 voxels an axis."""
+    from picsl_greedy import Greedy3D
+
+    @cache
+    def picture(path: Path, labels: bool) -> Any:
+        source = read_labels(path) if labels else normalised(path)
+        return to_sitk(source.data.astype(np.float32), source.grid)
+
+    def label(target: Subject, atlas: Subject) -> Array:
+        tool = Greedy3D()
+        fixed, moving = picture(target.image, False), picture(atlas.image, False)
+        pair = "-d 3 -i fixed moving -m NCC 2x2x2 -threads 2 -V 0"
+        tool.execute(
+            f"{pair} -a -dof 12 -ia-image-centers -n 40x20 -o matrix", fixed=fixed, moving=moving, matrix=None
+        )
+        tool.execute(f"{pair} -it matrix -n 100x50x20 -o field", field=None)
+        tool.execute(
+            "-d 3 -V 0 -rf fixed -ri LABEL 0.2vox -rm labels moved -r field matrix",
+            labels=picture(atlas.labels, True),
+            moved=None,
+        )
+        return np.rint(from_sitk(tool["moved"])).astype(np.int32)
+
+    return label
+
+
+PEERS: dict[str, Callable[[], Method]] = {
+    "greedy": greedy,
+    "ANTs SyN": lambda: ants("SyN"),
+    "ANTs SyN, CC": lambda: ants("SyNCC"),
+}
+
+
+def measure(method: Method, pairs: list[tuple[Subject, Subject]], labels: Array) -> tuple[Array, float]:
+    """Dice of each pair (N,), and the median seconds."""
+    scores, seconds = [], []
+    for atlas, target in pairs:
+        for subject in (atlas, target):
+            normalised(subject.image)
+            labels_of(subject.labels)
+        start = time.perf_counter()
+        predicted = method(target, atlas)
+        seconds.append(time.perf_counter() - start)
+        truth = labels_of(target.labels).data
+        counts = metrics.count(
+            metrics.label_index(truth, labels), metrics.label_index(predicted, labels), len(labels)
+        )
+        scores.append(np.nanmean(metrics.dice(counts)))
+    return np.array(scores), float(np.median(seconds))
+
+
+def of_a_person(config: Config, subject: Subject, repeats: int = 5) -> dict[str, float]:
+    """Median seconds of the steps that one new person takes, the model and the image in memory."""
+    with_refinement = Registration(config)
+    network_alone = Registration(
+        config.model_copy(update={"register_": config.register_.model_copy(update={"refine_steps": 0})})
+    )
+    grid = with_refinement.model.grid
+    image, mask = AlignedImages(config.layout, [subject], grid).batch([0])
+    code = with_refinement.model.code.encode(subject.covariates)
+    spacing = min(grid.tensor_spacing)
+    fixed = Scan.of(Image(read_image(config.layout.affine_reference).data, grid), spacing)
+    moving = Scan.of(read_prepared(subject.image, spacing, config.affine.n4), spacing)
+
+    def affine() -> None:
+        with one_thread():
+            register(fixed, moving)
+
+    steps = {
+        "affine": affine,
+        "network": lambda: network_alone.to_hub(code, image, mask),
+        "network and instance optimisation": lambda: with_refinement.to_hub(code, image, mask),
+    }
+    found = {}
+    for name, step in steps.items():
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - start)
+        found[name] = float(np.median(seconds))
+    return found
+
+
+def chosen(subjects: list[Subject], to_atlases: int, count: int | None) -> list[tuple[Subject, Subject]]:
+    """Pairs of an atlas and a person to be labelled: a target, or one of the last `to_atlases` atlases."""
+    atlases = [s for s in subjects if s.role == "atlas"]
+    persons = [s for s in subjects if s.role == "target" and s.labels is not None]
+    if to_atlases:
+        atlases, persons = atlases[:-to_atlases], atlases[-to_atlases:]
+    pairs = [(atlas, person) for person in persons for atlas in atlases]
+    if count is not None and count < len(pairs):
+        pairs = random.Random(0).sample(pairs, count)
+    return pairs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="a finished output folder")
+    parser.add_argument("--pairs", type=int, help="so many, drawn at random; all by default")
+    parser.add_argument("--to-atlases", type=int, default=0, help="label the last so many atlases")
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
+    options = parser.parse_args()
+    config = load_config(options.run / "config.yaml").model_copy(update={"output": options.run})
+    subjects = read_cohort(config.layout.cohort)
+    pairs = chosen(subjects, options.to_atlases, options.pairs)
+    labels = np.array(sorted({int(row["index"]) for row in read_tsv(config.layout.labels)} - {0}))
+
+    print(f"{len(pairs)} pairs\n\n| method | Dice | 95 % interval | s a pair |\n|---|---|---|---|")
+    methods: dict[str, Callable[[], Method]] = {"atlasmith, through the template": lambda: ours(config)}
+    for name, make in {**methods, **{peer: PEERS[peer] for peer in options.peers}}.items():
+        try:
+            method = make()
+        except ImportError as error:
+            print(f"{name} is skipped: {error}", file=sys.stderr)
+            continue
+        scores, seconds = measure(method, pairs, labels)
+        persons = {person.id for _, person in pairs}
+        means = [scores[[target.id == person for _, target in pairs]].mean() for person in sorted(persons)]
+        interval = statistics.summary(np.array(means), config.seed, config.score.bootstrap)
+        low, high = interval["ci95_low"], interval["ci95_high"]
+        print(f"| {name} | {scores.mean():.3f} | {low:.3f} to {high:.3f} | {seconds:.3f} |", flush=True)
+    print("\n| a new person | s |\n|---|---|")
+    for name, seconds in of_a_person(config, pairs[0][1]).items():
+        print(f"| {name} | {seconds:.3f} |")
+
+
+if __name__ == "__main__":
+    main()
