@@ -32,7 +32,7 @@ from atlasmith.config import Config, load_config
 from atlasmith.geometry import Array, Step
 from atlasmith.intensity import normalise
 from atlasmith.io.images import Image, read_image, read_labels
-from atlasmith.io.tables import Subject, read_cohort, read_tsv
+from atlasmith.io.tables import Subject, read_cohort, read_label_values
 from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
 from atlasmith.register.apply import Registration
 from atlasmith.scoring import metrics, statistics
@@ -204,9 +204,11 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
     options = parser.parse_args()
     config = load_config(options.run / "config.yaml").model_copy(update={"output": options.run})
+    if options.to_atlases and config.template.labels:
+        sys.exit("--to-atlases: this run learned from the labels of all atlases")
     subjects = read_cohort(config.layout.cohort)
     pairs = chosen(subjects, options.to_atlases, options.pairs)
-    labels = np.array(sorted({int(row["index"]) for row in read_tsv(config.layout.labels)} - {0}))
+    labels = np.array(read_label_values(config.layout.labels))
 
     print(f"{len(pairs)} pairs\n\n| method | Dice | 95 % interval | s a pair |\n|---|---|---|---|")
     methods: dict[str, Callable[[], Method]] = {"atlasmith, through the template": lambda: ours(config)}

@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from atlasmith.losses import REGULARISERS, SIMILARITY, TRAINING_TERMS, Pairing, pair
-from atlasmith.warp import Velocity
+from atlasmith.losses import REGULARISERS, SIMILARITY, TRAINING_TERMS, Pairing, across, pair
+from atlasmith.warp import Velocity, compose, resize_displacement, warp
 
 DOCS = Path(__file__).parents[1] / "docs"
 SHAPES = [(12, 11), (9, 10, 8)]
+SETTINGS: dict[int, dict[str, Any]] = {
+    ndim: {"squarings": 5, "velocity_spacing": (2.0, 1.5, 1.0)[:ndim], "regularisation": {}}
+    for ndim in (2, 3)
+}
 
 
 def judge(
@@ -24,9 +28,7 @@ def judge(
         image,
         torch.ones_like(image),
         values,
-        squarings=5,
-        velocity_spacing=(2.0, 1.5, 1.0)[: image.ndim - 2],
-        **{"similarity": {}, "regularisation": {}} | terms,
+        **SETTINGS[image.ndim - 2] | {"similarity": {}} | terms,
     )
 
 
@@ -47,6 +49,40 @@ def test_every_similarity_trains(name: str, shape: tuple[int, ...]) -> None:
     assert torch.isfinite(velocity.grad).all() and velocity.grad.any()
     single = judge(template, image, velocity, similarity={name: {"weight": 1.0}}).loss
     torch.testing.assert_close(judged.loss, 2 * single)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_labels_are_judged_apart_from_intensities(shape: tuple[int, ...]) -> None:
+    template, image, velocity = inputs(shape)
+    seen = [torch.cat([x, x.square(), 1 - x], dim=1) for x in (template, image)]
+    mask = torch.ones_like(image)
+    terms = {"similarity": {"mse": {"weight": 1.0}}, "labels": {"dice": {"weight": 3.0}}}
+    both = pair(*seen, mask, Velocity(velocity), **SETTINGS[len(shape)], **terms).terms
+    assert list(both) == ["mse", "labels_dice"]
+    alone = judge(template, image, velocity, similarity={"mse": {"weight": 1.0}}).terms["mse"]
+    torch.testing.assert_close(both["mse"], alone)
+    labels = [x[:, 1:] for x in seen]
+    terms = {"similarity": {}, "labels": {"dice": {"weight": 3.0}}}
+    first = [torch.cat([torch.rand_like(x[:, :1]), x], dim=1) for x in labels]
+    again = pair(*first, mask, Velocity(velocity), **SETTINGS[len(shape)], **terms).terms
+    torch.testing.assert_close(again["labels_dice"], both["labels_dice"])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_images_meet_through_the_template(shape: tuple[int, ...]) -> None:
+    """Each is compared with the one before it, by the composed maps, in one sampling."""
+    template, image, velocity = inputs(shape)
+    mask = torch.ones_like(image)
+    pairing = judge(template, image, velocity, similarity={"mse": {"weight": 1.0}})
+    found = across(image, mask, pairing, {"mse": {"weight": 2.0}})
+    assert list(found) == ["pairs_mse"]
+    values = []
+    for here, there in ((0, 1), (1, 0)):
+        composed = compose(pairing.forward[[there]], pairing.inverse[[here]])
+        moved = warp(torch.cat([image, mask], dim=1)[[there]], resize_displacement(composed, shape))
+        values.append(SIMILARITY["mse"](image[[here]], moved[:, :1], moved[:, 1:]))
+    torch.testing.assert_close(found["pairs_mse"], 2 * torch.stack(values).mean())
+    assert across(image, mask, pairing, {}) == {}
 
 
 @pytest.mark.parametrize("shape", SHAPES)

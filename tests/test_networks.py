@@ -7,7 +7,7 @@ import torch
 from atlasmith.errors import AtlasmithError
 from atlasmith.geometry import Grid
 from atlasmith.losses.regularisers import diffusion
-from atlasmith.networks import NETWORKS, CovariateCode, Groupwise, UNet, fold
+from atlasmith.networks import NETWORKS, CovariateCode, Groupwise, UNet, fold, unions
 from atlasmith.networks.attention import SwinBlock, unwindows, windows
 from atlasmith.networks.registration import VELOCITY_SCALE
 from atlasmith.warp import compose, exponentiate, resize_displacement, warp
@@ -28,13 +28,15 @@ def test_unet_takes_any_size_and_starts_near_zero(shape: tuple[int, ...], stride
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("shape", [(17, 9), (8, 40), (13, 16, 11)])
-def test_registration_networks_take_any_size_and_start_near_zero(name: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("shape", "inputs"), [((17, 9), 1), ((8, 40), 3), ((13, 16, 11), 2)])
+def test_registration_networks_take_any_size_and_start_near_zero(
+    name: str, shape: tuple[int, ...], inputs: int
+) -> None:
     nets = []
     for _ in range(2):
         torch.manual_seed(0)
-        nets.append(NETWORKS[name](len(shape), 2 * len(shape)))
-    fixed, moving = torch.rand(2, 2, 1, *shape)
+        nets.append(NETWORKS[name](len(shape), inputs, 2 * len(shape)))
+    fixed, moving = torch.rand(2, 2, inputs, *shape)
     output, again = (net(fixed, moving) for net in nets)
     assert output.shape == (2, 2 * len(shape), *[-(-n // 2) for n in shape])
     assert output.abs().max() < 1e-3
@@ -46,14 +48,14 @@ def test_registration_networks_take_any_size_and_start_near_zero(name: str, shap
 
 
 def test_voxelmorph_has_the_published_size() -> None:
-    sizes = [sum(p.numel() for p in NETWORKS["unet"](ndim, ndim).parameters()) for ndim in (2, 3)]
+    sizes = [sum(p.numel() for p in NETWORKS["unet"](ndim, 1, ndim).parameters()) for ndim in (2, 3)]
     assert sizes == [109_170, 327_331]
 
 
 @pytest.mark.parametrize("shape", [(18, 14), (10, 12, 14)])
 def test_folded_kernels_give_the_same_answer(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    net = NETWORKS["lkunet"](len(shape), len(shape)).double()
+    net = NETWORKS["lkunet"](len(shape), 1, len(shape)).double()
     torch.nn.init.normal_(net.body.head.weight)
     images = torch.rand(2, 1, 1, *shape).double()
     before, size = net(*images), len(list(net.parameters()))
@@ -126,7 +128,7 @@ def dice(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_learn_to_register_rings(name: str) -> None:
     torch.manual_seed(0)
-    net = NETWORKS[name](2, 2)
+    net = NETWORKS[name](2, 1, 2)
     optimiser = torch.optim.Adam(net.parameters(), lr=2e-3)
 
     def velocity(fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
@@ -215,6 +217,31 @@ def test_the_decoder_stays_within_the_support(grid: Grid) -> None:
     change = model.template(model.code.encode(COHORT[0])[None]) - model.base
     assert (change[:, :, :4] == 0).all()
     assert (change[:, :, 4:] != 0).all()
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_labels_that_are_seen_join_the_intensities(grid: Grid, tmp_path) -> None:
+    seen = {"outputs": 3, "channels": [4, 8]}
+    model = Groupwise(grid, CovariateCode({}, {}), "unet_half", [4, 8], 5, segmenter=seen)
+    torch.nn.init.normal_(model.segmenter.body.head.weight)
+    torch.nn.init.normal_(model.network.body.head.weight)
+    image = torch.rand(2, 1, *grid.tensor_shape)
+    features = model.features(image)
+    assert features.shape == (2, 4, *grid.tensor_shape)
+    torch.testing.assert_close(features[:, :1], image)
+    assert ((features[:, 1:] > 0) & (features[:, 1:] < 1)).all() and features[:, 1:].std() > 1e-3
+    model.save(tmp_path / "model.safetensors")
+    again = Groupwise.load(tmp_path / "model.safetensors")
+    expected, found = (m.velocity(m.features(image), m.features(image)).mean for m in (model.eval(), again))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_channel_a_label_and_unions_of_many() -> None:
+    torch.testing.assert_close(unions(5), torch.eye(5))
+    many = unions(134)
+    assert many.shape == (16, 134) and (many.sum(1) == 67).all()
+    assert len({tuple(column) for column in many.T.tolist()}) == 134  # every label has a code of its own
+    torch.testing.assert_close(unions(134), many)
 
 
 def test_unknown_network_is_named() -> None:

@@ -1,3 +1,7 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -5,13 +9,16 @@ import torch
 
 from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config, parse_config
-from atlasmith.io.images import read_grid, read_image
-from atlasmith.io.tables import read_cohort, read_tsv
+from atlasmith.io.files import read_json
+from atlasmith.io.images import read_grid, read_image, read_labels
+from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_cohort
 from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
+from atlasmith.propagate import propagate
 from atlasmith.register import register_subjects
 from atlasmith.register.apply import Registration
 from atlasmith.scoring.metrics import foreground, ncc
-from atlasmith.warp import Velocity, map_points, world_points
+from atlasmith.template import train
+from atlasmith.warp import Velocity, map_points, pull_coordinates, sample_labels, world_points
 
 
 def test_warped_images_match_the_template_better_than_affine_ones(toy_registered: Config) -> None:
@@ -69,21 +76,98 @@ def test_refinement_never_ends_worse_than_it_starts(toy: Config) -> None:
     subjects = read_cohort(toy.layout.cohort)[:2]
     values = toy.resolved()
 
-    def judge(steps: int, rate: float) -> list[float]:
-        values["register"] |= {"refine_steps": steps, "refine_learning_rate": rate}
+    def judge(steps: int, rate: float, coarse: int = 0) -> list[float]:
+        values["register"] |= {
+            "refine_steps": steps,
+            "refine_learning_rate": rate,
+            "refine_coarse_steps": coarse,
+        }
         registration = Registration(parse_config(values))
         images = AlignedImages(toy.layout, subjects, registration.model.grid)
         losses = []
         for index in range(len(subjects)):
             image, mask = images.batch([index])
             velocity = registration(registration.hub, image, mask)
-            losses.append(registration._judge(registration.hub, image, mask, Velocity(velocity)).loss.item())
+            spacing = registration.model.spacing_of(velocity)
+            judged = registration._judge(
+                registration.hub, image, mask, Velocity(velocity), velocity_spacing=spacing
+            )
+            losses.append(judged.loss.item())
         return losses
 
     start = judge(0, 0.05)
     assert all(after < before for after, before in zip(judge(15, 0.05), start, strict=True))
+    assert all(after < before for after, before in zip(judge(0, 0.05, 15), start, strict=True))
     # A rate that blows up leaves the network's answer.
+    assert all(after <= before for after, before in zip(judge(0, 1e3, 3), start, strict=True))
     assert all(after <= before for after, before in zip(judge(3, 1e3), start, strict=True))
+
+
+@pytest.fixture(scope="module")
+def labelled(toy: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The toy cohort with labels in the objective, registered."""
+    folder = tmp_path_factory.mktemp("labelled") / "results"
+    shutil.copytree(toy.output, folder, ignore=shutil.ignore_patterns("model", "*_xfm.h5", "*desc-warped*"))
+    values = toy.resolved() | {"output": str(folder)}
+    values["template"] |= {"steps": 60, "labels": {"dice": {"weight": 1.0}}}
+    values["template"]["segmenter"] = {"channels": [8, 16], "steps": 60}
+    config = parse_config(values)
+    train(config)
+    register_subjects(config, [subject.id for subject in read_cohort(config.layout.cohort)])
+    return config
+
+
+def test_atlases_go_by_their_own_labels_and_targets_by_what_is_seen(labelled: Config) -> None:
+    """Labels of atlases meet on the template; those of targets take no part, though there are some."""
+    layout = labelled.layout
+
+    def on_template(subject: Subject, forward: Path) -> np.ndarray:
+        labels, grid = read_labels(subject.labels), read_grid(layout.template_image)
+        voxels = pull_coordinates(labels.grid, read_composite(forward), grid)
+        return sample_labels(torch.from_numpy(labels.grid.squeeze(labels.data)), voxels).numpy()
+
+    subjects = {s.id: s for s in read_cohort(layout.cohort)}
+    atlases = [s for s in subjects.values() if s.role == "atlas"]
+    maps = np.stack([on_template(s, layout.forward(s.id)) for s in atlases])
+    agree = [(maps == value).mean(0) > 0.5 for value in (4, 1000)]
+    dice = [
+        2 * (agree[k] & (m == value)).sum() / (agree[k].sum() + (m == value).sum())
+        for m in maps
+        for k, value in enumerate((4, 1000))
+    ]
+    assert np.mean(dice) > 0.93
+    target = next(s for s in subjects.values() if s.role == "target")
+    before = layout.forward(target.id).read_bytes()
+    others = [replace(s, labels=None) if s.role == "target" else s for s in subjects.values()]
+    write_cohort(layout.cohort, others, ["age"])
+    register_subjects(labelled, [target.id])
+    write_cohort(layout.cohort, list(subjects.values()), ["age"])
+    assert layout.forward(target.id).read_bytes() == before
+    assert not layout.inverse_blind(target.id).exists()
+
+
+def test_an_atlas_in_the_place_of_a_target_is_registered_as_one(labelled: Config) -> None:
+    layout = labelled.layout
+    subjects = read_cohort(layout.cohort)
+    atlas = next(s for s in subjects if s.role == "atlas")
+    own, blind = (path(atlas.id).read_bytes() for path in (layout.inverse, layout.inverse_blind))
+    assert own != blind
+    propagate(labelled, atlas.id)
+    stack = read_labels(layout.propagated_labels(atlas.id))
+    other = next(s for s in subjects if s.id == read_json(layout.propagated_sidecar(atlas.id))["atlases"][0])
+    labels = read_labels(other.labels)
+    steps = read_composite(layout.inverse_blind(atlas.id)) + read_composite(layout.forward(other.id))
+    expected = sample_labels(
+        torch.from_numpy(labels.grid.squeeze(labels.data)),
+        pull_coordinates(labels.grid, steps, stack.grid),
+    )
+    np.testing.assert_array_equal(stack.grid.squeeze(stack.data[..., 0]), expected.numpy())
+    write_cohort(layout.cohort, [replace(s, role="target") if s is atlas else s for s in subjects], ["age"])
+    register_subjects(labelled, [atlas.id])
+    assert layout.inverse(atlas.id).read_bytes() == blind
+    write_cohort(layout.cohort, subjects, ["age"])
+    register_subjects(labelled, [atlas.id])
+    assert layout.inverse(atlas.id).read_bytes() == own
 
 
 def test_a_result_does_not_depend_on_its_companions(toy_registered: Config, tmp_path) -> None:

@@ -19,7 +19,7 @@ from atlasmith.io.files import write_json
 from atlasmith.io.images import write_image
 from atlasmith.io.tables import Subject, write_cohort, write_tsv
 from atlasmith.report import pictures, write_report
-from atlasmith.report.page import _from_worst_to_best, _number
+from atlasmith.report.page import _far_below, _from_worst_to_best, _number
 
 EVIL = "<script>alert('x')</script>$\\frac{&"
 SCORES = ["subject", "stage", "method", "label", "metric", "value", "unit"]
@@ -360,6 +360,12 @@ def test_choice_of_subjects() -> None:
     assert list(chosen.values()) == ["lowest Dice, 0", "median Dice, 0.400", "highest Dice, 0.900"]
     assert _from_worst_to_best({}, ["b", "a", "c"], 2, "Dice") == {"b": "", "a": ""}
     assert list(_from_worst_to_best({"a": 1.0}, ["a"], 4, "Dice")) == ["a"]
+
+
+def test_a_failed_affine_is_far_below_the_others() -> None:
+    values = {f"{k:02d}": 0.9 + 0.001 * k for k in range(20)} | {"poor": 0.885, "failed": 0.4}
+    assert _far_below(values) == {"failed": 0.4}
+    assert _far_below({"one": 0.3}) == _far_below({}) == {}
 
 
 def test_numbers_are_short() -> None:

@@ -1,19 +1,23 @@
 """Training on the toy cohort."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config, parse_config
 from atlasmith.geometry import Grid
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_image
 from atlasmith.io.tables import read_cohort, read_tsv
-from atlasmith.networks import CovariateCode, Groupwise
+from atlasmith.networks import CovariateCode, Groupwise, Segmenter
 from atlasmith.scoring.metrics import foreground, sharpness_per_mm
 from atlasmith.template import groupwise as stage
 from atlasmith.template import train
 from atlasmith.template.groupwise import start_from_regression
+from atlasmith.template.segmenter import train_segmenter
 
 
 def test_similarity_improves_and_terms_are_named(toy: Config) -> None:
@@ -52,6 +56,7 @@ def test_a_killed_training_resumes_to_the_same_weights(
 
     values = toy.resolved()
     values["template"] |= {"steps": 12, "checkpoint_every": 5, "labels": {"dice": {"weight": 0.5}}}
+    values["template"]["segmenter"] = {"channels": [4, 8], "steps": 3}
 
     def run(name: str, stop_at: int | None) -> Config:
         values["output"] = str(tmp_path / name)
@@ -62,7 +67,7 @@ def test_a_killed_training_resumes_to_the_same_weights(
                 link.parent.mkdir(parents=True, exist_ok=True)
                 if not link.exists():
                     link.symlink_to(path)
-        for path in (toy.layout.cohort, toy.layout.grid):
+        for path in (toy.layout.cohort, toy.layout.labels, toy.layout.grid):
             (config.output / path.name).write_bytes(path.read_bytes())
         calls = 0
         real = stage.pair
@@ -90,6 +95,29 @@ def test_a_killed_training_resumes_to_the_same_weights(
     assert resumed.layout.template_weights.read_bytes() == whole.layout.template_weights.read_bytes()
     assert resumed.layout.template_training.read_text() == whole.layout.template_training.read_text()
     assert not resumed.layout.template_checkpoint.exists()
+    assert not resumed.layout.segmenter_checkpoint.exists()
+    assert len(read_tsv(resumed.layout.segmenter_training)) == 3
+
+
+def test_the_segmenter_sees_the_labels_of_others(toy: Config, tmp_path) -> None:
+    values = toy.resolved()
+    values["template"]["segmenter"] = {"channels": [8, 16], "steps": 80}
+    config = parse_config(values)
+    subjects = read_cohort(toy.layout.cohort)
+    images = AlignedImages(toy.layout, subjects, Grid.from_dict(read_json(toy.layout.grid)))
+    torch.manual_seed(0)
+    seer = Segmenter(2, 2, config.template.segmenter.channels)
+    train_segmenter(config, seer.train(), images, list(range(8)), torch.device("cpu"))
+    config.layout.segmenter_checkpoint.unlink()
+    config.layout.segmenter_training.unlink()
+    for index, subject in enumerate(subjects):
+        if subject.role != "target":
+            continue
+        truth = AlignedImages(toy.layout, [replace(subject, role="atlas")], images.grid).labels(0)
+        seen = seer(images.batch([index])[0])[0] > 0.5
+        for channel, value in enumerate((4, 1000)):
+            mine, true = seen[channel], truth == value
+            assert 2 * (mine & true).sum() / (mine.sum() + true.sum()) > 0.8, (subject.id, value)
 
 
 def test_model_can_be_asked_at_any_age(toy: Config) -> None:

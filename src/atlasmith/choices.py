@@ -72,6 +72,7 @@ def check_choices(config: Config) -> None:
     problems = [
         *_term_problems("config: template.similarity", template.similarity, SIMILARITY),
         *_term_problems("config: template.labels", template.labels, SIMILARITY),
+        *_term_problems("config: template.pairs", template.pairs, SIMILARITY),
         *_term_problems("config: template.regularisation", template.regularisation, REGULARISERS),
         *_unknown("config: template.network.name", [template.network.name], NETWORKS, "network"),
         *_unknown("config: fusion.methods", config.fusion.methods, FUSERS, "method"),

@@ -46,6 +46,13 @@ class NetworkSection(Section):
     passes: Count = Field(1, description="times that it sees the image, each time warped by what it knows")
 
 
+class SegmenterSection(Section):
+    channels: Annotated[list[Count], Field(min_length=2)] = [16, 32, 64, 64]
+    steps: Count = 600
+    batch_size: Count = 4
+    learning_rate: Positive = 3e-3
+
+
 class TemplateSection(Section):
     name: Label = "Template"
     spacing: Positive = Field(1.0, description="voxel size, mm")
@@ -63,7 +70,14 @@ class TemplateSection(Section):
         min_length=1,
         description="a little mse keeps the template's intensities on the images' scale",
     )
-    labels: Terms = Field(default_factory=dict, description="similarity of atlas labels and the template's")
+    labels: Terms = Field(
+        default_factory=dict,
+        description="similarity of the labels that a segmenter, which learns from the atlases, sees",
+    )
+    segmenter: SegmenterSection = SegmenterSection()
+    pairs: Terms = Field(
+        default_factory=dict, description="similarity of images brought to each other through the template"
+    )
     regularisation: Terms = {
         "diffusion": {"weight": 0.4},
         "magnitude": {"weight": 0.001},
@@ -77,8 +91,11 @@ class TemplateSection(Section):
 
 
 class RegisterSection(Section):
+    refine_coarse_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="instance optimisation after the network, at half its resolution"
+    )
     refine_steps: Annotated[int, Field(ge=0)] = Field(
-        40, description="instance optimisation after the network"
+        40, description="the same at full resolution, after that"
     )
     refine_learning_rate: Positive = 0.05
     chunk: Count = Field(8, description="subjects a job, also of scoring")

@@ -89,6 +89,14 @@ class Layout:
         return self.output / "model" / "template_checkpoint.safetensors"
 
     @property
+    def segmenter_training(self) -> Path:
+        return self.output / "model" / "segmenter_training.tsv"
+
+    @property
+    def segmenter_checkpoint(self) -> Path:
+        return self.output / "model" / "segmenter_checkpoint.safetensors"
+
+    @property
     def votenet_weights(self) -> Path:
         return self.output / "model" / "votenet.safetensors"
 
@@ -120,6 +128,11 @@ class Layout:
     def inverse(self, subject: str) -> Path:
         """Resamples template images onto the subject's grid."""
         return self.of_subject(subject, f"from-{self.template}_to-{self.suffix}_mode-image", "xfm", ".h5")
+
+    def inverse_blind(self, atlas: str) -> Path:
+        """As `inverse`, found without the atlas's own labels, as that of a target is."""
+        entities = f"from-{self.template}_to-{self.suffix}_mode-image_desc-blind"
+        return self.of_subject(atlas, entities, "xfm", ".h5")
 
     def warped(self, subject: str) -> Path:
         return self.of_subject(subject, f"space-{self.template}_desc-warped", self.suffix)

@@ -18,6 +18,8 @@ CHUNKS = [
 ]
 # Learned methods need a VoteNet, and atlases propagated to atlases to train it.
 VOTENET = CONFIG.fusion.learned
+# With labels in the objective, atlases are registered a second time, without their own.
+BLIND = set(ATLASES) if CONFIG.template.labels else set()
 # Jobs run the `atlasmith` of the active environment, or else that of Snakemake's own Python.
 shell.prefix(f'PATH="$PATH:"{quote(str(Path(sys.executable).parent))}; ')
 
@@ -44,6 +46,12 @@ def renew_plan():
 
 wildcard_constraints:
     subject="[A-Za-z0-9]+",
+
+
+def inverse_of(wildcards):
+    """What takes the template's space to the subject's, without its own labels having had a part in it."""
+    subject = wildcards.subject
+    return LAYOUT.inverse_blind(subject) if subject in BLIND else LAYOUT.inverse(subject)
 
 
 def to_score(subject):

@@ -3,7 +3,7 @@ rule propagate:
     input:
         cohort=LAYOUT.cohort,
         atlases=[LAYOUT.forward(atlas) for atlas in ATLASES],
-        inverse=LAYOUT.inverse("{subject}"),
+        inverse=inverse_of,
     output:
         labels=LAYOUT.propagated_labels("{subject}"),
         images=temp(LAYOUT.propagated_images("{subject}")),

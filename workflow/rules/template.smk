@@ -6,6 +6,7 @@ rule template:
     output:
         LAYOUT.template_weights,
         LAYOUT.template_training,
+        [LAYOUT.segmenter_training] if CONFIG.template.labels else [],
         LAYOUT.template_image,
         LAYOUT.template_description,
     log:

@@ -45,6 +45,11 @@ def write_tsv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequ
     write_text(path, format_tsv(rows, columns))
 
 
+def read_label_values(path: str | Path) -> list[int]:
+    """The labels of a table with the column `index`, sorted, without background."""
+    return sorted({int(row["index"]) for row in read_tsv(path)} - {0})
+
+
 @dataclass(frozen=True)
 class Subject:
     """One row of the checked cohort.

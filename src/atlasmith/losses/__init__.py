@@ -2,8 +2,17 @@
 that weighs them. `similarity` and `regularisers` say what each takes; the docs list them all.
 """
 
-from atlasmith.losses.objective import TRAINING_TERMS, Pairing, pair, similarities, to_mm
+from atlasmith.losses.objective import TRAINING_TERMS, Pairing, across, pair, similarities, to_mm
 from atlasmith.losses.regularisers import REGULARISERS
 from atlasmith.losses.similarity import SIMILARITY
 
-__all__ = ["REGULARISERS", "SIMILARITY", "TRAINING_TERMS", "Pairing", "pair", "similarities", "to_mm"]
+__all__ = [
+    "REGULARISERS",
+    "SIMILARITY",
+    "TRAINING_TERMS",
+    "Pairing",
+    "across",
+    "pair",
+    "similarities",
+    "to_mm",
+]

@@ -15,7 +15,7 @@ from torch import Tensor
 from atlasmith.errors import look_up
 from atlasmith.losses.regularisers import REGULARISERS
 from atlasmith.losses.similarity import SIMILARITY
-from atlasmith.warp import Velocity, exponentiate, resize_displacement, warp
+from atlasmith.warp import Velocity, compose, exponentiate, resize_displacement, warp
 
 # Regularisers of a batch of subjects, or of what only a network in training gives.
 TRAINING_TERMS = ("centrality", "kl")
@@ -74,10 +74,12 @@ def pair(
     velocity_spacing: tuple[float, ...],
     similarity: Terms,
     regularisation: Terms,
+    labels: Terms | None = None,
     save_memory: bool = False,
 ) -> Pairing:
-    """Judge `velocity`, at half resolution, between `template` and `image` (B, 1, *shape), both ways.
+    """Judge `velocity`, at half resolution, between `template` and `image` (B, C, *shape), both ways.
 
+    The first channel is judged by `similarity`, the others, probabilities of labels, by `labels`.
     mask (B, 1, *shape) is 1 where the image has data. Similarities are averaged over the two directions.
     """
     shape = image.shape[2:]
@@ -85,10 +87,15 @@ def pair(
     forward, inverse = exponentiate(torch.cat([drawn, -drawn]), squarings, save_memory).chunk(2)
     to_template = warp(torch.cat([image, mask], dim=1), resize_displacement(forward, shape))
     to_image = warp(template, resize_displacement(inverse, shape))
-    moved, moved_mask = to_template[:, :1], to_template[:, 1:]
-    on_template = similarities(similarity, template, moved, moved_mask)
-    on_image = similarities(similarity, image, to_image, mask)
-    terms = {name: (on_template[name] + on_image[name]) / 2 for name in on_template}
+    moved, moved_mask = to_template[:, :-1], to_template[:, -1:]
+    terms: dict[str, Tensor] = {}
+    for measures, prefix, channels in (
+        (similarity, "", slice(0, 1)),
+        (labels or {}, "labels_", slice(1, None)),
+    ):
+        on_template = similarities(measures, template[:, channels], moved[:, channels], moved_mask)
+        on_image = similarities(measures, image[:, channels], to_image[:, channels], mask)
+        terms |= {prefix + name: (on_template[name] + on_image[name]) / 2 for name in measures}
     judged = {
         "velocity": to_mm(velocity.mean, velocity_spacing),
         "forward": to_mm(forward, velocity_spacing),
@@ -97,12 +104,27 @@ def pair(
     }
     if "cycle" in regularisation:
         mode = "bilinear" if len(shape) == 2 else "trilinear"
-        judged["fixed"] = F.interpolate(template, size=drawn.shape[2:], mode=mode, align_corners=True)
+        judged["fixed"] = F.interpolate(template[:, :1], size=drawn.shape[2:], mode=mode, align_corners=True)
     if velocity.log_variance is not None:
         size = velocity.log_variance.new_tensor([2 * math.log(s) for s in velocity_spacing])
         judged["log_variance"] = velocity.log_variance + size.view(1, -1, *[1] * len(shape))
     terms |= _regularisers(regularisation, judged)
     return Pairing(terms, forward, inverse)
+
+
+def across(image: Tensor, mask: Tensor, pairing: Pairing, terms: Terms) -> dict[str, Tensor]:
+    """`terms` between each image (B, 1, *shape) of a batch and the one before, brought to it through the
+    template: both maps composed, sampled once (Aladdin, Ding and Niethammer 2022, arXiv:2202.03563).
+
+    By name, with `pairs_` before it. What two people share and the template blurs is seen so.
+    """
+    if not terms:
+        return {}
+    others = [x.roll(1, 0) for x in (image, mask, pairing.forward)]
+    composed = resize_displacement(compose(others[2], pairing.inverse), image.shape[2:])
+    moved = warp(torch.cat(others[:2], dim=1), composed)
+    values = similarities(terms, image, moved[:, :1], mask * moved[:, 1:])
+    return {f"pairs_{name}": value for name, value in values.items()}
 
 
 def to_mm(field: Tensor, spacing: tuple[float, ...]) -> Tensor:

@@ -5,6 +5,7 @@ What a registration network takes and gives, `atlasmith.networks.registration` t
 
 from atlasmith.networks.groupwise import NETWORKS, CovariateCode, Groupwise
 from atlasmith.networks.registration import fold
+from atlasmith.networks.segmenter import Segmenter, label_channels, unions
 from atlasmith.networks.unet import UNet
 
-__all__ = ["NETWORKS", "CovariateCode", "Groupwise", "UNet", "fold"]
+__all__ = ["NETWORKS", "CovariateCode", "Groupwise", "Segmenter", "UNet", "fold", "label_channels", "unions"]

@@ -27,6 +27,7 @@ from atlasmith.networks.registration import (
     TransMorph,
     VoxelMorph,
 )
+from atlasmith.networks.segmenter import Segmenter
 from atlasmith.warp import Velocity, compose_velocities, exponentiate, resize_displacement, warp
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
@@ -130,8 +131,9 @@ class Decoder(nn.Module):
 class Groupwise(nn.Module):
     """A template t(a), and a network that takes t(a) and an image to a stationary velocity.
 
-    Contract: with v = velocity(t, image).mean, image(x + exp(v)(x)) looks like t(x) on the template's grid,
-    and t(x + exp(-v)(x)) like the image. Velocities are (B, d, *half), in half-resolution voxels.
+    Contract: with v = velocity(features(t), features(image)).mean, image(x + exp(v)(x)) looks like t(x) on
+    the template's grid, and t(x + exp(-v)(x)) like the image. Velocities are (B, d, *half), in
+    half-resolution voxels.
     support (1, 1, *shape): 1 where training moves the template.
     """
 
@@ -146,6 +148,7 @@ class Groupwise(nn.Module):
         squarings: int,
         probabilistic: bool = False,
         passes: int = 1,
+        segmenter: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.grid, self.code, self.squarings, self.passes = grid, code, squarings, passes
@@ -155,6 +158,7 @@ class Groupwise(nn.Module):
             "squarings": squarings,
             "probabilistic": probabilistic,
             "passes": passes,
+            "segmenter": None if segmenter is None else dict(segmenter),
         }
         shape = grid.tensor_shape
         self.base = nn.Parameter(torch.zeros(1, 1, *shape))
@@ -163,7 +167,9 @@ class Groupwise(nn.Module):
         self.decoder = Decoder(code.size, shape) if code.size else None
         build = look_up(NETWORKS, network, "network")
         widths = [] if channels is None else [channels]
-        self.network = build(grid.ndim, grid.ndim * (1 + probabilistic), *widths)
+        self.segmenter = None if segmenter is None else Segmenter(grid.ndim, **segmenter)
+        inputs = 1 + (0 if segmenter is None else segmenter["outputs"])
+        self.network = build(grid.ndim, inputs, grid.ndim * (1 + probabilistic), *widths)
 
     def template(self, code: Tensor) -> Tensor:
         """Template images (B, 1, *shape) at encoded covariates (B, size)."""
@@ -173,8 +179,17 @@ class Groupwise(nn.Module):
         line = torch.einsum("bk,k...->b...", code, self.slopes)[:, None]
         return base + line + self.support * self.decoder(code)
 
+    def features(self, image: Tensor) -> Tensor:
+        """What is compared of images (B, 1, *shape), or of templates: (B, C, *shape), first the intensities,
+        then the probabilities of labels that the segmenter, if there is one, sees in them."""
+        if self.segmenter is None:
+            return image
+        with torch.no_grad():
+            labels = self.segmenter(image)
+        return torch.cat([image, labels.to(image)], dim=1)
+
     def velocity(self, template: Tensor, image: Tensor) -> Velocity:
-        """Of images (B, 1, *shape); a probabilistic model's has a log-variance, that of the last pass.
+        """Of features (B, C, *shape); a probabilistic model's has a log-variance, that of the last pass.
 
         Each pass after the first sees the image as the velocity so far warps it, once, and adds to it.
         """
@@ -191,11 +206,10 @@ class Groupwise(nn.Module):
         displacement = exponentiate(velocity, self.squarings)
         return warp(image.float(), resize_displacement(displacement, image.shape[2:]))
 
-    @property
-    def velocity_spacing(self) -> tuple[float, ...]:
-        """Voxel sizes of the velocity's grid, mm."""
-        sizes = zip(self.grid.tensor_shape, self.grid.tensor_spacing, strict=True)
-        return tuple(spacing * (n - 1) / max(-(-n // 2) - 1, 1) for n, spacing in sizes)
+    def spacing_of(self, velocity: Tensor) -> tuple[float, ...]:
+        """Voxel sizes, mm, of the grid of a velocity (B, d, *coarser), with the model's corners."""
+        sizes = zip(self.grid.tensor_shape, self.grid.tensor_spacing, velocity.shape[2:], strict=True)
+        return tuple(spacing * (n - 1) / max(coarser - 1, 1) for n, spacing, coarser in sizes)
 
     def save(self, path: str | Path) -> None:
         metadata = {"grid": self.grid.to_dict(), "code": asdict(self.code), "settings": self.settings}

@@ -1,9 +1,9 @@
 """Registration networks: two images to the velocity between them.
 
-Each takes (ndim, outputs, channels) and maps a fixed and a moving image (B, 1, *shape), of any size, to
-(B, outputs, *half), half the size rounded up. The first `ndim` channels are a velocity on the half-resolution
-grid, in units of `VELOCITY_SCALE` of its voxels. All start near zero. `channels` are the widths of the
-levels, finest first.
+Each takes (ndim, inputs, outputs, channels) and maps a fixed and a moving image (B, inputs, *shape), of any
+size, to (B, outputs, *half), half the size rounded up. The first `ndim` channels are a velocity on the
+half-resolution grid, in units of `VELOCITY_SCALE` of its voxels. All start near zero. `channels` are the
+widths of the levels, finest first.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ def _half(shape: Sequence[int]) -> list[int]:
 class HalfUNet(nn.Module):
     """A U-Net whose first convolution is strided, so that nothing but the images is at full resolution."""
 
-    def __init__(self, ndim: int, outputs: int, channels: Sequence[int] = (16, 32, 32, 32)) -> None:
+    def __init__(
+        self, ndim: int, inputs: int, outputs: int, channels: Sequence[int] = (16, 32, 32, 32)
+    ) -> None:
         super().__init__()
-        self.body = UNet(ndim, 2, outputs, channels, first_stride=2)
+        self.body = UNet(ndim, 2 * inputs, outputs, channels, first_stride=2)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         result: Tensor = self.body(torch.cat([fixed, moving], dim=1))
@@ -44,14 +46,16 @@ class VoxelMorph(nn.Module):
     """The U-Net of VoxelMorph (Balakrishnan et al. 2019, doi:10.1109/TMI.2019.2897538), at full resolution
     and without norms: 327,331 parameters in 3-D, 109,170 in 2-D. Its output is averaged to half size."""
 
-    def __init__(self, ndim: int, outputs: int, channels: Sequence[int] = (16, 32, 32, 32)) -> None:
+    def __init__(
+        self, ndim: int, inputs: int, outputs: int, channels: Sequence[int] = (16, 32, 32, 32)
+    ) -> None:
         super().__init__()
 
-        def layer(inputs: int, width: int) -> nn.Sequential:
-            return nn.Sequential(CONVOLUTION[ndim](inputs, width, 3, padding=1), nn.LeakyReLU(0.2))
+        def layer(before: int, width: int) -> nn.Sequential:
+            return nn.Sequential(CONVOLUTION[ndim](before, width, 3, padding=1), nn.LeakyReLU(0.2))
 
         first, last = channels[0], channels[-1]
-        self.encoder = nn.ModuleList(layer(a, b) for a, b in itertools.pairwise([2, *channels]))
+        self.encoder = nn.ModuleList(layer(a, b) for a, b in itertools.pairwise([2 * inputs, *channels]))
         self.decoder = nn.ModuleList(
             layer(width, last) for width in [last, *(last + skip for skip in reversed(channels[1:]))]
         )
@@ -109,13 +113,15 @@ class LKUNet(nn.Module):
     """A U-Net with `LargeKernel` after each level of its encoder: it sees far with few levels (Jia et al.
     2022, arXiv:2208.04939). Its first convolution is strided here, and it has norms."""
 
-    def __init__(self, ndim: int, outputs: int, channels: Sequence[int] = (8, 16, 32, 32)) -> None:
+    def __init__(
+        self, ndim: int, inputs: int, outputs: int, channels: Sequence[int] = (8, 16, 32, 32)
+    ) -> None:
         super().__init__()
 
         def extra(level: int, width: int) -> nn.Module:
             return nn.Sequential(LargeKernel(ndim, width), nn.LeakyReLU(0.2))
 
-        self.body = UNet(ndim, 2, outputs, channels, first_stride=2, extra=extra)
+        self.body = UNet(ndim, 2 * inputs, outputs, channels, first_stride=2, extra=extra)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         result: Tensor = self.body(torch.cat([fixed, moving], dim=1))
@@ -129,7 +135,9 @@ class TransMorph(nn.Module):
 
     heads = 4
 
-    def __init__(self, ndim: int, outputs: int, channels: Sequence[int] = (16, 32, 48, 64)) -> None:
+    def __init__(
+        self, ndim: int, inputs: int, outputs: int, channels: Sequence[int] = (16, 32, 48, 64)
+    ) -> None:
         super().__init__()
 
         def extra(level: int, width: int) -> nn.Module:
@@ -137,7 +145,7 @@ class TransMorph(nn.Module):
                 return nn.Identity()
             return nn.Sequential(*(SwinBlock(ndim, width, self.heads, shifted) for shifted in (False, True)))
 
-        self.body = UNet(ndim, 2, outputs, channels, first_stride=2, extra=extra)
+        self.body = UNet(ndim, 2 * inputs, outputs, channels, first_stride=2, extra=extra)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         result: Tensor = self.body(torch.cat([fixed, moving], dim=1))
@@ -180,12 +188,12 @@ class Pyramid(nn.Module):
     """Images at an eighth, a quarter and half their size, each level adding to the velocity of the one before
     (LapIRN, Mok and Chung 2020, arXiv:2006.16148). A level sees the moving image already warped."""
 
-    def __init__(self, ndim: int, outputs: int, channels: Sequence[int] = (8, 16, 32)) -> None:
+    def __init__(self, ndim: int, inputs: int, outputs: int, channels: Sequence[int] = (8, 16, 32)) -> None:
         super().__init__()
 
         def level(width: int) -> nn.Sequential:
             return nn.Sequential(
-                block(ndim, 2 + outputs, width),
+                block(ndim, 2 * inputs + outputs, width),
                 _Residual(ndim, width),
                 _Residual(ndim, width),
                 head(ndim, width, outputs),
@@ -211,10 +219,12 @@ class DualStream(nn.Module):
     velocity so far, and their correlations with the fixed image's around each voxel tell what to add
     (Dual-PRNet++, Kang et al. 2022, doi:10.1016/j.media.2022.102379)."""
 
-    def __init__(self, ndim: int, outputs: int, channels: Sequence[int] = (16, 32, 32, 32)) -> None:
+    def __init__(
+        self, ndim: int, inputs: int, outputs: int, channels: Sequence[int] = (16, 32, 32, 32)
+    ) -> None:
         super().__init__()
         self.outputs, self.multiple = outputs, 2 ** len(channels)
-        self.encoder = nn.ModuleList(block(ndim, a, b, 2) for a, b in itertools.pairwise([1, *channels]))
+        self.encoder = nn.ModuleList(block(ndim, a, b, 2) for a, b in itertools.pairwise([inputs, *channels]))
         self.offsets = list(itertools.product((0, 1, 2), repeat=ndim))
         self.levels = nn.ModuleList(
             nn.Sequential(

@@ -28,8 +28,9 @@ __all__ = ["label_from_template", "label_template", "propagate"]
 def propagate(config: Config, subject_id: str) -> None:
     """Write every atlas's labels and normalised intensities in the subject's space, as 4-D stacks.
 
-    An atlas is given all atlases but itself. Labels are the argmax of linearly interpolated one-hot maps,
-    intensities linear. Raises `AtlasmithError` when no label reaches the subject's field of view.
+    An atlas is given all atlases but itself, by a registration that hasn't seen its own labels. Labels are
+    the argmax of linearly interpolated one-hot maps, intensities linear. Raises `AtlasmithError` when no
+    label reaches the subject's field of view.
     """
     layout = config.layout
     subjects = read_cohort(layout.cohort)
@@ -37,7 +38,9 @@ def propagate(config: Config, subject_id: str) -> None:
     atlases = [s for s in subjects if s.role == "atlas" and s.id != subject_id]
     native = read_grid(subject.image)
     grid = native.resampled(config.fusion.spacing) if config.fusion.spacing else native
-    hub = map_points(read_composite(layout.inverse(subject_id)), world_points(grid))
+    blind = config.template.labels and subject.role == "atlas"
+    inverse = layout.inverse_blind(subject_id) if blind else layout.inverse(subject_id)
+    hub = map_points(read_composite(inverse), world_points(grid))
 
     pulled = []
     for atlas in atlases:

@@ -7,16 +7,17 @@ from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config
 from atlasmith.geometry import Grid, Step
 from atlasmith.io.images import read_image, write_image
-from atlasmith.io.tables import Subject, read_cohort, write_tsv
+from atlasmith.io.tables import Subject, read_cohort, read_label_values, write_tsv
 from atlasmith.io.transforms import read_affine, write_composite
 from atlasmith.losses import TRAINING_TERMS, pair, to_mm
-from atlasmith.networks import Groupwise, fold
+from atlasmith.networks import Groupwise, fold, label_channels
 from atlasmith.training import autocast, pick_device
 from atlasmith.warp import (
     Velocity,
@@ -44,40 +45,67 @@ class Registration:
         self._judge = partial(
             pair,
             squarings=self.model.squarings,
-            velocity_spacing=self.model.velocity_spacing,
             similarity=config.template.similarity,
+            labels=config.template.labels,
             regularisation={
                 name: settings
                 for name, settings in config.template.regularisation.items()
                 if name not in TRAINING_TERMS
             },
         )
-        self.hub = self.model.template(torch.zeros(1, self.model.code.size, device=self.device))
+        self.hub = self._template(torch.zeros(self.model.code.size))
+
+    def _template(self, code: Tensor) -> Tensor:
+        """The features (1, C, *shape) of the template at encoded covariates (size,)."""
+        return self.model.features(self.model.template(code[None].to(self.device)))
 
     def __call__(self, template: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-        """The velocity (1, d, *half) between `template` and `image` (1, 1, *shape).
+        """The velocity (1, d, *half) between features (1, C, *shape) of the template and of an image.
 
-        The network's answer, then Adam on the velocity itself under training's objective. The best velocity
-        without a fold that was met is returned: never a worse one than the network's.
+        The network's answer, then Adam on the velocity itself under training's objective: first on images and
+        velocity of half their resolution, then on them as they are. The best velocity without a fold that was
+        met is returned: never a worse one than the network's.
         """
         with autocast(self.device):
-            velocity = self.model.velocity(template, image).mean
-        if self.settings.refine_steps == 0:
-            return velocity
-        best, best_value = velocity.clone(), float("inf")
-        velocity = velocity.clone().requires_grad_()
+            network = self.model.velocity(template, image).mean
+        starts, settings = [network], self.settings
+        if settings.refine_coarse_steps:
+            half = network.shape[2:]
+            few = resize_displacement(network, [-(-n // 2) for n in half])
+            small = [_halved(x, half) for x in (template, image, mask)]
+            found = self._descended(small, [few], settings.refine_coarse_steps)
+            starts.append(network + resize_displacement(found - few, half))
+        if settings.refine_steps == 0 and len(starts) == 1:
+            return network
+        return self._descended([template, image, mask], starts, settings.refine_steps)
+
+    def _descended(self, images: Sequence[Tensor], starts: Sequence[Tensor], steps: int) -> Tensor:
+        """The best velocity without a fold of `starts` and of `steps` steps of Adam from the best of them."""
+        template, image, mask = images
+        best, best_value = starts[0], float("inf")
+
+        def judged(velocity: Tensor) -> Tensor:
+            nonlocal best, best_value
+            spacing = self.model.spacing_of(velocity)
+            pairing = self._judge(template, image, mask, Velocity(velocity), velocity_spacing=spacing)
+            folds = bool((jacobian_determinant(pairing.forward.detach()) <= 0).any())
+            if pairing.loss.item() < best_value and not (folds and best_value < float("inf")):
+                best, best_value = velocity.detach().clone(), pairing.loss.item()
+            return pairing.loss
+
+        if len(starts) > 1:
+            with torch.no_grad():
+                for start in starts:
+                    judged(start)
+        velocity = best.clone().requires_grad_()
         optimiser = torch.optim.Adam([velocity], lr=self.settings.refine_learning_rate)
-        for step in range(self.settings.refine_steps + 1):
-            judged = self._judge(template, image, mask, Velocity(velocity))
-            value = judged.loss.item()
-            folds = step > 0 and bool((jacobian_determinant(judged.forward.detach()) <= 0).any())
-            if value < best_value and not folds:
-                best, best_value = velocity.detach().clone(), value
-            if step == self.settings.refine_steps:
-                break
+        for _ in range(steps):
             optimiser.zero_grad()
-            judged.loss.backward()
+            loss = judged(velocity)
+            loss.backward()
             optimiser.step()
+        with torch.no_grad():
+            judged(velocity)
         return best
 
     def displacements(self, velocity: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,31 +114,68 @@ class Registration:
         forward, inverse = resize_displacement(both, self.hub.shape[2:]).chunk(2)
         return forward, inverse
 
-    def to_hub(self, code: Tensor, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def to_hub(
+        self, code: Tensor, image: Tensor, mask: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Forward and inverse displacement between the common space and an aligned image (1, 1, *shape).
 
-        code: (size,) the subject's encoded covariates.
+        code: (size,) the subject's encoded covariates. labels: (1, C, *shape) in place of what the model's
+        segmenter sees.
         """
+        image = self.model.features(image) if labels is None else torch.cat([image, labels], dim=1)
         if not bool(code.any()):
             return self.displacements(self(self.hub, image, mask))
-        own = self.model.template(code[None].to(self.device))
+        own = self._template(code)
         forward, inverse = self.displacements(self(own, image, mask))
-        bridge, bridge_inverse = self.displacements(self(self.hub, own, torch.ones_like(own)))
+        bridge, bridge_inverse = self.displacements(self(self.hub, own, torch.ones_like(mask)))
         return compose(forward, bridge), compose(bridge_inverse, inverse)
 
 
+def _halved(image: Tensor, shape: Sequence[int]) -> Tensor:
+    """`image` (B, C, *old) on a grid of `shape`, about half of it, whose corners are the same; smoothed."""
+    pool = {4: F.avg_pool2d, 5: F.avg_pool3d}[image.ndim]
+    mode = "bilinear" if image.ndim == 4 else "trilinear"
+    smooth = pool(image, 3, stride=1, padding=1, count_include_pad=False)
+    return F.interpolate(smooth, size=tuple(shape), mode=mode, align_corners=True)
+
+
 def register_subjects(config: Config, subject_ids: Sequence[str]) -> None:
-    """Write transforms, warped image, log-Jacobian and the registration's own figures of each subject."""
+    """Write transforms, warped image, log-Jacobian and the registration's own figures of each subject.
+
+    Where labels are in the objective, an atlas is registered by its own; and once more without them, as a
+    target would be, for what is learned on atlases in the place of targets (`Layout.inverse_blind`).
+    """
     registration = Registration(config)
     by_id = {subject.id: subject for subject in read_cohort(config.layout.cohort)}
     subjects = [by_id[subject_id] for subject_id in subject_ids]
-    images = AlignedImages(config.layout, subjects, registration.model.grid)
+    grid = registration.model.grid
+    images = AlignedImages(config.layout, subjects, grid)
+    values = read_label_values(config.layout.labels) if config.template.labels else []
     for index, subject in enumerate(subjects):
         image, mask = (x.to(registration.device) for x in images.batch([index]))
         code = registration.model.code.encode(subject.covariates)
-        forward, inverse = registration.to_hub(code, image, mask)
-        _write(config, subject, registration.model.grid, registration.hub.cpu(), forward.cpu(), inverse.cpu())
+        labels = None
+        if config.template.labels and subject.role == "atlas":
+            _, blind = registration.to_hub(code, image, mask)
+            write_composite(
+                config.layout.inverse_blind(subject.id), _inverse_steps(config, subject, grid, blind.cpu())
+            )
+            labels = label_channels(images.labels(index)[None], values).to(image)
+        forward, inverse = registration.to_hub(code, image, mask, labels)
+        _write(
+            config,
+            subject,
+            grid,
+            registration.hub[:, :1].cpu(),
+            forward.cpu(),
+            inverse.cpu(),
+        )
         print(f"register: sub-{subject.id}, {index + 1} of {len(subjects)}", flush=True)
+
+
+def _inverse_steps(config: Config, subject: Subject, grid: Grid, inverse: Tensor) -> list[Step]:
+    affine = read_affine(config.layout.affine(subject.id))
+    return [np.linalg.inv(affine), displacement_to_field(inverse[0], grid)]
 
 
 def _write(
@@ -120,9 +185,7 @@ def _write(
     affine = read_affine(layout.affine(subject.id))
     steps: list[Step] = [displacement_to_field(forward[0], grid), affine]
     write_composite(layout.forward(subject.id), steps)
-    write_composite(
-        layout.inverse(subject.id), [np.linalg.inv(affine), displacement_to_field(inverse[0], grid)]
-    )
+    write_composite(layout.inverse(subject.id), _inverse_steps(config, subject, grid, inverse))
 
     native = read_image(subject.image)
     data = torch.from_numpy(native.grid.squeeze(native.data))[None, None]

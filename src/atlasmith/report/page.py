@@ -427,7 +427,12 @@ def _segmented(
 
 def _training(run: _Run) -> str:
     body = ""
-    for path, what in ((run.layout.template_training, "Template"), (run.layout.votenet_training, "VoteNet")):
+    tables = [
+        (run.layout.template_training, "Template"),
+        (run.layout.segmenter_training, "Segmenter"),
+        (run.layout.votenet_training, "VoteNet"),
+    ]
+    for path, what in tables:
         rows = _table_at(path)
         charts = []
         for column in [name for name in rows[0] if name != "step"] if rows else []:
@@ -515,8 +520,20 @@ def _sortable(text: str) -> float:
     return -np.inf if text == MISSING else float(text)
 
 
+def _far_below(values: Mapping[str, float]) -> dict[str, float]:
+    """Those more than three interquartile ranges below the first quartile: far out (Tukey 1977)."""
+    if not values:
+        return {}
+    first, third = np.percentile(list(values.values()), [25, 75])
+    return {name: value for name, value in values.items() if value < first - 3 * (third - first)}
+
+
 def _to_look_at(run: _Run) -> str:
     lowest = [
+        (
+            "affine alignment has failed, it seems: correlation",
+            _far_below(run.values("affine", "affine", "ncc")),
+        ),
         ("lowest Dice", run.dice()),
         ("lowest correlation with the template", run.similarity()),
     ]

@@ -15,7 +15,16 @@ from atlasmith.config import Config
 from atlasmith.errors import AtlasmithError, look_up
 from atlasmith.geometry import Array, DisplacementField, Grid
 from atlasmith.io.images import Image, read_image, read_labels
-from atlasmith.io.tables import ALL, MEAN, MISSING, Subject, read_cohort, read_tsv, write_tsv
+from atlasmith.io.tables import (
+    ALL,
+    MEAN,
+    MISSING,
+    Subject,
+    read_cohort,
+    read_label_values,
+    read_tsv,
+    write_tsv,
+)
 from atlasmith.io.transforms import read_composite
 from atlasmith.scoring import metrics, statistics
 from atlasmith.warp import pull, pull_coordinates, sample
@@ -193,10 +202,10 @@ def _segmentation_rows(config: Config, subject: Subject, truth_path: Path) -> li
 
 def _labels(path: Path) -> Array:
     """The labels to score, sorted; background is none."""
-    labels = {int(row["index"]) for row in read_tsv(_existing(path, "cohort"))} - {0}
+    labels = read_label_values(_existing(path, "cohort"))
     if not labels:
         raise AtlasmithError(f"{path} names no label but background. List the labels in it, and run again.")
-    return np.array(sorted(labels))
+    return np.array(labels)
 
 
 def _label_rows(

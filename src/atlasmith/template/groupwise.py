@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import max_pool2d, max_pool3d
 
 from atlasmith import __version__
@@ -16,30 +16,16 @@ from atlasmith.config import Config
 from atlasmith.geometry import Grid
 from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import write_image
-from atlasmith.io.tables import read_cohort
-from atlasmith.losses import pair, similarities
-from atlasmith.networks import CovariateCode, Groupwise
+from atlasmith.io.tables import read_cohort, read_label_values
+from atlasmith.losses import across, pair
+from atlasmith.networks import CovariateCode, Groupwise, unions
+from atlasmith.template.segmenter import train_segmenter
 from atlasmith.training import autocast, fit, generator, one_cycle, pick_device
-from atlasmith.warp import resize_displacement, warp
 
 SUPPORT_MARGIN = 3  # voxels
 # Of the template's learning rate. The decoder's weights act together: each as fast as a free voxel, they move
 # the template's contrast, which a local correlation doesn't see, long before its shape.
 DECODER_RATE = 0.02
-LABELS_A_STEP = 8  # labels compared in one step, which bounds memory where there are many
-LABEL_MEMORY = 0.02  # weight of a new atlas in the running mean of the template's labels
-
-
-class _State(nn.Module):
-    """What a checkpoint holds: the model, and what only training needs."""
-
-    label_mean: Tensor
-
-    def __init__(self, model: Groupwise, labels: int) -> None:
-        super().__init__()
-        self.model = model
-        shape = model.grid.tensor_shape
-        self.register_buffer("label_mean", torch.zeros(labels, *shape if labels else ()))
 
 
 def start_from_regression(model: Groupwise, images: AlignedImages, codes: Tensor) -> Tensor:
@@ -83,6 +69,11 @@ def train(config: Config) -> None:
     images = AlignedImages(layout, subjects, grid)
     code = CovariateCode.of(settings.condition_on, [subject.covariates for subject in subjects])
     codes = torch.stack([code.encode(subject.covariates) for subject in subjects])
+    atlases = [i for i, subject in enumerate(subjects) if subject.role == "atlas"] if settings.labels else []
+    segmenter = None
+    if atlases:
+        outputs = len(unions(len(read_label_values(layout.labels))))
+        segmenter = {"outputs": outputs, "channels": settings.segmenter.channels}
     model = Groupwise(
         grid,
         code,
@@ -91,16 +82,13 @@ def train(config: Config) -> None:
         settings.squarings,
         probabilistic="kl" in settings.regularisation,
         passes=settings.network.passes,
+        segmenter=segmenter,
     )
-    atlases = [i for i, subject in enumerate(subjects) if subject.role == "atlas"] if settings.labels else []
-    values = torch.tensor(sorted({int(v) for i in atlases for v in images.labels(i).unique() if v != 0}))
-    state = _State(model, len(values))
-
+    if model.segmenter is not None:
+        train_segmenter(config, model.segmenter.to(device), images, atlases, device)
     if not layout.template_checkpoint.exists():
         model.support.copy_(start_from_regression(model, images, codes))
-        for i in atlases:
-            state.label_mean += _one_hot(images.labels(i)[None], values)[0] / len(atlases)
-    state.to(device)
+    model.to(device)
     # Where few images have data the template stays their mean: there nothing but noise would move it.
     model.base.register_hook(lambda gradient: gradient * model.support)
     if model.slopes is not None:
@@ -120,27 +108,21 @@ def train(config: Config) -> None:
     optimiser = torch.optim.Adam(groups)
 
     def draw(index: int) -> list[int]:
-        """Subjects of one step: passes over the cohort in random order; with labels, half are atlases."""
-        size = settings.batch_size
-        fresh = size - size // 2 if atlases else size
+        """Subjects of one step: passes over the cohort in random order."""
         chosen = []
-        for position in range(index * fresh, (index + 1) * fresh):
+        for position in range(index * settings.batch_size, (index + 1) * settings.batch_size):
             order = torch.randperm(
                 len(subjects), generator=generator(config.seed, 0, position // len(subjects))
             )
             chosen.append(int(order[position % len(subjects)]))
-        if atlases:
-            random = generator(config.seed, 1, index)
-            chosen += [
-                atlases[int(i)] for i in torch.randint(len(atlases), (size - fresh,), generator=random)
-            ]
         return chosen
 
     def step(index: int) -> dict[str, Tensor]:
         chosen = draw(index)
         image, mask = (x.to(device) for x in images.batch(chosen))
         with autocast(device):
-            template = model.template(codes[chosen].to(device))
+            template = model.features(model.template(codes[chosen].to(device)))
+            image = model.features(image)
             velocity = model.velocity(template, image)
         if velocity.log_variance is not None:
             random = generator(config.seed, 3, index)
@@ -148,36 +130,21 @@ def train(config: Config) -> None:
             velocity = replace(velocity, noise=noise)
         judged = pair(
             template.float(),
-            image,
+            image.float(),
             mask,
             velocity,
             squarings=settings.squarings,
-            velocity_spacing=model.velocity_spacing,
+            velocity_spacing=model.spacing_of(velocity.mean),
             similarity=settings.similarity,
             regularisation=settings.regularisation,
+            labels=settings.labels,
             save_memory=settings.save_memory,
         )
-        terms = dict(judged.terms)
-        labelled = [k for k, i in enumerate(chosen) if i in atlases]
-        if labelled:
-            terms |= _label_terms(
-                index, labelled, [images.labels(chosen[k]) for k in labelled], judged.forward
-            )
+        terms = judged.terms | across(image[:, :1].float(), mask, judged, settings.pairs)
         return {"loss": torch.stack(list(terms.values())).sum(), **{n: t.detach() for n, t in terms.items()}}
 
-    def _label_terms(index: int, which: list[int], maps: list[Tensor], forward: Tensor) -> dict[str, Tensor]:
-        """Atlas labels warped to the template, against their own running mean there."""
-        order = torch.randperm(len(values), generator=generator(config.seed, 2, index))[:LABELS_A_STEP]
-        labels = _one_hot(torch.stack(maps), values[order]).to(device)
-        moved = warp(labels, resize_displacement(forward[which], grid.tensor_shape))
-        mean = state.label_mean[order.to(device)]
-        terms = similarities(settings.labels, mean.expand_as(moved), moved)
-        rate = 1 - (1 - LABEL_MEMORY) ** len(which)
-        state.label_mean[order.to(device)] = mean + rate * (moved.detach().mean(0) - mean)
-        return terms
-
     fit(
-        module=state,
+        module=model,
         optimiser=optimiser,
         step=step,
         steps=settings.steps,
@@ -190,11 +157,7 @@ def train(config: Config) -> None:
     )
     _write(config, model.cpu())
     layout.template_checkpoint.unlink()
-
-
-def _one_hot(labels: Tensor, values: Tensor) -> Tensor:
-    """(B, *shape) integers to (B, len(values), *shape) of 0 and 1."""
-    return (labels[:, None] == values.view(1, -1, *[1] * (labels.ndim - 1))).float()
+    layout.segmenter_checkpoint.unlink(missing_ok=True)
 
 
 @torch.inference_mode()

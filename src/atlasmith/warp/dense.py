@@ -172,8 +172,11 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
 
     One-sided at the border, as `numpy.gradient`.
     """
-    ndim = displacement.shape[1]
-    axes = tuple(range(2, 2 + ndim))
-    rows = torch.stack(torch.gradient(displacement, dim=axes), dim=2)  # (B, component, axis, *shape)
-    jacobian = rows.movedim((1, 2), (-2, -1)) + torch.eye(ndim, device=rows.device, dtype=rows.dtype)
-    return torch.linalg.det(jacobian)
+    columns = list(torch.gradient(displacement, dim=tuple(range(2, displacement.ndim))))
+    for axis, column in enumerate(columns):
+        column[:, axis] += 1
+    if len(columns) == 2:
+        (a, b), (c, d) = (column.unbind(1) for column in columns)
+        return a * d - b * c
+    first, second, third = columns
+    return (first * torch.linalg.cross(second, third, dim=1)).sum(1)

@@ -1,0 +1,37 @@
+"""Random poses and intensities."""
+
+import pytest
+import torch
+
+from atlasmith.augmentation import intensities, pose
+from atlasmith.warp import jacobian_determinant
+
+SHAPES = [(24, 31), (20, 17, 23)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_draws_depend_on_the_generator_alone_and_differ_between_images(shape: tuple[int, ...]) -> None:
+    images = torch.rand(1, 1, *shape).expand(3, 1, *shape)
+    for draw in (lambda g: intensities(images, g), lambda g: pose(3, shape, g)):
+        first, again, other = (draw(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+        torch.testing.assert_close(first, again, rtol=0, atol=0)
+        assert (first - other).abs().max() > 0.01
+        assert (first[0] - first[1]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_contrast_changes_and_order_stays(shape: tuple[int, ...]) -> None:
+    ramp = torch.linspace(0, 1, shape[0]).view(-1, *[1] * (len(shape) - 1)).expand(shape)[None, None]
+    changed = intensities(ramp.expand(200, 1, *shape), torch.Generator().manual_seed(0))
+    correlations = torch.corrcoef(torch.cat([ramp.reshape(1, -1), changed.flatten(1)]))[0, 1:]
+    assert correlations.min() > 0.7
+    assert (changed - ramp).flatten(1).mean(1).std() > 0.05
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_poses_keep_the_middle_in_view_and_rarely_fold(shape: tuple[int, ...]) -> None:
+    moved = pose(100, shape, torch.Generator().manual_seed(0))
+    assert moved.shape == (100, len(shape), *shape)
+    share = moved.abs() / torch.tensor(shape).view(1, -1, *[1] * len(shape))
+    assert 0.02 < share.mean() < 0.15
+    assert (jacobian_determinant(moved) <= 0).float().mean() < 0.01
