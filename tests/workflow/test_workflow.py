@@ -82,6 +82,7 @@ def test_shipped_configs(path: Path, tmp_path: Path) -> None:
         "affine": 7,
         "template": 1,
         "register": -(-7 // config.register_.chunk),
+        "template_labels": 1,
         "propagate": 6 if votenet else 2,
         **({"fuse_train": 1} if votenet else {}),
         "fuse": 2,
