@@ -104,6 +104,14 @@ def turned(image: Image, degrees: float, random: np.random.Generator) -> Image:
     return replace(image, grid=Grid(grid.shape, turn @ grid.affine))
 
 
+def correlation(reference: Array, moved: Array) -> float:
+    """Within the object, where the image has data (a crop hasn't everywhere, and is 0 there); -1 where it
+    shows less than half of it."""
+    inside = reference > 0.1
+    seen = inside & (moved != 0)
+    return ncc(reference[seen], moved[seen]) if seen.sum() > inside.sum() / 2 else -1
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -115,7 +123,6 @@ def main() -> None:
     options = parser.parse_args()
     config = load_config(options.run / "config.yaml").model_copy(update={"output": options.run})
     reference = read_image(config.layout.affine_reference)
-    inside = reference.data > 0.1
     spacing = min(reference.grid.tensor_spacing)
     tools: dict[str, Tool] = {}
     for name in options.tools:
@@ -133,7 +140,7 @@ def main() -> None:
             start = time.perf_counter()
             moved = tool(reference, pose)
             seconds[i, j, k] = time.perf_counter() - start
-            quality[i, j, k] = ncc(reference.data[inside], moved[inside])
+            quality[i, j, k] = correlation(reference.data, moved)
         print(f"sub-{subject.id}: {quality[i].round(3).tolist()}", file=sys.stderr, flush=True)
     failed = quality < quality.max(axis=(1, 2), keepdims=True) - GAP
     print(f"{len(subjects)} images, turned by up to {options.angle:g} degrees\n")

@@ -98,7 +98,7 @@ def ants(kind: str) -> Method:
 
 
 def greedy() -> Method:
-    """picsl-greedy: affine, then the deformation, both with NCC over 5 voxels an axis."""
+    """picsl-greedy: affine, then the deformation, both with NCC over 5 voxels an axis; nearest labels."""
     from picsl_greedy import Greedy3D
 
     @cache
@@ -115,7 +115,7 @@ def greedy() -> Method:
         )
         tool.execute(f"{pair} -it matrix -n 100x50x20 -o field", field=None)
         tool.execute(
-            "-d 3 -V 0 -rf fixed -ri LABEL 0.2vox -rm labels moved -r field matrix",
+            "-d 3 -V 0 -rf fixed -ri NN -rm labels moved -r field matrix",
             labels=picture(atlas.labels, True),
             moved=None,
         )
