@@ -104,12 +104,14 @@ def turned(image: Image, degrees: float, random: np.random.Generator) -> Image:
     return replace(image, grid=Grid(grid.shape, turn @ grid.affine))
 
 
-def correlation(reference: Array, moved: Array) -> float:
+def correlation(reference: Image, image: Image, moved: Array) -> float:
     """Within the object, where the image has data (a crop hasn't everywhere, and is 0 there); -1 where it
-    shows less than half of it."""
-    inside = reference > 0.1
+    shows less than half of what it could."""
+    inside = reference.data > 0.1
     seen = inside & (moved != 0)
-    return ncc(reference[seen], moved[seen]) if seen.sum() > inside.sum() / 2 else -1
+    offered = image.data.size * np.prod(image.grid.spacing) / np.prod(reference.grid.spacing)
+    enough = seen.sum() > min(inside.sum(), offered) / 2
+    return ncc(reference.data[seen], moved[seen]) if enough else -1
 
 
 def main() -> None:
@@ -140,7 +142,7 @@ def main() -> None:
             start = time.perf_counter()
             moved = tool(reference, pose)
             seconds[i, j, k] = time.perf_counter() - start
-            quality[i, j, k] = correlation(reference.data, moved)
+            quality[i, j, k] = correlation(reference, pose, moved)
         print(f"sub-{subject.id}: {quality[i].round(3).tolist()}", file=sys.stderr, flush=True)
     failed = quality < quality.max(axis=(1, 2), keepdims=True) - GAP
     print(f"{len(subjects)} images, turned by up to {options.angle:g} degrees\n")
