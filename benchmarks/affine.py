@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from peers import GREEDY_AFFINE, ants_image, remove_files
 from scipy.spatial.transform import Rotation
 
 from atlasmith.affine.align import Scan, one_thread, register, resample, to_world
@@ -47,19 +47,9 @@ def ours(reference: Image, image: Image) -> Array:
 def ants() -> Tool:
     import ants as antspyx
 
-    def picture(image: Image) -> Any:
-        frame, ndim = to_sitk(image.data, image.grid), image.grid.ndim
-        return antspyx.from_numpy(
-            np.ascontiguousarray(image.grid.squeeze(image.data)),
-            origin=list(frame.GetOrigin()[:ndim]),
-            spacing=list(frame.GetSpacing()[:ndim]),
-            direction=np.array(frame.GetDirection()).reshape(3, 3)[:ndim, :ndim],
-        )
-
     def align(reference: Image, image: Image) -> Array:
-        found = antspyx.registration(picture(reference), picture(image), type_of_transform="Affine")
-        for path in {*found["fwdtransforms"], *found["invtransforms"]}:
-            Path(path).unlink(missing_ok=True)
+        found = antspyx.registration(ants_image(reference), ants_image(image), type_of_transform="Affine")
+        remove_files(found)
         return reference.grid.unsqueeze(found["warpedmovout"].numpy())
 
     return align
@@ -71,13 +61,7 @@ def greedy() -> Tool:
     def align(reference: Image, image: Image) -> Array:
         tool = Greedy3D()
         fixed, moving = (to_sitk(x.data, x.grid) for x in (reference, image))
-        tool.execute(
-            "-d 3 -V 0 -threads 2 -i fixed moving -m NCC 2x2x2 -a -dof 12 -ia-image-centers -n 40x20 "
-            "-o matrix",
-            fixed=fixed,
-            moving=moving,
-            matrix=None,
-        )
+        tool.execute(GREEDY_AFFINE, fixed=fixed, moving=moving, matrix=None)
         tool.execute("-d 3 -V 0 -rf fixed -rm moving moved -r matrix", moved=None)
         return from_sitk(sitk.Cast(tool["moved"], sitk.sitkFloat32))
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from peers import GREEDY, GREEDY_AFFINE, ants_image, remove_files
 
 from atlasmith.affine.align import Scan, one_thread, register
 from atlasmith.affine.intensity import read_prepared
@@ -74,15 +75,7 @@ def ants(kind: str) -> Method:
 
     @cache
     def picture(path: Path, labels: bool) -> Any:
-        source = read_labels(path) if labels else normalised(path)
-        grid, ndim = source.grid, source.grid.ndim
-        frame = to_sitk(source.data.astype(np.float32), grid)
-        return antspyx.from_numpy(
-            np.ascontiguousarray(grid.squeeze(source.data.astype(np.float32))),
-            origin=list(frame.GetOrigin()[:ndim]),
-            spacing=list(frame.GetSpacing()[:ndim]),
-            direction=np.array(frame.GetDirection()).reshape(3, 3)[:ndim, :ndim],
-        )
+        return ants_image(labels_of(path) if labels else normalised(path))
 
     def label(target: Subject, atlas: Subject) -> Array:
         fixed = picture(target.image, False)
@@ -90,8 +83,7 @@ def ants(kind: str) -> Method:
         moved = antspyx.apply_transforms(
             fixed, picture(atlas.labels, True), found["fwdtransforms"], interpolator="genericLabel"
         )
-        for path in {*found["fwdtransforms"], *found["invtransforms"]}:
-            Path(path).unlink(missing_ok=True)
+        remove_files(found)
         return np.rint(labels_of(target.labels).grid.unsqueeze(moved.numpy())).astype(np.int32)
 
     return label
@@ -103,17 +95,14 @@ def greedy() -> Method:
 
     @cache
     def picture(path: Path, labels: bool) -> Any:
-        source = read_labels(path) if labels else normalised(path)
+        source = labels_of(path) if labels else normalised(path)
         return to_sitk(source.data.astype(np.float32), source.grid)
 
     def label(target: Subject, atlas: Subject) -> Array:
         tool = Greedy3D()
         fixed, moving = picture(target.image, False), picture(atlas.image, False)
-        pair = "-d 3 -i fixed moving -m NCC 2x2x2 -threads 2 -V 0"
-        tool.execute(
-            f"{pair} -a -dof 12 -ia-image-centers -n 40x20 -o matrix", fixed=fixed, moving=moving, matrix=None
-        )
-        tool.execute(f"{pair} -it matrix -n 100x50x20 -o field", field=None)
+        tool.execute(GREEDY_AFFINE, fixed=fixed, moving=moving, matrix=None)
+        tool.execute(f"{GREEDY} -it matrix -n 100x50x20 -o field", field=None)
         tool.execute(
             "-d 3 -V 0 -rf fixed -ri NN -rm labels moved -r field matrix",
             labels=picture(atlas.labels, True),
@@ -158,6 +147,7 @@ def of_a_person(config: Config, subject: Subject, repeats: int = 5) -> dict[str,
     grid = with_refinement.model.grid
     image, mask = AlignedImages(config.layout, [subject], grid).batch([0])
     code = with_refinement.model.code.encode(subject.covariates)
+    features = with_refinement.model.features
     spacing = min(grid.tensor_spacing)
     fixed = Scan.of(Image(read_image(config.layout.affine_reference).data, grid), spacing)
     moving = Scan.of(read_prepared(subject.image, spacing, config.affine.n4), spacing)
@@ -168,8 +158,8 @@ def of_a_person(config: Config, subject: Subject, repeats: int = 5) -> dict[str,
 
     steps = {
         "affine": affine,
-        "network": lambda: network_alone.to_hub(code, image, mask),
-        "network and instance optimisation": lambda: with_refinement.to_hub(code, image, mask),
+        "network": lambda: network_alone.to_hub(code, mask, features(image)),
+        "network and instance optimisation": lambda: with_refinement.to_hub(code, mask, features(image)),
     }
     found = {}
     for name, step in steps.items():

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from atlasmith.warp import coordinates
+from atlasmith.warp import coordinates, resize
 
 # Standard deviations, of images in [0, 1].
 GAMMA, GAIN, OFFSET, BIAS, NOISE = 0.25, 0.1, 0.05, 0.15, 0.02
@@ -16,14 +15,14 @@ TILT, SHIFT, BEND = 0.1, 0.04, 0.03  # entries of the matrix; of the size of the
 KNOTS = 6  # a side, of smooth fields
 
 
-def intensities(images: Tensor, random: torch.Generator) -> Tensor:
-    """Images (B, C, *shape) with a random gamma, gain, offset, bias field and noise each."""
+def intensities(images: Tensor, random: torch.Generator, bias: float = BIAS) -> Tensor:
+    """Images (B, C, *shape) with a random gamma, gain, offset, noise, and bias field of that size, each."""
     ones = [1] * (images.ndim - 1)
 
     def draw(deviation: float) -> Tensor:
         return deviation * torch.randn(len(images), *ones, generator=random)
 
-    field = BIAS * _smooth(len(images), 1, images.shape[2:], random)
+    field = bias * _smooth(len(images), 1, images.shape[2:], random) if bias else torch.zeros(())
     changed = images.clamp(min=0) ** draw(GAMMA).exp() * (1 + draw(GAIN)) * field.exp() + draw(OFFSET)
     return changed + NOISE * torch.randn(images.shape, generator=random)
 
@@ -41,6 +40,4 @@ def pose(count: int, shape: Sequence[int], random: torch.Generator) -> Tensor:
 
 def _smooth(count: int, channels: int, shape: Sequence[int], random: torch.Generator) -> Tensor:
     """Smooth random fields (count, channels, *shape) of standard deviation 1 at their knots."""
-    knots = torch.randn(count, channels, *[KNOTS] * len(shape), generator=random)
-    mode = "bilinear" if len(shape) == 2 else "trilinear"
-    return F.interpolate(knots, size=tuple(shape), mode=mode, align_corners=True)
+    return resize(torch.randn(count, channels, *[KNOTS] * len(shape), generator=random), shape)

@@ -31,8 +31,9 @@ def register_image(results: Path, image: Path, covariates: Mapping[str, str], ou
     """
     config = load_config(results / "config.yaml")
     run = Layout(results, config.template.name, config.cohort.suffix)
-    if not run.template_weights.exists():
-        raise AtlasmithError(f"{run.template_weights} is missing. Finish the workflow in {results} first.")
+    for path in (run.template_weights, run.template_labels):
+        if not path.exists():
+            raise AtlasmithError(f"{path} is missing. Finish the workflow in {results} first.")
     cohort = read_cohort(run.cohort)
     name = _name(image)
     there = out / f"sub-{name}"

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from atlasmith import __version__
+from atlasmith.augmentation import intensities
 from atlasmith.config import Config
 from atlasmith.errors import AtlasmithError
 from atlasmith.fusion.stack import Stack, own_labels, read_stack
@@ -93,10 +94,8 @@ class _Library:
 
 
 def _augment(image: Tensor, random: torch.Generator) -> Tensor:
-    """Random gamma, gain, offset and noise."""
-    gamma, gain, offset = (torch.randn(3, generator=random) * torch.tensor([0.25, 0.1, 0.05])).tolist()
-    noise = torch.randn(image.shape, generator=random) * 0.02
-    return image.clamp(min=0) ** float(np.exp(gamma)) * (1 + gain) + offset + noise
+    """One image (*shape) with other intensities, but no bias field."""
+    return intensities(image[None, None], random, bias=0.0)[0, 0]
 
 
 def train_votenet(config: Config) -> None:

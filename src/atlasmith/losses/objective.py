@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from atlasmith.errors import look_up
 from atlasmith.losses.regularisers import REGULARISERS
 from atlasmith.losses.similarity import SIMILARITY
-from atlasmith.warp import Velocity, compose, exponentiate, resize_displacement, warp
+from atlasmith.warp import Velocity, compose, exponentiate, resize, resize_displacement, warp
 
 # Regularisers of a batch of subjects, or of what only a network in training gives.
 TRAINING_TERMS = ("centrality", "kl")
@@ -103,8 +102,7 @@ def pair(
         "spacing": velocity_spacing,
     }
     if "cycle" in regularisation:
-        mode = "bilinear" if len(shape) == 2 else "trilinear"
-        judged["fixed"] = F.interpolate(template[:, :1], size=drawn.shape[2:], mode=mode, align_corners=True)
+        judged["fixed"] = resize(template[:, :1], drawn.shape[2:])
     if velocity.log_variance is not None:
         size = velocity.log_variance.new_tensor([2 * math.log(s) for s in velocity_spacing])
         judged["log_variance"] = velocity.log_variance + size.view(1, -1, *[1] * len(shape))

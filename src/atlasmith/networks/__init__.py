@@ -3,8 +3,8 @@
 What a registration network takes and gives, `atlasmith.networks.registration` tells.
 """
 
-from atlasmith.networks.groupwise import NETWORKS, CovariateCode, Groupwise
-from atlasmith.networks.registration import fold
+from atlasmith.networks.groupwise import CovariateCode, Groupwise
+from atlasmith.networks.registration import NETWORKS, fold
 from atlasmith.networks.segmenter import Segmenter, label_channels, unions
 from atlasmith.networks.unet import UNet
 

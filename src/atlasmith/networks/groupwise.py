@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -18,27 +17,9 @@ from torch import Tensor, nn
 from atlasmith.errors import AtlasmithError, look_up
 from atlasmith.geometry import Grid
 from atlasmith.io.files import whole
-from atlasmith.networks.registration import (
-    VELOCITY_SCALE,
-    DualStream,
-    HalfUNet,
-    LKUNet,
-    Pyramid,
-    TransMorph,
-    VoxelMorph,
-)
+from atlasmith.networks.registration import NETWORKS, VELOCITY_SCALE
 from atlasmith.networks.segmenter import Segmenter
-from atlasmith.warp import Velocity, compose_velocities, exponentiate, resize_displacement, warp
-
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "unet": VoxelMorph,
-    "unet_half": HalfUNet,
-    "lkunet": LKUNet,
-    "pyramid": Pyramid,
-    "dualstream": DualStream,
-    "transmorph": TransMorph,
-}
-_LINEAR = {2: "bilinear", 3: "trilinear"}
+from atlasmith.warp import Velocity, compose_velocities, exponentiate, resize, resize_displacement, warp
 
 LOG_VARIANCE = -6.0  # where that of an uncertain velocity starts: an SD of 0.05 voxels
 
@@ -121,11 +102,8 @@ class Decoder(nn.Module):
         quarter, half, full = self.shapes
         code = torch.cat([code, torch.zeros_like(code[:1])])
         x = self.dense(self.hidden(code)).reshape(len(code), self.features, *quarter)
-        x = self.head(self._resized(self.refine(x), half))
-        return self._resized(x[:-1] - x[-1:], full)
-
-    def _resized(self, x: Tensor, shape: Sequence[int]) -> Tensor:
-        return F.interpolate(x, size=shape, mode=_LINEAR[len(shape)], align_corners=True)
+        x = self.head(resize(self.refine(x), half))
+        return resize(x[:-1] - x[-1:], full)
 
 
 class Groupwise(nn.Module):
@@ -187,6 +165,13 @@ class Groupwise(nn.Module):
         with torch.no_grad():
             labels = self.segmenter(image)
         return torch.cat([image, labels.to(image)], dim=1)
+
+    def template_features(self, code: Tensor) -> Tensor:
+        """The features (B, C, *shape) of the template at encoded covariates (B, size)."""
+        if self.code.size:
+            return self.features(self.template(code))
+        one = self.features(self.base)  # the same for everyone
+        return one.expand(len(code), *one.shape[1:])
 
     def velocity(self, template: Tensor, image: Tensor) -> Velocity:
         """Of features (B, C, *shape); a probabilistic model's has a log-variance, that of the last pass.

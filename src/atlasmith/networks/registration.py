@@ -9,7 +9,7 @@ widths of the levels, finest first.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from atlasmith.networks.attention import SwinBlock
 from atlasmith.networks.unet import CONVOLUTION, UNet, block, cut, fitted, head
-from atlasmith.warp import exponentiate, warp
+from atlasmith.warp import exponentiate, resize, warp
 
 # With a scale of 1, a network that starts near the identity spends many steps on growing its last weights.
 VELOCITY_SCALE = 4.0
@@ -179,11 +179,6 @@ def _moved(image: Tensor, output: Tensor, half: Sequence[int]) -> Tensor:
     return warp(image.float(), exponentiate(units * output[:, : len(shape)].float(), SQUARINGS))
 
 
-def _finer(output: Tensor, shape: Sequence[int]) -> Tensor:
-    mode = "bilinear" if len(shape) == 2 else "trilinear"
-    return F.interpolate(output, size=tuple(shape), mode=mode, align_corners=True)
-
-
 class Pyramid(nn.Module):
     """Images at an eighth, a quarter and half their size, each level adding to the velocity of the one before
     (LapIRN, Mok and Chung 2020, arXiv:2006.16148). A level sees the moving image already warped."""
@@ -208,7 +203,7 @@ class Pyramid(nn.Module):
             sizes.insert(0, [max(n, 2) for n in _half(sizes[0])])
         output = fixed.new_zeros(len(fixed), self.outputs, *sizes[0])
         for level, size in zip(self.levels, sizes, strict=True):
-            output = _finer(output, size)
+            output = resize(output, size)
             target, image = (F.interpolate(x, size=size, mode="area") for x in (fixed, moving))
             output = output + level(torch.cat([target, _moved(image, output, sizes[-1]), output], dim=1))
         return output
@@ -257,7 +252,17 @@ class DualStream(nn.Module):
         output = x.new_zeros(count, self.outputs, *x.shape[2:])
         for level in self.levels:
             target, image = features.pop().split(count)
-            output = _finer(output, target.shape[2:])
+            output = resize(output, target.shape[2:])
             correlations = self._correlations(target, _moved(image, output, half))
             output = output + level(torch.cat([correlations, target, output], dim=1))
         return cut(output, _half(shape))
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "unet": VoxelMorph,
+    "unet_half": HalfUNet,
+    "lkunet": LKUNet,
+    "pyramid": Pyramid,
+    "dualstream": DualStream,
+    "transmorph": TransMorph,
+}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config
-from atlasmith.geometry import Grid, Step
+from atlasmith.geometry import Array, Grid, Step
 from atlasmith.io.images import read_image, write_image
 from atlasmith.io.tables import Subject, read_cohort, read_label_values, write_tsv
 from atlasmith.io.transforms import read_affine, write_composite
@@ -26,6 +26,7 @@ from atlasmith.warp import (
     exponentiate,
     jacobian_determinant,
     pull,
+    resize,
     resize_displacement,
     warp,
 )
@@ -57,7 +58,7 @@ class Registration:
 
     def _template(self, code: Tensor) -> Tensor:
         """The features (1, C, *shape) of the template at encoded covariates (size,)."""
-        return self.model.features(self.model.template(code[None].to(self.device)))
+        return self.model.template_features(code[None].to(self.device))
 
     def __call__(self, template: Tensor, image: Tensor, mask: Tensor) -> Tensor:
         """The velocity (1, d, *half) between features (1, C, *shape) of the template and of an image.
@@ -114,29 +115,23 @@ class Registration:
         forward, inverse = resize_displacement(both, self.hub.shape[2:]).chunk(2)
         return forward, inverse
 
-    def to_hub(
-        self, code: Tensor, image: Tensor, mask: Tensor, labels: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Forward and inverse displacement between the common space and an aligned image (1, 1, *shape).
+    def to_hub(self, code: Tensor, mask: Tensor, *images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Forward and inverse displacement between the common space and each of an aligned person's images.
 
-        code: (size,) the subject's encoded covariates. labels: (1, C, *shape) in place of what the model's
-        segmenter sees.
+        code: (size,) the person's encoded covariates. images: features (1, C, *shape), all with one mask.
         """
-        image = self.model.features(image) if labels is None else torch.cat([image, labels], dim=1)
         if not bool(code.any()):
-            return self.displacements(self(self.hub, image, mask))
+            return [self.displacements(self(self.hub, image, mask)) for image in images]
         own = self._template(code)
-        forward, inverse = self.displacements(self(own, image, mask))
         bridge, bridge_inverse = self.displacements(self(self.hub, own, torch.ones_like(mask)))
-        return compose(forward, bridge), compose(bridge_inverse, inverse)
+        maps = [self.displacements(self(own, image, mask)) for image in images]
+        return [(compose(there, bridge), compose(bridge_inverse, back)) for there, back in maps]
 
 
 def _halved(image: Tensor, shape: Sequence[int]) -> Tensor:
     """`image` (B, C, *old) on a grid of `shape`, about half of it, whose corners are the same; smoothed."""
     pool = {4: F.avg_pool2d, 5: F.avg_pool3d}[image.ndim]
-    mode = "bilinear" if image.ndim == 4 else "trilinear"
-    smooth = pool(image, 3, stride=1, padding=1, count_include_pad=False)
-    return F.interpolate(smooth, size=tuple(shape), mode=mode, align_corners=True)
+    return resize(pool(image, 3, stride=1, padding=1, count_include_pad=False), shape)
 
 
 def register_subjects(config: Config, subject_ids: Sequence[str]) -> None:
@@ -154,38 +149,37 @@ def register_subjects(config: Config, subject_ids: Sequence[str]) -> None:
     for index, subject in enumerate(subjects):
         image, mask = (x.to(registration.device) for x in images.batch([index]))
         code = registration.model.code.encode(subject.covariates)
-        labels = None
+        seen = [registration.model.features(image)]
         if config.template.labels and subject.role == "atlas":
-            _, blind = registration.to_hub(code, image, mask)
-            write_composite(
-                config.layout.inverse_blind(subject.id), _inverse_steps(config, subject, grid, blind.cpu())
-            )
             labels = label_channels(images.labels(index)[None], values).to(image)
-        forward, inverse = registration.to_hub(code, image, mask, labels)
-        _write(
-            config,
-            subject,
-            grid,
-            registration.hub[:, :1].cpu(),
-            forward.cpu(),
-            inverse.cpu(),
-        )
+            seen.append(torch.cat([image, labels], dim=1))
+        *blind, (forward, inverse) = registration.to_hub(code, mask, *seen)
+        affine = read_affine(config.layout.affine(subject.id))
+        for _, unseen in blind:
+            write_composite(
+                config.layout.inverse_blind(subject.id), _inverse_steps(affine, unseen.cpu(), grid)
+            )
+        _write(config, subject, affine, grid, registration.hub[:, :1].cpu(), forward.cpu(), inverse.cpu())
         print(f"register: sub-{subject.id}, {index + 1} of {len(subjects)}", flush=True)
 
 
-def _inverse_steps(config: Config, subject: Subject, grid: Grid, inverse: Tensor) -> list[Step]:
-    affine = read_affine(config.layout.affine(subject.id))
+def _inverse_steps(affine: Array, inverse: Tensor, grid: Grid) -> list[Step]:
     return [np.linalg.inv(affine), displacement_to_field(inverse[0], grid)]
 
 
 def _write(
-    config: Config, subject: Subject, grid: Grid, hub: Tensor, forward: Tensor, inverse: Tensor
+    config: Config,
+    subject: Subject,
+    affine: Array,
+    grid: Grid,
+    hub: Tensor,
+    forward: Tensor,
+    inverse: Tensor,
 ) -> None:
     layout = config.layout
-    affine = read_affine(layout.affine(subject.id))
     steps: list[Step] = [displacement_to_field(forward[0], grid), affine]
     write_composite(layout.forward(subject.id), steps)
-    write_composite(layout.inverse(subject.id), _inverse_steps(config, subject, grid, inverse))
+    write_composite(layout.inverse(subject.id), _inverse_steps(affine, inverse, grid))
 
     native = read_image(subject.image)
     data = torch.from_numpy(native.grid.squeeze(native.data))[None, None]

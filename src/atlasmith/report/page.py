@@ -530,17 +530,18 @@ def _far_below(values: Mapping[str, float]) -> dict[str, float]:
 
 def _to_look_at(run: _Run) -> str:
     lowest = [
-        (
-            "affine alignment has failed, it seems: correlation",
-            _far_below(run.values("affine", "affine", "ncc")),
-        ),
         ("lowest Dice", run.dice()),
         ("lowest correlation with the template", run.similarity()),
     ]
     ranked = [(why, sorted((value, name) for name, value in values.items())) for why, values in lowest]
     folding = run.values("register", "warped", FOLDING)
     ranked.append(("most folded voxels, %", sorted((-v, name) for name, v in folding.items() if v > 0)))
+    failed = "affine alignment has failed, it seems: correlation"
     rows = [
+        [f"sub-{name}", failed, _number(value)]
+        for name, value in _far_below(run.values("affine", "affine", "ncc")).items()
+    ]
+    rows += [
         [f"sub-{name}", why, _number(abs(value) if why.startswith("most") else value)]
         for why, items in ranked
         for value, name in items[:NOTABLE]

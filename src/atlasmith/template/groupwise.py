@@ -121,7 +121,7 @@ def train(config: Config) -> None:
         chosen = draw(index)
         image, mask = (x.to(device) for x in images.batch(chosen))
         with autocast(device):
-            template = model.features(model.template(codes[chosen].to(device)))
+            template = model.template_features(codes[chosen].to(device))
             image = model.features(image)
             velocity = model.velocity(template, image)
         if velocity.log_variance is not None:

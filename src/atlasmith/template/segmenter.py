@@ -17,7 +17,7 @@ from atlasmith.aligned import AlignedImages
 from atlasmith.augmentation import intensities, pose
 from atlasmith.config import Config
 from atlasmith.io.tables import read_label_values
-from atlasmith.losses import similarities
+from atlasmith.losses import SIMILARITY
 from atlasmith.networks import Segmenter, label_channels
 from atlasmith.training import autocast, fit, generator, one_cycle
 from atlasmith.warp import warp
@@ -42,7 +42,7 @@ def train_segmenter(
         image, mask = images.batch(chosen)
         labels = torch.stack([images.labels(i) for i in chosen])
         moved = pose(len(chosen), image.shape[2:], random)
-        labels = warp(labels[:, None].float(), moved, "nearest").round()
+        labels = warp(labels[:, None].float(), moved, "nearest")
         truth = label_channels(labels[:, 0], values)
         seen = warp(torch.cat([intensities(image, random) * mask, mask], dim=1), moved)
         truth, seen = truth.to(device), seen.to(device)
@@ -50,7 +50,7 @@ def train_segmenter(
         with autocast(device):
             logits = segmenter.logits(seen[:, :1]).float()
         entropy = F.binary_cross_entropy_with_logits(logits, truth, inside.expand_as(truth))
-        overlap = similarities({"dice": {"weight": 1.0}}, truth, logits.sigmoid(), inside)["dice"]
+        overlap = SIMILARITY["dice"](truth, logits.sigmoid(), inside)
         return {"loss": entropy + overlap, "entropy": entropy.detach(), "dice": overlap.detach()}
 
     fit(

@@ -157,12 +157,17 @@ def _squared_gradient(displacement: Tensor, gradient: Tensor) -> Tensor:
     return result
 
 
+def resize(image: Tensor, shape: Sequence[int]) -> Tensor:
+    """`image` (B, C, *old) on a grid of `shape` whose corner voxels coincide, linearly interpolated."""
+    mode = "bilinear" if len(shape) == 2 else "trilinear"
+    return F.interpolate(image, size=tuple(shape), mode=mode, align_corners=True)
+
+
 def resize_displacement(displacement: Tensor, shape: Sequence[int]) -> Tensor:
     """The same displacement or velocity on a grid of `shape`, whose corner voxels coincide; values scaled."""
     if tuple(displacement.shape[2:]) == tuple(shape):
         return displacement
-    mode = "bilinear" if len(shape) == 2 else "trilinear"
-    resized = F.interpolate(displacement, size=tuple(shape), mode=mode, align_corners=True)
+    resized = resize(displacement, shape)
     ratios = [(n - 1) / max(old - 1, 1) for n, old in zip(shape, displacement.shape[2:], strict=True)]
     return resized * resized.new_tensor(ratios).view(1, -1, *[1] * len(shape))
 

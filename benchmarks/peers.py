@@ -1,0 +1,35 @@
+"""What the benchmarks share about the tools that they compare with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atlasmith.io.images import Image
+from atlasmith.io.transforms import to_sitk
+
+# Of greedy: an affine by NCC over 5 voxels an axis, from the images' centres.
+GREEDY = "-d 3 -V 0 -threads 2 -i fixed moving -m NCC 2x2x2"
+GREEDY_AFFINE = f"{GREEDY} -a -dof 12 -ia-image-centers -n 40x20 -o matrix"
+
+
+def ants_image(image: Image) -> Any:
+    """As antspyx has it, in 2-D or 3-D."""
+    import ants
+
+    grid, ndim = image.grid, image.grid.ndim
+    frame = to_sitk(image.data.astype(np.float32), grid)
+    return ants.from_numpy(
+        np.ascontiguousarray(grid.squeeze(image.data.astype(np.float32))),
+        origin=list(frame.GetOrigin()[:ndim]),
+        spacing=list(frame.GetSpacing()[:ndim]),
+        direction=np.array(frame.GetDirection()).reshape(3, 3)[:ndim, :ndim],
+    )
+
+
+def remove_files(found: dict[str, Any]) -> None:
+    """Those that a registration by antspyx leaves in the temporary folder."""
+    for path in {*found["fwdtransforms"], *found["invtransforms"]}:
+        Path(path).unlink(missing_ok=True)
