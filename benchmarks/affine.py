@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,10 @@ import SimpleITK as sitk
 from peers import GREEDY_AFFINE, ants_image, remove_files
 from scipy.spatial.transform import Rotation
 
-from atlasmith.affine.align import Scan, one_thread, register, resample, to_world
+from atlasmith.affine.align import one_thread, register
+from atlasmith.affine.engines import ENGINES
 from atlasmith.affine.intensity import read_prepared
+from atlasmith.affine.scan import Scan, resample, to_world
 from atlasmith.config import load_config
 from atlasmith.geometry import Array, Grid
 from atlasmith.io.images import Image, read_image
@@ -36,11 +39,11 @@ GAP = 0.1
 Tool = Callable[[Image, Image], Array]
 
 
-def ours(reference: Image, image: Image) -> Array:
+def ours(engine: str, reference: Image, image: Image) -> Array:
     spacing = min(reference.grid.tensor_spacing)
     fixed, moving = Scan.of(reference, spacing), Scan.of(image, spacing)
     with one_thread():
-        matrix = to_world(register(fixed, moving), fixed.grid, moving.grid)
+        matrix = to_world(register(fixed, moving, ENGINES[engine]), fixed.grid, moving.grid)
     return resample(image, matrix, reference.grid, fill=0)
 
 
@@ -68,7 +71,11 @@ def greedy() -> Tool:
     return align
 
 
-TOOLS: dict[str, Callable[[], Tool]] = {"atlasmith": lambda: ours, "ANTs": ants, "greedy": greedy}
+TOOLS: dict[str, Callable[[], Tool]] = {
+    **{f"atlasmith-{engine}": partial(partial, ours, engine) for engine in ENGINES},
+    "ANTs": ants,
+    "greedy": greedy,
+}
 
 
 def turned(image: Image, degrees: float, random: np.random.Generator) -> Image:

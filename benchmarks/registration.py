@@ -26,8 +26,10 @@ import numpy as np
 import torch
 from peers import GREEDY, GREEDY_AFFINE, ants_image, remove_files
 
-from atlasmith.affine.align import Scan, one_thread, register
+from atlasmith.affine.align import one_thread, register
+from atlasmith.affine.engines import ENGINES
 from atlasmith.affine.intensity import read_prepared
+from atlasmith.affine.scan import Scan
 from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config, load_config
 from atlasmith.geometry import Array, Step
@@ -154,7 +156,7 @@ def of_a_person(config: Config, subject: Subject, repeats: int = 5) -> dict[str,
 
     def affine() -> None:
         with one_thread():
-            register(fixed, moving)
+            register(fixed, moving, ENGINES[config.affine.engine])
 
     steps = {
         "affine": affine,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from atlasmith.augmentation import intensities, pose
-from atlasmith.warp import jacobian_determinant
+from atlasmith.augmentation import augmented, intensities, pose
+from atlasmith.warp import jacobian_determinant, warp
 
 SHAPES = [(24, 31), (20, 17, 23)]
 
@@ -35,3 +35,18 @@ def test_poses_keep_the_middle_in_view_and_rarely_fold(shape: tuple[int, ...]) -
     share = moved.abs() / torch.tensor(shape).view(1, -1, *[1] * len(shape))
     assert 0.02 < share.mean() < 0.15
     assert (jacobian_determinant(moved) <= 0).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_labels_and_masks_follow_the_image(shape: tuple[int, ...]) -> None:
+    """An image that is its own label keeps its contrast with the rest once both have moved."""
+    inside = torch.zeros(2, 1, *shape)
+    inside[(..., *[slice(4, -4)] * len(shape))] = 1
+    mask = torch.ones_like(inside)
+    mask[:, :, :3] = 0
+    image, seen, moved = augmented(0.2 + 0.6 * inside, mask, torch.Generator().manual_seed(0))
+    labels = warp(inside, moved, "nearest")
+    assert set(seen.unique().tolist()) == {0.0, 1.0} and 0.5 < seen.mean() < 1
+    for one, label, here in zip(image, labels, seen > 0, strict=True):
+        bright, dark = one[here & (label > 0)], one[here & (label == 0)]
+        assert bright.mean() - dark.mean() > 4 * dark.std()

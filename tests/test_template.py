@@ -55,7 +55,8 @@ def test_a_killed_training_resumes_to_the_same_weights(
 ) -> None:
 
     values = toy.resolved()
-    values["template"] |= {"steps": 12, "checkpoint_every": 5, "labels": {"dice": {"weight": 0.5}}}
+    values["template"] |= {"steps": 12, "checkpoint_every": 5, "augment": True}
+    values["template"]["labels"] = {"dice": {"weight": 0.5}}
     values["template"]["segmenter"] = {"channels": [4, 8], "steps": 3}
 
     def run(name: str, stop_at: int | None) -> Config:

@@ -7,12 +7,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from atlasmith.warp import coordinates, resize
+from atlasmith.warp import coordinates, resize, warp
 
 # Standard deviations, of images in [0, 1].
 GAMMA, GAIN, OFFSET, BIAS, NOISE = 0.25, 0.1, 0.05, 0.15, 0.02
 TILT, SHIFT, BEND = 0.1, 0.04, 0.03  # entries of the matrix; of the size of the grid; of the grid's spacing
 KNOTS = 6  # a side, of smooth fields
+
+
+def augmented(image: Tensor, mask: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (B, C, *shape) with other intensities in other poses, their masks (B, 1, *shape), and the
+    displacements (B, d, *shape) in voxels that labels need to follow."""
+    moved = pose(len(image), image.shape[2:], random)
+    both = warp(torch.cat([intensities(image, random) * mask, mask], dim=1), moved)
+    return both[:, :-1], (both[:, -1:] > 0.5).float(), moved
 
 
 def intensities(images: Tensor, random: torch.Generator, bias: float = BIAS) -> Tensor:

@@ -63,6 +63,7 @@ def _term_problems(
 def check_choices(config: Config) -> None:
     """Raise `InputError` with every name that no table knows, and every unusable parameter of a loss."""
     # Imported here because torch and SimpleITK take seconds to load, and most callers never need them.
+    from atlasmith.affine.engines import ENGINES
     from atlasmith.fusion.methods import FUSERS
     from atlasmith.losses import REGULARISERS, SIMILARITY
     from atlasmith.networks import NETWORKS
@@ -75,6 +76,7 @@ def check_choices(config: Config) -> None:
         *_term_problems("config: template.pairs", template.pairs, SIMILARITY),
         *_term_problems("config: template.regularisation", template.regularisation, REGULARISERS),
         *_unknown("config: template.network.name", [template.network.name], NETWORKS, "network"),
+        *_unknown("config: affine.engine", [config.affine.engine], ENGINES, "engine"),
         *_unknown("config: fusion.methods", config.fusion.methods, FUSERS, "method"),
         *_unknown("config: score.metrics", config.score.metrics, SEGMENTATION, "metric"),
     ]

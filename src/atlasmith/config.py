@@ -36,6 +36,9 @@ class AffineSection(Section):
     iterations: Count = Field(3, description="rounds of averaging for the groupwise reference")
     reference_subjects: Count = Field(60, description="at most so many subjects make the reference")
     n4: bool = Field(False, description="correct the bias field first")
+    engine: str = Field(
+        "simpleitk", description="`simpleitk`: mutual information; `torch`: correlation, several times faster"
+    )
 
 
 class NetworkSection(Section):
@@ -83,6 +86,7 @@ class TemplateSection(Section):
         "magnitude": {"weight": 0.001},
         "centrality": {"weight": 0.02},
     }
+    augment: bool = Field(False, description="train on images in random poses, with random intensities")
     save_memory: bool = Field(False, description="less memory for integrating velocities, more time")
     checkpoint_every: Count = 100
     views: dict[str, list[float | str]] = Field(

@@ -13,18 +13,12 @@ import numpy as np
 from scipy.linalg import expm, logm
 from tqdm import tqdm
 
-from atlasmith.affine.align import (
-    Scan,
-    check_dimension,
-    one_thread,
-    refined,
-    resample,
-    rigid,
-    shift,
-    to_world,
-)
+from atlasmith.affine.align import check_dimension, one_thread, refined, rigid
+from atlasmith.affine.engines import ENGINES
 from atlasmith.affine.intensity import read_prepared
+from atlasmith.affine.scan import Scan, resample, shift, to_world
 from atlasmith.config import Config
+from atlasmith.errors import look_up
 from atlasmith.geometry import Array, Grid
 from atlasmith.io.files import read_json
 from atlasmith.io.images import Image, write_image
@@ -79,6 +73,7 @@ def build_reference(config: Config) -> None:
     spacing = min(grid.tensor_spacing)
     subjects = choose(read_cohort(layout.cohort), config.affine.reference_subjects)
     rounds = config.affine.iterations
+    engine = look_up(ENGINES, config.affine.engine, "affine engine")
 
     def load(subject: Subject) -> tuple[Image, Scan]:
         image = read_prepared(subject.image, spacing, config.affine.n4)
@@ -116,8 +111,12 @@ def build_reference(config: Config) -> None:
         mean, plain = mean_of([np.eye(4)] * len(scans))
         for index in range(rounds):
             fixed = Scan.of(mean, spacing)
-            register = partial(refined, fixed, kind="affine") if index else partial(rigid, fixed)
-            found = each(register, scans, plain)
+            register = partial(refined, kind="affine") if index else rigid
+            found = each(
+                lambda scan, start: register(fixed, scan, [start], engine=engine),  # noqa: B023
+                scans,
+                plain,
+            )
             mean, plain = mean_of(
                 centred(
                     [

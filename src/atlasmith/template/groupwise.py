@@ -12,6 +12,7 @@ from torch.nn.functional import max_pool2d, max_pool3d
 
 from atlasmith import __version__
 from atlasmith.aligned import AlignedImages
+from atlasmith.augmentation import augmented
 from atlasmith.config import Config
 from atlasmith.geometry import Grid
 from atlasmith.io.files import read_json, write_json
@@ -119,7 +120,10 @@ def train(config: Config) -> None:
 
     def step(index: int) -> dict[str, Tensor]:
         chosen = draw(index)
-        image, mask = (x.to(device) for x in images.batch(chosen))
+        image, mask = images.batch(chosen)
+        if settings.augment:
+            image, mask, _ = augmented(image, mask, generator(config.seed, 4, index))
+        image, mask = image.to(device), mask.to(device)
         with autocast(device):
             template = model.template_features(codes[chosen].to(device))
             image = model.features(image)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from atlasmith import __version__
 from atlasmith.aligned import AlignedImages
-from atlasmith.augmentation import intensities, pose
+from atlasmith.augmentation import augmented
 from atlasmith.config import Config
 from atlasmith.io.tables import read_label_values
 from atlasmith.losses import SIMILARITY
@@ -41,14 +41,11 @@ def train_segmenter(
         chosen = [atlases[int(i)] for i in drawn]
         image, mask = images.batch(chosen)
         labels = torch.stack([images.labels(i) for i in chosen])
-        moved = pose(len(chosen), image.shape[2:], random)
+        image, mask, moved = augmented(image, mask, random)
         labels = warp(labels[:, None].float(), moved, "nearest")
-        truth = label_channels(labels[:, 0], values)
-        seen = warp(torch.cat([intensities(image, random) * mask, mask], dim=1), moved)
-        truth, seen = truth.to(device), seen.to(device)
-        inside = (seen[:, 1:] > 0.5).float()
+        truth, inside = label_channels(labels[:, 0], values).to(device), mask.to(device)
         with autocast(device):
-            logits = segmenter.logits(seen[:, :1]).float()
+            logits = segmenter.logits(image.to(device)).float()
         entropy = F.binary_cross_entropy_with_logits(logits, truth, inside.expand_as(truth))
         overlap = SIMILARITY["dice"](truth, logits.sigmoid(), inside)
         return {"loss": entropy + overlap, "entropy": entropy.detach(), "dice": overlap.detach()}

@@ -19,6 +19,7 @@ from atlasmith.warp.dense import (
 from atlasmith.warp.velocity import Velocity
 from atlasmith.warp.world import (
     displacement_to_field,
+    inside,
     map_points,
     pull,
     pull_coordinates,
@@ -33,6 +34,7 @@ __all__ = [
     "coordinates",
     "displacement_to_field",
     "exponentiate",
+    "inside",
     "jacobian_determinant",
     "map_points",
     "pull",

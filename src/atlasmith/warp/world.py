@@ -23,7 +23,7 @@ def _to_tensor(grid: Grid, data: Array, like: Tensor) -> Tensor:
     return torch.as_tensor(grid.squeeze(data), dtype=like.dtype, device=like.device).movedim(-1, 0)[None]
 
 
-def _inside(voxels: Tensor, shape: Sequence[int]) -> Tensor:
+def inside(voxels: Tensor, shape: Sequence[int]) -> Tensor:
     """Whether voxel coordinates (..., d) lie in an image of `shape`, half a voxel beyond its centres."""
     limits = torch.tensor(shape, dtype=voxels.dtype, device=voxels.device) - 0.5
     return ((voxels >= -0.5) & (voxels <= limits)).all(dim=-1)
@@ -33,10 +33,10 @@ def _displacement_at(field: DisplacementField, points: Tensor) -> Tensor:
     """Displacements (N, 3) at world points (N, 3): linear, and zero outside the field, as ITK has it."""
     grid = field.grid
     voxels = _apply(np.linalg.inv(grid.affine), points)
-    inside = _inside(voxels, grid.shape)[:, None]
+    within = inside(voxels, grid.shape)[:, None]
     in_plane = voxels[:, list(grid.axes)].T[None].reshape(1, grid.ndim, -1, *[1] * (grid.ndim - 1))
     values = sample(_to_tensor(grid, field.vectors, points), in_plane, padding="border")
-    return values.reshape(3, -1).T * inside
+    return values.reshape(3, -1).T * within
 
 
 def map_points(steps: Sequence[Step], points: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def pull(image: Tensor, moving: Grid, steps: Sequence[Step], fixed: Grid, mode: 
     Zero outside the image, which ends half a voxel beyond its outermost centres, as ITK has it.
     """
     points = pull_coordinates(moving, steps, fixed)
-    return sample(image, points, mode, "border") * _inside(points[0].movedim(0, -1), moving.tensor_shape)
+    return sample(image, points, mode, "border") * inside(points[0].movedim(0, -1), moving.tensor_shape)
 
 
 def displacement_to_field(displacement: Tensor, grid: Grid) -> DisplacementField:
