@@ -25,13 +25,13 @@ from scipy.spatial.transform import Rotation
 
 from atlasmith.affine.align import one_thread, register
 from atlasmith.affine.engines import ENGINES
-from atlasmith.affine.intensity import read_prepared
 from atlasmith.affine.scan import Scan, resample, to_world
 from atlasmith.config import load_config
 from atlasmith.geometry import Array, Grid
 from atlasmith.io.images import Image, read_image
 from atlasmith.io.tables import read_cohort
 from atlasmith.io.transforms import from_sitk, to_sitk
+from atlasmith.preparation import read_prepared
 from atlasmith.scoring.metrics import ncc
 
 GAP = 0.1

@@ -28,7 +28,6 @@ from peers import GREEDY, GREEDY_AFFINE, ants_image, remove_files
 
 from atlasmith.affine.align import one_thread, register
 from atlasmith.affine.engines import ENGINES
-from atlasmith.affine.intensity import read_prepared
 from atlasmith.affine.scan import Scan
 from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config, load_config
@@ -37,6 +36,7 @@ from atlasmith.intensity import normalise
 from atlasmith.io.images import Image, read_image, read_labels
 from atlasmith.io.tables import Subject, read_cohort, read_label_values
 from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
+from atlasmith.preparation import read_prepared
 from atlasmith.register.apply import Registration
 from atlasmith.scoring import metrics, statistics
 from atlasmith.warp import map_points, sample_labels, to_voxels, world_points

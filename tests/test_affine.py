@@ -19,7 +19,6 @@ from torch import Tensor
 
 from atlasmith.affine import align, align_subject, build_reference, engines, newton, reference
 from atlasmith.affine.engines import ENGINES
-from atlasmith.affine.intensity import antialias, correct_bias
 from atlasmith.affine.scan import Scan, largest_overlap, shift, similarity, to_world
 from atlasmith.config import Config, parse_config
 from atlasmith.errors import AtlasmithError
@@ -29,6 +28,7 @@ from atlasmith.io.files import write_json
 from atlasmith.io.images import Image, read_image, write_image
 from atlasmith.io.tables import Subject, write_cohort
 from atlasmith.io.transforms import read_affine
+from atlasmith.preparation import antialias, correct_bias
 
 Function = Callable[[Array], Array]
 

@@ -137,7 +137,7 @@ def _write_results(config: Config, grid: Grid, subjects: list[Subject]) -> None:
         {
             "stage": "template",
             "method": "template",
-            "metric": "sharpness_ratio",
+            "metric": "gradient_energy_ratio",
             "unit": "1",
             "mean": 1.37,
             "n": 1,

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atlasmith.geometry import Grid
+from atlasmith.geometry import Grid, Step
 from atlasmith.io.images import read_grid, read_image, read_labels
 from atlasmith.io.tables import Subject
 from atlasmith.io.transforms import read_affine
 from atlasmith.naming import Layout
-from atlasmith.warp import pull
+from atlasmith.preparation import read_prepared
+from atlasmith.warp import displacement_to_field, pull, pull_coordinates, sample
 
 CACHE_BYTES = 4 * 2**30  # beyond this, images are read again when they are needed
 
@@ -26,10 +27,13 @@ def field_of_view(layout: Layout, subject: Subject, grid: Grid) -> Tensor:
 
 
 class AlignedImages:
-    """Images (B, 1, *shape) and masks of their field of view, on the template's grid; in half precision."""
+    """Images (B, 1, *shape) and masks of their field of view, on the template's grid; in half precision.
 
-    def __init__(self, layout: Layout, subjects: Sequence[Subject], grid: Grid) -> None:
-        self.layout, self.subjects, self.grid = layout, list(subjects), grid
+    n4: whether the affine stage corrected the images' bias.
+    """
+
+    def __init__(self, layout: Layout, subjects: Sequence[Subject], grid: Grid, n4: bool = False) -> None:
+        self.layout, self.subjects, self.grid, self.n4 = layout, list(subjects), grid, n4
         self._capacity = CACHE_BYTES // (3 * int(np.prod(grid.shape)))
         self._images: dict[int, tuple[Tensor, Tensor]] = {}
         self._labels: dict[int, Tensor] = {}
@@ -53,6 +57,21 @@ class AlignedImages:
             pairs.append(pair)
         images, masks = zip(*pairs, strict=True)
         return torch.stack(images)[:, None].float(), torch.stack(masks)[:, None].float()
+
+    def through(self, index: int, displacement: Tensor) -> tuple[Tensor, Tensor]:
+        """The subject's image pulled through a displacement (1, d, *shape) in voxels of the grid, and through
+        its affine: interpolated once. And where it has data. Each (1, 1, *shape)."""
+        subject = self.subjects[index]
+        native = read_prepared(subject.image, min(self.grid.tensor_spacing), self.n4)
+        data = torch.from_numpy(native.grid.squeeze(native.data))[None, None]
+        steps: list[Step] = [
+            displacement_to_field(displacement[0], self.grid),
+            read_affine(self.layout.affine(subject.id)),
+        ]
+        points = pull_coordinates(native.grid, steps, self.grid)
+        both = sample(torch.cat([data, torch.ones_like(data)], dim=1).float(), points)
+        seen = (both[:, 1:] > 0.99).float()
+        return both[:, :1] * seen, seen
 
     def labels(self, index: int) -> Tensor:
         """The subject's labels (*shape) on the template's grid, nearest neighbour. For atlases alone."""

@@ -56,6 +56,12 @@ class SegmenterSection(Section):
     learning_rate: Positive = 3e-3
 
 
+class RefinementSection(Section):
+    rounds: Annotated[int, Field(ge=0)] = 3
+    steps: Count = Field(10, description="of instance optimisation, in each round")
+    subjects: Count = Field(60, description="at most so many")
+
+
 class TemplateSection(Section):
     name: Label = "Template"
     spacing: Positive = Field(1.0, description="voxel size, mm")
@@ -78,6 +84,7 @@ class TemplateSection(Section):
         description="similarity of the labels that a segmenter, which learns from the atlases, sees",
     )
     segmenter: SegmenterSection = SegmenterSection()
+    refinement: RefinementSection = RefinementSection()
     pairs: Terms = Field(
         default_factory=dict, description="similarity of images brought to each other through the template"
     )
@@ -95,11 +102,8 @@ class TemplateSection(Section):
 
 
 class RegisterSection(Section):
-    refine_coarse_steps: Annotated[int, Field(ge=0)] = Field(
-        0, description="instance optimisation after the network, at half its resolution"
-    )
     refine_steps: Annotated[int, Field(ge=0)] = Field(
-        40, description="the same at full resolution, after that"
+        40, description="instance optimisation after the network"
     )
     refine_learning_rate: Positive = 0.05
     chunk: Count = Field(8, description="subjects a job, also of scoring")

@@ -24,6 +24,7 @@ import torch
 from nibabel import orientations
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
+from torch import Tensor
 
 from atlasmith.config import Config
 from atlasmith.errors import AtlasmithError
@@ -483,6 +484,14 @@ def _unit(metric: str) -> str:
     return "ml/decade" if metric.startswith("age_slope") else "1"
 
 
+def points_in_brain(truth: Layout, count: int, seed: int) -> Tensor:
+    """`count` points (N, 3) in the brain that the cohort was made from, RAS mm."""
+    base = read_labels(truth.of_template("res-1", "dseg"))
+    voxels = np.argwhere(base.data > 0)
+    chosen = np.random.default_rng(seed).choice(len(voxels), count, replace=False)
+    return torch.from_numpy(_apply(base.grid.affine, voxels[chosen])).double()
+
+
 def registration_errors(config: Config, count: int = 1000) -> dict[str, float]:
     """Median and 95th percentile, mm, over ordered pairs (i, j) of subjects and `count` points in j's brain.
 
@@ -498,11 +507,7 @@ def registration_errors(config: Config, count: int = 1000) -> dict[str, float]:
         raise AtlasmithError(
             f"missing: {', '.join(missing[:3])} ({len(missing)} in all). Run `register` first."
         )
-    base = read_labels(truth.of_template("res-1", "dseg"))
-    voxels = np.argwhere(base.data > 0)
-    chosen = np.random.default_rng(config.seed).choice(len(voxels), count, replace=False)
-    seeds = torch.from_numpy(_apply(base.grid.affine, voxels[chosen])).double()
-
+    seeds = points_in_brain(truth, count, config.seed)
     true_forward = {i: read_composite(truth.forward(i)) for i in ids}
     our_forward = {i: read_composite(ours.forward(i)) for i in ids}
     affine = {i: read_affine(ours.affine(i)) for i in ids}

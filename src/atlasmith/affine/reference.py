@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from atlasmith.affine.align import check_dimension, one_thread, refined, rigid
 from atlasmith.affine.engines import ENGINES
-from atlasmith.affine.intensity import read_prepared
 from atlasmith.affine.scan import Scan, resample, shift, to_world
 from atlasmith.config import Config
 from atlasmith.errors import look_up
@@ -23,6 +22,7 @@ from atlasmith.geometry import Array, Grid
 from atlasmith.io.files import read_json
 from atlasmith.io.images import Image, write_image
 from atlasmith.io.tables import Subject, read_cohort
+from atlasmith.preparation import read_prepared
 
 T = TypeVar("T")
 

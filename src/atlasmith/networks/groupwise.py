@@ -109,6 +109,8 @@ class Decoder(nn.Module):
 class Groupwise(nn.Module):
     """A template t(a), and a network that takes t(a) and an image to a stationary velocity.
 
+    At encoded covariates c the template is what `base + slopes . c + decoder(c)` shows when the flow of the
+    velocity `growth . c` has moved it; growth (K, d, *half) is zero until the template is refined.
     Contract: with v = velocity(features(t), features(image)).mean, image(x + exp(v)(x)) looks like t(x) on
     the template's grid, and t(x + exp(-v)(x)) like the image. Velocities are (B, d, *half), in
     half-resolution voxels.
@@ -116,6 +118,7 @@ class Groupwise(nn.Module):
     """
 
     support: Tensor
+    growth: Tensor
 
     def __init__(
         self,
@@ -143,6 +146,7 @@ class Groupwise(nn.Module):
         self.register_buffer("support", torch.ones(1, 1, *shape))
         self.slopes = nn.Parameter(torch.zeros(code.size, *shape)) if code.size else None
         self.decoder = Decoder(code.size, shape) if code.size else None
+        self.register_buffer("growth", torch.zeros(code.size, grid.ndim, *(-(-n // 2) for n in shape)))
         build = look_up(NETWORKS, network, "network")
         widths = [] if channels is None else [channels]
         self.segmenter = None if segmenter is None else Segmenter(grid.ndim, **segmenter)
@@ -155,7 +159,22 @@ class Groupwise(nn.Module):
         if self.slopes is None or self.decoder is None:
             return base
         line = torch.einsum("bk,k...->b...", code, self.slopes)[:, None]
-        return base + line + self.support * self.decoder(code)
+        image = base + line + self.support * self.decoder(code)
+        if not self.grows:
+            return image
+        there, _ = self.grown(code)
+        return warp(image, resize_displacement(there, image.shape[2:]), padding="border")
+
+    @property
+    def grows(self) -> bool:
+        return bool(self.growth.any())
+
+    def grown(self, code: Tensor) -> tuple[Tensor, Tensor]:
+        """Displacements (B, d, *half) from the template at encoded covariates (B, size) to the template at
+        the mean ones, and back."""
+        velocity = torch.einsum("bk,k...->b...", code, self.growth)
+        there, back = exponentiate(torch.cat([velocity, -velocity]), self.squarings).chunk(2)
+        return there, back
 
     def features(self, image: Tensor) -> Tensor:
         """What is compared of images (B, 1, *shape), or of templates: (B, C, *shape), first the intensities,

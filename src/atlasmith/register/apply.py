@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from atlasmith import instance
 from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config
 from atlasmith.geometry import Array, Grid, Step
 from atlasmith.io.images import read_image, write_image
 from atlasmith.io.tables import Subject, read_cohort, read_label_values, write_tsv
 from atlasmith.io.transforms import read_affine, write_composite
-from atlasmith.losses import TRAINING_TERMS, pair, to_mm
+from atlasmith.losses import to_mm
 from atlasmith.networks import Groupwise, fold, label_channels
 from atlasmith.training import autocast, pick_device
 from atlasmith.warp import (
-    Velocity,
     compose,
     displacement_to_field,
     exponentiate,
     jacobian_determinant,
     pull,
-    resize,
     resize_displacement,
     warp,
 )
@@ -38,22 +35,10 @@ class Registration:
     """The trained model, ready to register single images on the template's grid."""
 
     def __init__(self, config: Config) -> None:
-        self.device = pick_device(config.device)
+        self.config, self.device = config, pick_device(config.device)
         self.model = Groupwise.load(config.layout.template_weights).requires_grad_(False)
         fold(self.model.network)
         self.model.to(self.device)
-        self.settings = config.register_
-        self._judge = partial(
-            pair,
-            squarings=self.model.squarings,
-            similarity=config.template.similarity,
-            labels=config.template.labels,
-            regularisation={
-                name: settings
-                for name, settings in config.template.regularisation.items()
-                if name not in TRAINING_TERMS
-            },
-        )
         self.hub = self._template(torch.zeros(self.model.code.size))
 
     def _template(self, code: Tensor) -> Tensor:
@@ -63,51 +48,15 @@ class Registration:
     def __call__(self, template: Tensor, image: Tensor, mask: Tensor) -> Tensor:
         """The velocity (1, d, *half) between features (1, C, *shape) of the template and of an image.
 
-        The network's answer, then Adam on the velocity itself under training's objective: first on images and
-        velocity of half their resolution, then on them as they are. The best velocity without a fold that was
-        met is returned: never a worse one than the network's.
+        The network's answer, or better after instance optimisation.
         """
         with autocast(self.device):
             network = self.model.velocity(template, image).mean
-        starts, settings = [network], self.settings
-        if settings.refine_coarse_steps:
-            half = network.shape[2:]
-            few = resize_displacement(network, [-(-n // 2) for n in half])
-            small = [_halved(x, half) for x in (template, image, mask)]
-            found = self._descended(small, [few], settings.refine_coarse_steps)
-            starts.append(network + resize_displacement(found - few, half))
-        if settings.refine_steps == 0 and len(starts) == 1:
+        settings = self.config.register_
+        if settings.refine_steps == 0:
             return network
-        return self._descended([template, image, mask], starts, settings.refine_steps)
-
-    def _descended(self, images: Sequence[Tensor], starts: Sequence[Tensor], steps: int) -> Tensor:
-        """The best velocity without a fold of `starts` and of `steps` steps of Adam from the best of them."""
-        template, image, mask = images
-        best, best_value = starts[0], float("inf")
-
-        def judged(velocity: Tensor) -> Tensor:
-            nonlocal best, best_value
-            spacing = self.model.spacing_of(velocity)
-            pairing = self._judge(template, image, mask, Velocity(velocity), velocity_spacing=spacing)
-            folds = bool((jacobian_determinant(pairing.forward.detach()) <= 0).any())
-            if pairing.loss.item() < best_value and not (folds and best_value < float("inf")):
-                best, best_value = velocity.detach().clone(), pairing.loss.item()
-            return pairing.loss
-
-        if len(starts) > 1:
-            with torch.no_grad():
-                for start in starts:
-                    judged(start)
-        velocity = best.clone().requires_grad_()
-        optimiser = torch.optim.Adam([velocity], lr=self.settings.refine_learning_rate)
-        for _ in range(steps):
-            optimiser.zero_grad()
-            loss = judged(velocity)
-            loss.backward()
-            optimiser.step()
-        with torch.no_grad():
-            judged(velocity)
-        return best
+        judge = instance.judge(self.config, self.model, template, image, mask)
+        return instance.optimise(judge, network, settings.refine_steps, settings.refine_learning_rate)
 
     def displacements(self, velocity: Tensor) -> tuple[Tensor, Tensor]:
         """Forward and inverse displacement (1, d, *shape) in voxels of the template's grid."""
@@ -123,15 +72,14 @@ class Registration:
         if not bool(code.any()):
             return [self.displacements(self(self.hub, image, mask)) for image in images]
         own = self._template(code)
-        bridge, bridge_inverse = self.displacements(self(self.hub, own, torch.ones_like(mask)))
+        if self.model.grows:
+            bridge_inverse, bridge = (
+                resize_displacement(x, mask.shape[2:]) for x in self.model.grown(code[None].to(self.device))
+            )
+        else:
+            bridge, bridge_inverse = self.displacements(self(self.hub, own, torch.ones_like(mask)))
         maps = [self.displacements(self(own, image, mask)) for image in images]
         return [(compose(there, bridge), compose(bridge_inverse, back)) for there, back in maps]
-
-
-def _halved(image: Tensor, shape: Sequence[int]) -> Tensor:
-    """`image` (B, C, *old) on a grid of `shape`, about half of it, whose corners are the same; smoothed."""
-    pool = {4: F.avg_pool2d, 5: F.avg_pool3d}[image.ndim]
-    return resize(pool(image, 3, stride=1, padding=1, count_include_pad=False), shape)
 
 
 def register_subjects(config: Config, subject_ids: Sequence[str]) -> None:

@@ -234,8 +234,8 @@ def _headline(run: _Run) -> str:
         (("propagate", "single_atlas", "dice"), "Dice, single atlas"),
         (("register", "warped", FOLDING), "folded voxels"),
         (
-            ("template", "template", "sharpness_ratio"),
-            "sharpness, template over affine mean",
+            ("template", "template", "gradient_energy_ratio"),
+            "sharpness (gradient energy), template over affine mean",
         ),
     ]
     overall = {(r["stage"], r["method"], r["metric"]): r for r in run.summary if _is_overall(r)}

@@ -263,22 +263,18 @@ def _template_rows(config: Config, subjects: Sequence[Subject]) -> list[Row]:
     template = read_image(_existing(layout.template_image, "template"))
     reference = read_image(_existing(layout.affine_reference, "affine-reference"))
     grid, mask = template.grid, _foreground(template, layout.template_image)
-    rows, sharpness = [], []
+    rows, energies = [], []
     for method, image in (("affine_reference", reference), ("template", template)):
-        sharpness.append(
-            metrics.sharpness_per_mm(grid.squeeze(image.data), grid.squeeze(mask), grid.tensor_spacing)
-        )
-        rows += [
-            _row("template", "template", method, "sharpness_per_mm", sharpness[-1]),
-            _row(
-                "template",
-                "template",
-                method,
-                "entropy_focus_criterion",
-                metrics.entropy_focus_criterion(image.data[mask]),
-            ),
-        ]
-    rows.append(_row("template", "template", "template", "sharpness_ratio", sharpness[1] / sharpness[0]))
+        place = grid.squeeze(image.data), grid.squeeze(mask), grid.tensor_spacing
+        energies.append(metrics.gradient_energy_per_mm2(*place))
+        values = {
+            "sharpness_per_mm": metrics.sharpness_per_mm(*place),
+            "gradient_energy_per_mm2": energies[-1],
+            "entropy_focus_criterion": metrics.entropy_focus_criterion(image.data[mask]),
+        }
+        rows += [_row("template", "template", method, name, value) for name, value in values.items()]
+    # Both are on the scale of the normalised images.
+    rows.append(_row("template", "template", "template", "gradient_energy_ratio", energies[1] / energies[0]))
     points = _world(grid, mask)
     total = np.zeros_like(points)
     for subject in subjects:

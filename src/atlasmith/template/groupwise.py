@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d, max_pool3d
 
 from atlasmith import __version__
 from atlasmith.aligned import AlignedImages
@@ -20,40 +19,13 @@ from atlasmith.io.images import write_image
 from atlasmith.io.tables import read_cohort, read_label_values
 from atlasmith.losses import across, pair
 from atlasmith.networks import CovariateCode, Groupwise, unions
+from atlasmith.template.refinement import refine_template, start_from_regression
 from atlasmith.template.segmenter import train_segmenter
 from atlasmith.training import autocast, fit, generator, one_cycle, pick_device
 
-SUPPORT_MARGIN = 3  # voxels
 # Of the template's learning rate. The decoder's weights act together: each as fast as a free voxel, they move
 # the template's contrast, which a local correlation doesn't see, long before its shape.
 DECODER_RATE = 0.02
-
-
-def start_from_regression(model: Groupwise, images: AlignedImages, codes: Tensor) -> Tensor:
-    """The template's first value: at each voxel, the regression of the aligned images on the covariates.
-
-    Returns its support (1, 1, *shape): 1 where most images have data in the whole neighbourhood.
-    """
-    total = torch.zeros_like(model.base)
-    count = torch.zeros_like(model.base)
-    whole = torch.zeros_like(model.base)
-    moments = torch.zeros(codes.shape[1], *model.grid.tensor_shape)
-    erode = {2: max_pool2d, 3: max_pool3d}[model.grid.ndim]
-    for index, code in enumerate(codes):
-        image, mask = images.batch([index])
-        total += image * mask
-        count += mask
-        whole -= erode(-mask, 2 * SUPPORT_MARGIN + 1, 1, SUPPORT_MARGIN)
-        moments += code.view(-1, *[1] * model.grid.ndim) * image[0] * mask[0]
-    mean = total / count.clamp(min=1)
-    model.base.data.copy_(mean)
-    if model.slopes is not None:
-        # Ridge of one subject's worth, so that rare levels and collinear covariates stay bounded. The
-        # codes have mean zero, so the mean image drops out of the normal equations.
-        normal = codes.T @ codes + torch.eye(codes.shape[1])
-        centred = moments - codes.sum(0).view(-1, *[1] * model.grid.ndim) * mean[0]
-        model.slopes.data.copy_(torch.linalg.solve(normal, centred.flatten(1)).view_as(model.slopes))
-    return (whole > len(codes) / 2).float()
 
 
 def train(config: Config) -> None:
@@ -67,7 +39,7 @@ def train(config: Config) -> None:
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
 
-    images = AlignedImages(layout, subjects, grid)
+    images = AlignedImages(layout, subjects, grid, config.affine.n4)
     code = CovariateCode.of(settings.condition_on, [subject.covariates for subject in subjects])
     codes = torch.stack([code.encode(subject.covariates) for subject in subjects])
     atlases = [i for i, subject in enumerate(subjects) if subject.role == "atlas"] if settings.labels else []
@@ -88,7 +60,7 @@ def train(config: Config) -> None:
     if model.segmenter is not None:
         train_segmenter(config, model.segmenter.to(device), images, atlases, device)
     if not layout.template_checkpoint.exists():
-        model.support.copy_(start_from_regression(model, images, codes))
+        start_from_regression(model, images, codes)
     model.to(device)
     # Where few images have data the template stays their mean: there nothing but noise would move it.
     model.base.register_hook(lambda gradient: gradient * model.support)
@@ -159,6 +131,7 @@ def train(config: Config) -> None:
         digest=f"{config.digest('cohort', 'affine', 'template')}-{len(subjects)}-{__version__}",
         description="template",
     )
+    refine_template(config, model, images, codes)
     _write(config, model.cpu())
     layout.template_checkpoint.unlink()
     layout.segmenter_checkpoint.unlink(missing_ok=True)

@@ -69,6 +69,7 @@ from atlasmith.scoring.metrics.template import (
     bridge_dice,
     centrality_mm,
     entropy_focus_criterion,
+    gradient_energy_per_mm2,
     mean_displacement_mm,
     sharpness_per_mm,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "entropy_focus_criterion",
     "foreground",
     "generalised_dice",
+    "gradient_energy_per_mm2",
     "hd95_mm",
     "hd_mm",
     "inverse_consistency_mm",
@@ -141,7 +143,13 @@ __all__ = [
 
 def unit_of(metric: str) -> str:
     """The unit that a metric's name ends in."""
-    for ending, unit in (("_per_mm", "1/mm"), ("_mm", "mm"), ("_percent", "%"), ("_db", "dB")):
+    for ending, unit in (
+        ("_per_mm", "1/mm"),
+        ("_per_mm2", "1/mm2"),
+        ("_mm", "mm"),
+        ("_percent", "%"),
+        ("_db", "dB"),
+    ):
         if metric.endswith(ending):
             return unit
     return "1"

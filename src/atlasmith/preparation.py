@@ -1,4 +1,4 @@
-"""From a file to the image that is registered and resampled."""
+"""From a file to the image that is registered and averaged."""
 
 from __future__ import annotations
 

@@ -1,0 +1,137 @@
+"""The template after training: rounds of registering people to it, and of averaging what they bring to it.
+
+The groupwise iteration of Guimond et al. 2000 (doi:10.1006/cviu.1999.0815) and Avants et al. 2010
+(doi:10.1016/j.neuroimage.2009.09.062), for a template that is a function of covariates: means become
+regressions, of the images and of the velocities. What the velocities have in common, or in common with a
+covariate, is change that the template should show; it is taken out of them before the images are averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool2d, max_pool3d
+from tqdm import tqdm
+
+from atlasmith import instance
+from atlasmith.aligned import AlignedImages
+from atlasmith.config import Config
+from atlasmith.networks import Groupwise
+from atlasmith.training import autocast, generator
+from atlasmith.warp import compose, exponentiate, resize_displacement, warp
+
+SUPPORT_MARGIN = 3  # voxels
+
+
+def regression(values: Iterable[tuple[Tensor, Tensor]], codes: Tensor) -> tuple[Tensor, Tensor]:
+    """The voxelwise regression of maps on codes (N, K): the map at 0 (1, C, *shape), slopes (K, C, *shape).
+
+    values: each person's map (1, C, *shape) and its weights (1, 1, *shape), in the order of the codes.
+    """
+    middle = codes.mean(0)
+    total, count, moments = (codes.new_zeros(()) for _ in range(3))
+    for (value, weight), code in zip(values, codes - middle, strict=True):
+        total = total + value * weight
+        count = count + weight
+        moments = moments + torch.einsum("k,c...->kc...", code, (value * weight)[0])
+    mean = total / count.clamp(min=1)
+    if codes.shape[1] == 0:
+        return mean, moments
+    # Ridge of one subject's worth, so that rare levels and collinear covariates stay bounded.
+    normal = (codes - middle).T @ (codes - middle) + torch.eye(codes.shape[1]).to(codes)
+    slopes = torch.linalg.solve(normal, moments.flatten(1)).view_as(moments)
+    return mean - torch.einsum("k,kc...->c...", middle, slopes), slopes
+
+
+def start_from_regression(model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
+    """The template's first value: at each voxel, the regression of the aligned images on the covariates.
+
+    Its support is where most images have data in the whole neighbourhood.
+    """
+    erode = {2: max_pool2d, 3: max_pool3d}[model.grid.ndim]
+    whole = torch.zeros_like(model.base)
+
+    def each() -> Iterator[tuple[Tensor, Tensor]]:
+        nonlocal whole
+        for index in range(len(codes)):
+            image, mask = images.batch([index])
+            whole = whole - erode(-mask, 2 * SUPPORT_MARGIN + 1, 1, SUPPORT_MARGIN)
+            yield image, mask
+
+    _set(model, *regression(each(), codes))
+    model.support.copy_((whole > len(codes) / 2).float())
+
+
+def _set(model: Groupwise, base: Tensor, slopes: Tensor) -> None:
+    model.base.data.copy_(base)
+    if model.slopes is not None:
+        model.slopes.data.copy_(slopes[:, 0])
+
+
+def refine_template(config: Config, model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
+    """Replace the template by what registered images average to, round by round, in place.
+
+    In each round the velocities of some people, drawn once, go on by instance optimisation from where they
+    were. Base and slopes become the regression of the images brought to the mean covariates, and the decoder
+    falls silent: what changes with a covariate is growth, or a straight line of intensities.
+    """
+    settings, device = config.template.refinement, model.base.device
+    if settings.rounds == 0:
+        return
+    drawn = torch.randperm(len(codes), generator=generator(config.seed, 5))[: settings.subjects]
+    people = sorted(drawn.tolist())
+    codes = codes[people].to(device)
+    velocities: list[Tensor] = []
+    model.eval()
+    progress = tqdm(total=settings.rounds * len(people), desc="refinement", disable=None)
+    for turn in range(settings.rounds):
+        for place, (person, code) in enumerate(zip(people, codes, strict=True)):
+            image, mask = (x.to(device) for x in images.batch([person]))
+            with torch.no_grad(), autocast(device):
+                template, image = model.template_features(code[None]), model.features(image)
+                if turn == 0:
+                    velocities.append(model.velocity(template, image).mean.float())
+            judge = instance.judge(config, model, template.float(), image.float(), mask)
+            velocities[place] = instance.optimise(
+                judge, velocities[place], settings.steps, config.register_.refine_learning_rate
+            )
+            progress.update()
+        with torch.no_grad():
+            _centre(model, velocities, codes)
+            if turn == 0 and model.decoder is not None:
+                for parameter in model.decoder.head.parameters():
+                    parameter.zero_()
+            _set(model, *regression(_brought(model, images, people, velocities, codes), codes))
+    progress.close()
+
+
+def _centre(model: Groupwise, velocities: list[Tensor], codes: Tensor) -> None:
+    """Take out of the velocities (1, d, *half), in place, what they have in common, for which the template
+    moves instead, and what goes with the covariates, which is growth.
+
+    Each is a field on the template at its own covariates; to be compared they are carried along the growth.
+    """
+    ones = torch.ones_like(velocities[0][:, :1])
+    flows = [model.grown(code[None]) for code in codes]
+    carried = (
+        (warp(velocity, back, padding="border"), ones)
+        for velocity, (_, back) in zip(velocities, flows, strict=True)
+    )
+    common, slopes = regression(carried, codes)
+    model.growth -= slopes
+    for velocity, code, (there, _) in zip(velocities, codes, flows, strict=True):
+        velocity -= warp(common + torch.einsum("k,kc...->c...", code, slopes), there, padding="border")
+
+
+def _brought(
+    model: Groupwise, images: AlignedImages, people: list[int], velocities: list[Tensor], codes: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each person's image on the template at the mean covariates, interpolated once, and its mask."""
+    for person, velocity, code in zip(people, velocities, codes, strict=True):
+        forward = exponentiate(velocity, model.squarings)
+        if model.grows:
+            forward = compose(forward, model.grown(code[None])[1])
+        image, mask = images.through(person, resize_displacement(forward, model.grid.tensor_shape).cpu())
+        yield image.to(velocity), mask.to(velocity)

@@ -1,0 +1,131 @@
+"""Rounds of registering people to the template and averaging what they bring to it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from atlasmith.config import Config, parse_config
+from atlasmith.geometry import Grid
+from atlasmith.networks import CovariateCode, Groupwise
+from atlasmith.template.refinement import refine_template, regression, start_from_regression
+from atlasmith.warp import warp
+
+SIZE = 48
+
+
+def model_of(shape: tuple[int, int, int], covariates: dict[str, tuple[float, float]]) -> Groupwise:
+    torch.manual_seed(0)
+    return Groupwise(Grid(shape, np.eye(4)), CovariateCode(covariates, {}), "unet_half", [4, 8], 6)
+
+
+@pytest.mark.parametrize("covariates", [0, 1, 3])
+def test_regression_is_a_ridge_with_a_free_mean(covariates: int) -> None:
+    random = np.random.default_rng(0)
+    codes, maps = random.normal(0.3, 1, (9, covariates)), random.normal(size=(9, 2, 5, 4))
+    values = ((torch.from_numpy(m)[None], torch.ones(1, 1, 5, 4).double()) for m in maps)
+    base, slopes = regression(values, torch.from_numpy(codes))
+    # Least squares with a row of 1 a covariate, which pulls the slopes to zero but not the mean.
+    centred = codes - codes.mean(0)
+    rows = np.block([[np.ones((9, 1)), centred], [np.zeros((covariates, 1)), np.eye(covariates)]])
+    wanted = np.concatenate([maps.reshape(9, -1), np.zeros((covariates, 40))])
+    found = np.linalg.lstsq(rows, wanted, rcond=None)[0]
+    np.testing.assert_allclose(slopes.flatten(1), found[1:], atol=1e-12)
+    np.testing.assert_allclose(base.reshape(-1), found[0] - codes.mean(0) @ found[1:], atol=1e-12)
+
+
+def test_regression_leaves_out_what_nobody_sees() -> None:
+    maps = [torch.full((1, 1, 4), value) for value in (1.0, 3.0)]
+    masks = [torch.tensor([[[1.0, 1, 0, 0]]]), torch.tensor([[[1.0, 0, 0, 1]]])]
+    base, _ = regression(zip(maps, masks, strict=True), torch.zeros(2, 0))
+    torch.testing.assert_close(base, torch.tensor([[[2.0, 1, 0, 3]]]))
+
+
+@pytest.mark.parametrize("shape", [(41, 37, 1), (31, 33, 29)])
+def test_growth_by_a_scaling_velocity_scales_the_template(shape: tuple[int, int, int]) -> None:
+    model = model_of(shape, {"age": (50.0, 10.0)})
+    half = model.growth.shape[2:]
+    places = torch.stack(torch.meshgrid(*(torch.arange(n) - (n - 1) / 2 for n in half), indexing="ij"))
+    model.growth[0] = -0.1 * places
+    size = torch.tensor(model.grid.tensor_shape)
+    radius = sum(
+        ((torch.arange(n) - (n - 1) / 2).view([-1 if a == b else 1 for b in range(len(size))]) / 6) ** 2
+        for a, n in enumerate(size.tolist())
+    )
+    model.base.data[0, 0] = torch.exp(-radius / 2)
+    # Two standard deviations above the mean age: e to the 0.2 times as large.
+    code = model.code.encode({"age": 70.0})
+    grown = model.template(code[None])[0, 0].detach()
+    torch.testing.assert_close(grown, torch.exp(-radius / 2 / np.exp(0.4)), rtol=0, atol=0.01)
+    torch.testing.assert_close(model.template(0 * code[None])[0, 0], model.base[0, 0], rtol=0, atol=1e-6)
+
+
+class Rings:
+    """Rings, each bent, whose radius grows by `growth` voxels a unit of the code; as aligned images."""
+
+    def __init__(self, count: int, growth: float, bend: float = 1.2) -> None:
+        random = np.random.default_rng(0)
+        self.codes = torch.linspace(-1.7, 1.7, count)[:, None]
+        self.radius = np.hypot(*(np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2))
+        images = []
+        for code in self.codes[:, 0].tolist():
+            field = np.stack([gaussian_filter(random.normal(size=(SIZE, SIZE)), 6) for _ in range(2)])
+            x, y = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2 + bend * field / field.std()
+            images.append(np.exp(-((np.hypot(x, y) - 13 - growth * code) ** 2) / 8))
+        self.images = torch.tensor(np.array(images), dtype=torch.float32)[:, None]
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        images = self.images[list(indices)]
+        return images, torch.ones_like(images)
+
+    def through(self, index: int, displacement: Tensor) -> tuple[Tensor, Tensor]:
+        moved = warp(self.images[[index]], displacement)
+        return moved, torch.ones_like(moved)
+
+    def shown(self, model: Groupwise) -> tuple[float, float]:
+        """Voxels by which the template's radius grows a unit of the code, and the template's contrast."""
+        radii = []
+        for code in (-1.0, 0.0, 1.0):
+            image = model.template(torch.full((1, model.code.size), code))[0, 0].detach().numpy()
+            bright = np.maximum(image - 0.3 * image.max(), 0) / np.maximum(self.radius, 1)
+            radii.append(float((bright * self.radius).sum() / bright.sum()))
+        return (radii[2] - radii[0]) / 2, float(model.base.max())
+
+
+def refined(rings: Rings, config: Config, codes: Tensor) -> Groupwise:
+    model = model_of((SIZE, SIZE, 1), {"age": (0.0, 1.0)} if codes.shape[1] else {})
+    start_from_regression(model, rings, codes)  # type: ignore[arg-type]
+    model.requires_grad_(False)
+    refine_template(config, model, rings, codes)  # type: ignore[arg-type]
+    return model
+
+
+def config_of(rounds: int) -> Config:
+    return parse_config(
+        {
+            "cohort": {"bids": "."},
+            "template": {"refinement": {"rounds": rounds, "subjects": 24}},
+            "register": {"refine_learning_rate": 0.1},
+        }
+    )
+
+
+def test_a_planted_growth_comes_back_and_the_template_is_sharp() -> None:
+    rings = Rings(30, 2.5)
+    (slope, contrast), (_, before) = (
+        rings.shown(refined(rings, config_of(rounds), rings.codes)) for rounds in (5, 0)
+    )
+    assert 0.85 * 2.5 < slope < 1.1 * 2.5
+    assert before < 0.6 and contrast > 0.85
+
+
+def test_without_covariates_it_is_the_usual_iteration() -> None:
+    rings = Rings(20, 0.0, bend=2.5)
+    none = rings.codes[:, :0]
+    models = [refined(rings, config_of(3), none) for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in models), strict=True))
+    before = refined(rings, config_of(0), none)
+    assert float(models[0].base.max()) > float(before.base.max()) + 0.1
