@@ -103,9 +103,9 @@ class TemplateSection(Section):
 
 class RegisterSection(Section):
     refine_steps: Annotated[int, Field(ge=0)] = Field(
-        40, description="instance optimisation after the network"
+        30, description="instance optimisation after the network"
     )
-    refine_learning_rate: Positive = 0.05
+    refine_learning_rate: Positive = 0.15
     chunk: Count = Field(8, description="subjects a job, also of scoring")
 
 
