@@ -68,6 +68,20 @@ def test_simpleitk_makes_our_picture_of_the_exported_composite(toy_registered: C
     assert np.abs(from_sitk(theirs) - ours)[inside].mean() < 0.01 * np.ptp(ours)
 
 
+def test_ants_makes_our_picture_of_the_exported_composite(toy_registered: Config) -> None:
+    """As above, by `ants.apply_transforms`, on the files as they are."""
+    ants = pytest.importorskip("ants", reason="antspyx isn't installed")
+    layout = toy_registered.layout
+    template = read_image(layout.template_image)
+    subject = read_cohort(layout.cohort)[0]
+    # ANTs works in as many dimensions as its transforms have: slices are volumes of one voxel here.
+    pictures = [ants.image_read(str(path), dimension=3) for path in (layout.template_image, subject.image)]
+    theirs = ants.apply_transforms(*pictures, [str(layout.forward(subject.id))], interpolator="linear")
+    ours = read_image(layout.warped(subject.id)).data
+    inside = foreground(template.data)
+    assert np.abs(theirs.numpy().reshape(ours.shape) - ours)[inside].mean() < 0.01 * np.ptp(ours)
+
+
 def test_native_orientation_is_kept(toy_registered: Config) -> None:
     subject = read_cohort(toy_registered.layout.cohort)[0]
     assert read_grid(subject.image).spacing == pytest.approx((1.0, 1.5, 1.0))

@@ -133,6 +133,15 @@ def _assignment(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _add_results(group: argparse._ArgumentGroup, about_set: str) -> None:
+    """What verbs over a finished run take."""
+    group.add_argument("--results", type=Path, metavar="DIR", help="output folder of the run")
+    group.add_argument("--out", type=Path, metavar="DIR", help="folder to write to")
+    group.add_argument(
+        "--set", type=_assignment, action="append", default=[], metavar="NAME=VALUE", help=about_set
+    )
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="atlasmith",
@@ -144,7 +153,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     for name, (_, text) in {**ONCE, **PER_SUBJECT}.items():
         verb = verbs.add_parser(name, help=text, description=text)
-        alone = name != "register"  # which has another way, below
+        alone = name not in ("register", "template")  # which have another way, below
         verb.add_argument("--config", type=Path, required=alone, metavar="FILE", help="the config, in YAML")
         if name in PER_SUBJECT:
             verb.add_argument(
@@ -156,21 +165,16 @@ def build_parser() -> argparse.ArgumentParser:
                 metavar="ID",
                 help="participant ids, with or without 'sub-'",
             )
+        if name == "template":
+            ask = verb.add_argument_group("a finished template", "how it is at some covariates, not --config")
+            ask.add_argument("query", nargs="?", choices=["query"], help="ask, do not train")
+            _add_results(ask, "a covariate, such as age=72; once for each; others are at the mean")
         if name == "register":
             new = verb.add_argument_group(
                 "someone new", "one raw image through a finished run, instead of --config and --subjects"
             )
-            new.add_argument("--results", type=Path, metavar="DIR", help="output folder of the run")
             new.add_argument("--image", type=Path, metavar="FILE", help="the image, NIfTI")
-            new.add_argument("--out", type=Path, metavar="DIR", help="folder to write to")
-            new.add_argument(
-                "--set",
-                type=_assignment,
-                action="append",
-                default=[],
-                metavar="NAME=VALUE",
-                help="a covariate of the person, such as age=72; once for each",
-            )
+            _add_results(new, "a covariate of the person, such as age=72; once for each")
 
     text = "write the demo cohort: a real brain made into people with a known truth"
     demo = verbs.add_parser("demo", help=text, description=text)
@@ -190,6 +194,12 @@ def _run(args: argparse.Namespace) -> None:
         make_demo(args.out, seed=args.seed)
     elif args.verb == "register" and args.results and args.image and args.out and not args.config:
         _register_image(args)
+    elif args.verb == "template" and args.query and args.results and args.out and not args.config:
+        from atlasmith.query import query_template
+
+        query_template(args.results, dict(args.set), args.out)
+    elif args.verb == "template" and (args.query or args.results or not args.config):
+        raise AtlasmithError("give --config, or query with --results and --out.")
     elif args.verb == "register" and not (args.config and args.subjects and not args.results):
         raise AtlasmithError("give --config and --subjects, or --results, --image and --out.")
     elif args.verb in ONCE:

@@ -9,12 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from atlasmith.affine import align_subject
+from atlasmith.asked import Values, check_covariates, tell
 from atlasmith.cohort import check_image
 from atlasmith.config import load_config
-from atlasmith.errors import AtlasmithError, InputError, Problem, did_you_mean
+from atlasmith.errors import AtlasmithError, InputError
 from atlasmith.fusion import fuse_subject
 from atlasmith.io.files import whole
-from atlasmith.io.tables import Subject, parse_covariate, read_cohort, write_cohort
+from atlasmith.io.tables import Subject, read_cohort, write_cohort
 from atlasmith.naming import Layout
 from atlasmith.propagate import label_from_template, propagate
 from atlasmith.register import register_subjects
@@ -41,7 +42,7 @@ def register_image(results: Path, image: Path, covariates: Mapping[str, str], ou
         raise AtlasmithError(f"{there} exists already. Choose another folder, or remove it.")
     values = _checked(image, covariates, config.cohort.covariates, cohort)
     for covariate in config.template.condition_on:
-        _tell(covariate, values.get(covariate), cohort)
+        tell("register", covariate, values.get(covariate), cohort)
     if name in {subject.id for subject in cohort}:
         name += "new"
 
@@ -77,35 +78,12 @@ def _name(image: Path) -> str:
 
 def _checked(
     image: Path, covariates: Mapping[str, str], known: Sequence[str], cohort: Sequence[Subject]
-) -> dict[str, float | str | None]:
-    problems = []
+) -> Values:
+    values, problems = check_covariates(covariates, known, cohort)
     try:
         check_image(image)
     except InputError as error:
-        problems += error.problems
-    values: dict[str, float | str | None] = dict.fromkeys(known)
-    for name, text in covariates.items():
-        if name not in known:
-            found = f"'{name}' is no covariate of this run"
-            problems.append(Problem("--set", found, did_you_mean(name, known) if known else "Leave it out."))
-            continue
-        values[name] = parse_covariate(text)
-        others = [subject.covariates.get(name) for subject in cohort]
-        numbers = [value for value in others if isinstance(value, float)]
-        if numbers and not isinstance(values[name], float):
-            problems.append(Problem("--set", f"{name} is '{text}', no number", f"Try {name}={numbers[0]:g}."))
+        problems = [*error.problems, *problems]
     if problems:
         raise InputError(problems)
     return values
-
-
-def _tell(name: str, value: float | str | None, cohort: Sequence[Subject]) -> None:
-    """Say in words where the template is asked for more than the cohort knows."""
-    numbers = [v for s in cohort if isinstance(v := s.covariates.get(name), float)]
-    if value is None:
-        print(f"register: no {name} is given, so the template at the cohort's mean is used. See --set.")
-    elif isinstance(value, float) and not min(numbers) <= value <= max(numbers):
-        print(
-            f"register: {name} {value:g} is outside the cohort's range, {min(numbers):g} to "
-            f"{max(numbers):g}: the template there is a guess."
-        )

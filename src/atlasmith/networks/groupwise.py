@@ -155,15 +155,19 @@ class Groupwise(nn.Module):
 
     def template(self, code: Tensor) -> Tensor:
         """Template images (B, 1, *shape) at encoded covariates (B, size)."""
-        base = self.base.expand(len(code), *self.base.shape[1:])
-        if self.slopes is None or self.decoder is None:
-            return base
-        line = torch.einsum("bk,k...->b...", code, self.slopes)[:, None]
-        image = base + line + self.support * self.decoder(code)
+        image = self.intensities(code)
         if not self.grows:
             return image
         there, _ = self.grown(code)
         return warp(image, resize_displacement(there, image.shape[2:]), padding="border")
+
+    def intensities(self, code: Tensor) -> Tensor:
+        """What the template at the mean covariates would show at encoded ones (B, size) but for growth."""
+        base = self.base.expand(len(code), *self.base.shape[1:])
+        if self.slopes is None or self.decoder is None:
+            return base
+        line = torch.einsum("bk,k...->b...", code, self.slopes)[:, None]
+        return base + line + self.support * self.decoder(code)
 
     @property
     def grows(self) -> bool:

@@ -74,8 +74,9 @@ def refine_template(config: Config, model: Groupwise, images: AlignedImages, cod
     """Replace the template by what registered images average to, round by round, in place.
 
     In each round the velocities of some people, drawn once, go on by instance optimisation from where they
-    were. Base and slopes become the regression of the images brought to the mean covariates, and the decoder
-    falls silent: what changes with a covariate is growth, or a straight line of intensities.
+    were. Base and slopes become the regression of the images brought to the mean covariates. The decoder
+    falls silent, and so do the slopes until the last round: they would show a moving edge as a change of
+    intensities, and leave growth nothing to explain.
     """
     settings, device = config.template.refinement, model.base.device
     if settings.rounds == 0:
@@ -85,6 +86,9 @@ def refine_template(config: Config, model: Groupwise, images: AlignedImages, cod
     codes = codes[people].to(device)
     velocities: list[Tensor] = []
     model.eval()
+    if model.decoder is not None and model.slopes is not None:
+        for parameter in (model.slopes, *model.decoder.head.parameters()):
+            parameter.data.zero_()
     progress = tqdm(total=settings.rounds * len(people), desc="refinement", disable=None)
     for turn in range(settings.rounds):
         for place, (person, code) in enumerate(zip(people, codes, strict=True)):
@@ -100,10 +104,8 @@ def refine_template(config: Config, model: Groupwise, images: AlignedImages, cod
             progress.update()
         with torch.no_grad():
             _centre(model, velocities, codes)
-            if turn == 0 and model.decoder is not None:
-                for parameter in model.decoder.head.parameters():
-                    parameter.zero_()
-            _set(model, *regression(_brought(model, images, people, velocities, codes), codes))
+            base, slopes = regression(_brought(model, images, people, velocities, codes), codes)
+            _set(model, base, slopes if turn == settings.rounds - 1 else torch.zeros_like(slopes))
     progress.close()
 
 
