@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from scipy.ndimage import gaussian_filter
 
-from atlasmith.config import Config, parse_config
-from atlasmith.fusion import fuse_subject, train_votenet
+from atlasmith.config import Config, JLFSection, parse_config
+from atlasmith.fusion import fuse_subject, methods, train_votenet
 from atlasmith.fusion.apply import on_native
-from atlasmith.fusion.methods import FUSERS, Votes, plurality
+from atlasmith.fusion.jlf import solved
+from atlasmith.fusion.methods import FUSERS, Votes, plurality, shares
 from atlasmith.fusion.stack import Stack, own_labels
 from atlasmith.fusion.votenet import CHANNELS, Trust, consensus, inputs
 from atlasmith.geometry import Grid
@@ -30,7 +32,7 @@ def votes(labels: np.ndarray, trust: np.ndarray | None = None, **kwargs: object)
 @pytest.mark.parametrize("shape", [(9, 8), (7, 8, 6)])
 def test_majority_is_simpleitks_label_voting(shape: tuple[int, ...]) -> None:
     labels = RANDOM.choice([0, 4, 7, 200], size=(5, *shape)).astype(np.int32)
-    fused, confidence = plurality(labels, FUSERS["majority"](votes(labels)))
+    fused, confidence = plurality(FUSERS["majority"](votes(labels)), labels.shape[1:])
     undecided = 255
     theirs = sitk.GetArrayFromImage(
         sitk.LabelVoting([sitk.GetImageFromArray(m.astype(np.uint8)) for m in labels], undecided)
@@ -43,8 +45,11 @@ def test_majority_is_simpleitks_label_voting(shape: tuple[int, ...]) -> None:
 
 def test_ties_go_to_the_smallest_label_and_any_integer_survives() -> None:
     labels = np.array([[[1000]], [[4]]], dtype=np.int32)
-    assert plurality(labels, np.ones(labels.shape, np.float32))[0].item() == 4
-    assert plurality(labels, np.array([[[0.6]], [[0.4]]], np.float32))[0].item() == 1000
+    assert plurality(shares(labels, np.ones(labels.shape, np.float32)), labels.shape[1:])[0].item() == 4
+    assert (
+        plurality(shares(labels, np.array([[[0.6]], [[0.4]]], np.float32)), labels.shape[1:])[0].item()
+        == 1000
+    )
 
 
 def test_local_weights_prefer_the_atlas_that_looks_like_the_target() -> None:
@@ -52,27 +57,27 @@ def test_local_weights_prefer_the_atlas_that_looks_like_the_target() -> None:
     images = np.stack([target, *RANDOM.random((4, 16, 16))]).astype(np.float32)
     labels = np.zeros((5, 16, 16), np.int32)
     labels[0] = 9
-    weights = FUSERS["local_weighted"](votes(labels, images=images, target=target))
-    assert (plurality(labels, weights)[0] == 9).all()
-    alike = FUSERS["local_weighted"](votes(labels, images=np.stack([images[1]] * 5), target=target))
+    weights = methods.local_weighted(votes(labels, images=images, target=target))
+    assert (plurality(shares(labels, weights), target.shape)[0] == 9).all()
+    alike = methods.local_weighted(votes(labels, images=np.stack([images[1]] * 5), target=target))
     np.testing.assert_allclose(alike, 1)
 
 
 def test_votenet_weighs_by_trust_and_hard_votes_fall_back() -> None:
     labels = np.array([[[1, 1]], [[1, 1]], [[2, 2]]], np.int32)
     trust = np.array([[[0.4, 0.1]], [[0.3, 0.2]], [[0.9, 0.45]]], np.float32)
-    soft, _ = plurality(labels, FUSERS["votenet"](votes(labels, trust, sharpness=1.0)))
-    hard, _ = plurality(labels, FUSERS["votenet_hard"](votes(labels, trust, sharpness=1.0)))
+    soft, _ = plurality(FUSERS["votenet"](votes(labels, trust, sharpness=1.0)), labels.shape[1:])
+    hard, _ = plurality(FUSERS["votenet_hard"](votes(labels, trust, sharpness=1.0)), labels.shape[1:])
     np.testing.assert_array_equal(soft, [[2, 2]])
     np.testing.assert_array_equal(hard, [[2, 2]])
-    assert plurality(labels, FUSERS["majority"](votes(labels)))[0].tolist() == [[1, 1]]
+    assert plurality(FUSERS["majority"](votes(labels)), labels.shape[1:])[0].tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize("method", FUSERS)
 def test_all_atlases_alike_give_their_labels(method: str) -> None:
     labels = np.broadcast_to(RANDOM.integers(0, 140, (10, 11)), (4, 10, 11)).astype(np.int32)
     trust = RANDOM.random(labels.shape).astype(np.float32)
-    fused, confidence = plurality(labels, FUSERS[method](votes(labels, trust)))
+    fused, confidence = plurality(FUSERS[method](votes(labels, trust)), labels.shape[1:])
     np.testing.assert_array_equal(fused, labels[0])
     np.testing.assert_allclose(confidence, 1, rtol=1e-5)
 
@@ -91,9 +96,9 @@ def test_fused_labels_land_in_the_native_grid() -> None:
     crop = native.cropped(box)
     labels = RANDOM.integers(0, 3, (3, *crop.shape)).astype(np.int32)
     weights = np.ones(labels.shape, np.float32)
-    fused, confidence = on_native(labels, weights, crop, native)
+    fused, confidence = on_native(shares(labels, weights), crop, native)
     expected = np.zeros(native.shape, int)
-    expected[tuple(box)] = plurality(labels, weights)[0]
+    expected[tuple(box)] = plurality(shares(labels, weights), crop.shape)[0]
     np.testing.assert_array_equal(fused, expected)
     assert (confidence[:3] == 1).all()
 
@@ -103,7 +108,7 @@ def test_coarse_votes_are_interpolated() -> None:
     coarse = native.resampled(3.0)
     radius = np.hypot(*(np.mgrid[:8, :8] - 3.5))
     labels = np.stack([np.where(radius < r, 5, 0) for r in (2.2, 2.6, 3.0)]).astype(np.int32)
-    fused, _ = on_native(labels, np.ones(labels.shape, np.float32), coarse, native)
+    fused, _ = on_native(shares(labels, np.ones(labels.shape, np.float32)), coarse, native)
     area = (fused == 5).sum() / 9
     assert area == pytest.approx((labels[1] == 5).sum(), rel=0.2)
     assert fused[12, 12, 0] == 5 and fused[0, 0, 0] == 0
@@ -116,7 +121,7 @@ def test_memory_does_not_grow_with_the_number_of_labels() -> None:
     for count in (2, 134):
         labels = RANDOM.integers(0, count, (6, 40, 40, 20)).astype(np.int32)
         tracemalloc.start()
-        plurality(labels, np.ones(labels.shape, np.float32))
+        plurality(shares(labels, np.ones(labels.shape, np.float32)), labels.shape[1:])
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0]
@@ -245,7 +250,7 @@ def test_trust_is_a_probability_for_every_atlas(toy_registered: Config) -> None:
 def test_small_trust_in_all_atlases_still_decides(method: str) -> None:
     labels = np.array([[[7, 0]], [[7, 0]], [[5, 0]]], np.int32)
     trust = np.full(labels.shape, 1e-3, np.float32)
-    fused, confidence = plurality(labels, FUSERS[method](votes(labels, trust, sharpness=16.0)))
+    fused, confidence = plurality(FUSERS[method](votes(labels, trust, sharpness=16.0)), labels.shape[1:])
     assert fused.tolist() == [[7, 0]]
     np.testing.assert_allclose(confidence, [[2 / 3, 1]], rtol=1e-6)
 
@@ -275,6 +280,104 @@ def test_votes_in_boxes_are_votes_on_the_whole_grid(shape: tuple[int, int, int],
 
     values = [0, -3, 4, 1000]
     maps = np.stack([1 - upsampled(labels != 0), *(upsampled(labels == value) for value in values[1:])])
-    fused, confidence = on_native(labels, weights, grid, native)
+    fused, confidence = on_native(shares(labels, weights), grid, native)
     np.testing.assert_array_equal(native.squeeze(fused), np.array(values)[maps.argmax(0)])
     np.testing.assert_allclose(native.squeeze(confidence), maps.max(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(20, 18), (10, 12, 9)])
+def test_staple_is_simpleitks(shape: tuple[int, ...]) -> None:
+    truth = RANDOM.choice([0, 1, 2], size=shape, p=[0.5, 0.3, 0.2])
+    labels = np.stack(
+        [
+            np.where(RANDOM.random(shape) < p, truth, RANDOM.integers(0, 3, shape))
+            for p in (0.95, 0.5, 0.4, 0.4, 0.3)
+        ]
+    ).astype(np.int32)
+    theirs = sitk.MultiLabelSTAPLEImageFilter()
+    theirs.SetLabelForUndecidedPixels(99)
+    theirs.SetTerminationUpdateThreshold(1e-6)
+    pictures = [sitk.GetImageFromArray(m.astype(np.uint8)) for m in labels]
+    expected = sitk.GetArrayFromImage(theirs.Execute(pictures))
+    fused, confidence = plurality(FUSERS["staple"](votes(labels)), shape)
+    clear = expected != 99
+    assert clear.mean() > 0.95
+    np.testing.assert_array_equal(fused[clear], expected[clear])
+    # Better than counting heads, since it learns whom to believe.
+    counted, _ = plurality(FUSERS["majority"](votes(labels)), shape)
+    assert (fused == truth).mean() > (counted == truth).mean()
+    assert ((confidence > 1 / 3) & (confidence <= 1)).all()
+
+
+def test_staple_doesnt_underflow_with_many_atlases() -> None:
+    labels = RANDOM.choice([0, 1], size=(2000, 6, 5), p=[0.45, 0.55]).astype(np.int32)
+    fused, confidence = plurality(FUSERS["staple"](votes(labels)), (6, 5))
+    assert np.isfinite(confidence).all() and set(np.unique(fused)) <= {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("together", "alpha", "weights"),
+    [
+        ([[1, 0.5], [0.5, 2]], 0.1, [0.7273, 0.2727]),
+        # Two atlases that err together share one vote.
+        ([[1, 1, 0], [1, 1, 0], [0, 0, 1]], 0.1, [0.2558, 0.2558, 0.4884]),
+        ([[1, 1, 0], [1, 1, 0], [0, 0, 1]], 0.01, [0.2506, 0.2506, 0.4988]),
+        ([[1, 3], [3, 10]], 0.1, [1, 0]),
+    ],
+)
+def test_joint_weights_of_known_systems(
+    together: list[list[float]], alpha: float, weights: list[float]
+) -> None:
+    found = solved(torch.tensor([together], dtype=torch.float64), alpha)[0]
+    np.testing.assert_allclose(found, weights, atol=5e-5)
+
+
+def scene(
+    shape: tuple[int, ...], atlases: int, shift: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Target, truth, and atlases that are the target displaced by up to `shift` voxels, with some noise."""
+    random = np.random.default_rng(2)
+    smooth = gaussian_filter(random.normal(size=shape), 2.5)
+    target = ((smooth - smooth.min()) / np.ptp(smooth)).astype(np.float32)
+    truth = np.digitize(target, [0.4, 0.6]).astype(np.int32)
+    moves = random.integers(-shift, shift + 1, (atlases, len(shape)))
+    images, labels = (
+        np.stack([np.roll(x, tuple(move), range(len(shape))) for move in moves]) for x in (target, truth)
+    )
+    return target, truth, (images + 0.02 * random.normal(size=images.shape)).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("shape", [(30, 28), (18, 20, 16)])
+def test_joint_label_fusion_mends_what_is_displaced(shape: tuple[int, ...]) -> None:
+    target, truth, images, labels = scene(shape, 5, 2)
+    some = votes(labels, images=images, target=target)
+    (joint, _), (counted, _) = (plurality(FUSERS[m](some), shape) for m in ("jlf", "majority"))
+    inner = tuple(slice(5, -5) for _ in shape)
+    assert (counted == truth)[inner].mean() < 0.9
+    assert (joint == truth)[inner].mean() > 0.97
+    order = RANDOM.permutation(5)
+    again, _ = plurality(FUSERS["jlf"](votes(labels[order], images=images[order], target=target)), shape)
+    assert (again == joint).mean() > 0.999
+
+
+def test_joint_label_fusion_is_ants() -> None:
+    ants = pytest.importorskip("ants", reason="antspyx isn't installed")
+    shape = (18, 20, 16)
+    target, _, images, labels = scene(shape, 5, 2)
+    settings = JLFSection(alpha=0.01, beta=4.0)
+    mine, _ = plurality(FUSERS["jlf"](votes(labels + 1, images=images, target=target, jlf=settings)), shape)
+    # A label of 0 can't win a voxel there.
+    theirs = ants.joint_label_fusion(
+        ants.from_numpy(target),
+        ants.from_numpy(np.ones(shape, np.float32)),
+        atlas_list=[ants.from_numpy(image) for image in images],
+        label_list=[ants.from_numpy((label + 1).astype(np.float32)) for label in labels],
+        beta=4,
+        rad=2,
+        rho=0.01,
+        r_search=3,
+        nonnegative=False,
+        verbose=False,
+    )["segmentation"].numpy()
+    inner = tuple(slice(6, -6) for _ in shape)
+    assert (mine - 1 == np.rint(theirs) - 1)[inner].mean() > 0.97

@@ -119,10 +119,20 @@ class VoteNetSection(Section):
     checkpoint_every: Count = 100
 
 
+class JLFSection(Section):
+    patch: Annotated[int, Field(ge=1)] = Field(2, description="radius of the patches, voxels")
+    search: Annotated[int, Field(ge=0)] = Field(
+        3, description="reach of the search for better patches, voxels"
+    )
+    alpha: Positive = Field(0.1, description="added to the diagonal of the atlases' joint errors")
+    beta: Positive = Field(2.0, description="power of the errors")
+
+
 class FusionSection(Section):
     methods: list[str] = Field(["majority", "local_weighted", "votenet"], min_length=1)
     spacing: Positive | None = Field(None, description="fuse at this voxel size, mm; None: the target's own")
     margin: NotNegative = Field(6.0, description="mm around the propagated labels")
+    jlf: JLFSection = JLFSection()
     votenet: VoteNetSection = VoteNetSection()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from atlasmith.config import Config
 from atlasmith.errors import look_up
-from atlasmith.fusion.methods import FUSERS, Votes, plurality, shares
+from atlasmith.fusion.methods import FUSERS, Share, Votes, plurality
 from atlasmith.fusion.stack import read_stack
 from atlasmith.fusion.votenet import Trust
 from atlasmith.geometry import Array, Grid
@@ -32,10 +33,11 @@ def fuse_subject(config: Config, subject_id: str) -> None:
         stack.target,
         cache(lambda: Trust(config)(stack)),
         config.fusion.votenet.sharpness,
+        config.fusion.jlf,
     )
     for method in config.fusion.methods:
-        weights = look_up(FUSERS, method, "fusion method")(votes)
-        labels, confidence = on_native(stack.labels, weights, stack.grid, native)
+        said = look_up(FUSERS, method, "fusion method")(votes)
+        labels, confidence = on_native(said, stack.grid, native)
         write_image(layout.segmentation(subject_id, method), labels, native, like=subject.image)
         write_image(layout.confidence(subject_id, method), confidence, native, like=subject.image)
         voxel = float(abs(np.linalg.det(native.affine[:3, :3])))
@@ -46,8 +48,8 @@ def fuse_subject(config: Config, subject_id: str) -> None:
         write_tsv(layout.volumes(subject_id, method), rows, ["index", "name", "volume_mm3"])
 
 
-def on_native(labels: Array, weights: Array, grid: Grid, native: Grid) -> tuple[Array, Array]:
-    """Fuse labels (N, *shape) by weights of that shape, on `grid`: a part of `native`, coarser perhaps.
+def on_native(said: Iterable[Share], grid: Grid, native: Grid) -> tuple[Array, Array]:
+    """Decide by every label's share on `grid`: a part of `native`, coarser perhaps.
 
     Returns labels and confidence (X, Y, Z) on `native`; outside `grid` the label is 0, with confidence 1.
     Coarse votes are interpolated linearly, label by label, before the winner is found.
@@ -57,19 +59,19 @@ def on_native(labels: Array, weights: Array, grid: Grid, native: Grid) -> tuple[
     if native.cropped(box).same_as(grid):
         winner = np.zeros(native.shape, dtype=np.int32)
         best = np.ones(native.shape, dtype=np.float32)
-        fused, confidence = plurality(labels, weights)
+        fused, confidence = plurality(said, grid.tensor_shape)
         winner[box], best[box] = grid.unsqueeze(fused), grid.unsqueeze(confidence)
         return winner, best
     voxels = pull_coordinates(grid, [], native)
-    total = np.maximum(weights.sum(axis=0), np.finfo(np.float32).tiny)
-    labelled = np.where(labels != 0, weights, 0).sum(axis=0) / total
     fused = np.zeros(native.tensor_shape, dtype=np.int32)
-    confidence = 1 - _interpolated(labelled, voxels)  # all is background beyond the grid
+    confidence = np.zeros(native.tensor_shape, dtype=np.float32)
+    labelled = np.zeros(grid.tensor_shape, dtype=np.float32)
     # The grids share their axes, so each axis has its own line of coordinates.
     lines = [voxels[0, axis].movedim(axis, 0).flatten(1)[:, 0].numpy() for axis in range(grid.ndim)]
-    for value, box, share in shares(labels, weights):
+    for value, box, share in said:
         if value == 0:
             continue
+        labelled[box] += share
         # Linear interpolation carries a label less than one voxel beyond its box.
         window = tuple(
             slice(int(np.searchsorted(line, s.start - 1, "right")), int(np.searchsorted(line, s.stop)))
@@ -81,6 +83,9 @@ def on_native(labels: Array, weights: Array, grid: Grid, native: Grid) -> tuple[
         better = upsampled > confidence[window]
         fused[window][better] = value
         confidence[window][better] = upsampled[better]
+    background = 1 - _interpolated(labelled, voxels)  # also beyond the grid
+    unlabelled = background >= confidence
+    fused[unlabelled], confidence[unlabelled] = 0, background[unlabelled]
     return native.unsqueeze(fused), native.unsqueeze(confidence)
 
 

@@ -1,16 +1,21 @@
-"""Fusion methods, by name: each says how much an atlas's vote weighs at each voxel; `plurality` counts."""
+"""Fusion methods, by name: each gives every label's share of the say at every voxel; `plurality` decides."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from scipy.ndimage import find_objects, uniform_filter
 
+from atlasmith.config import JLFSection
 from atlasmith.geometry import Array
 
 PATCH = 5  # voxels a side of the patch that local weights compare
+
+# A label, a box of the grid, and the label's share within (*box), from 0 to 1; it is zero outside.
+Share = tuple[int, tuple[slice, ...], Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +25,7 @@ class Votes:
     labels: (N, *shape) integers, one map an atlas. images: (N, *shape), the warped atlas images, and
     target: (*shape), all normalised to [0, 1]. trust: gives (N, *shape), VoteNet's probability that the
     atlas's label is right, when a method asks. sharpness: the power that soft trust is raised to.
+    jlf: settings of joint label fusion.
     """
 
     labels: Array
@@ -27,6 +33,11 @@ class Votes:
     target: Array
     trust: Callable[[], Array]
     sharpness: float = 1.0
+    jlf: JLFSection = field(default_factory=JLFSection)
+
+
+Weigher = Callable[[Votes], Array]
+Fuser = Callable[[Votes], Iterator[Share]]
 
 
 def majority(votes: Votes) -> Array:
@@ -63,19 +74,10 @@ def votenet_hard(votes: Votes) -> Array:
     return np.where(trusted.any(axis=0), trusted, _sharpened(trust, votes.sharpness))
 
 
-FUSERS: dict[str, Callable[[Votes], Array]] = {
-    "majority": majority,
-    "local_weighted": local_weighted,
-    "votenet": votenet,
-    "votenet_hard": votenet_hard,
-}
-
-
-def shares(labels: Array, weights: Array) -> Iterator[tuple[int, tuple[slice, ...], Array]]:
+def shares(labels: Array, weights: Array) -> Iterator[Share]:
     """Each label, in rising order, with its bounding box and the share of the weight it has inside.
 
-    labels, weights: (N, *shape). The shares have the shape of the box; outside it they are zero. One label
-    at a time, so memory doesn't grow with their number.
+    labels, weights: (N, *shape). One label at a time, so memory doesn't grow with their number.
     """
     total = np.maximum(weights.sum(axis=0), np.finfo(np.float32).tiny)
     values, index = np.unique(labels, return_inverse=True)
@@ -84,14 +86,39 @@ def shares(labels: Array, weights: Array) -> Iterator[tuple[int, tuple[slice, ..
         yield int(value), box, np.where(labels[where] == value, weights[where], 0).sum(axis=0) / total[box]
 
 
-def plurality(labels: Array, weights: Array) -> tuple[Array, Array]:
-    """The label with the largest weight and its share of the whole, each (*shape).
+def _weighted(weigh: Weigher, votes: Votes) -> Iterator[Share]:
+    return shares(votes.labels, weigh(votes))
 
-    Ties go to the smallest label.
-    """
-    winner = np.zeros(labels.shape[1:], dtype=np.int32)
-    best = np.full(labels.shape[1:], -1, dtype=np.float32)
-    for value, box, share in shares(labels, weights):
+
+def staple(votes: Votes) -> Iterator[Share]:
+    """STAPLE (Warfield et al. 2004, doi:10.1109/TMI.2004.828354), for any number of labels."""
+    from atlasmith.fusion.staple import posterior
+
+    return posterior(votes.labels)
+
+
+def jlf(votes: Votes) -> Iterator[Share]:
+    """Joint label fusion (Wang et al. 2013, doi:10.1109/TPAMI.2012.143)."""
+    from atlasmith.fusion.jlf import joint_label_fusion
+
+    return joint_label_fusion(votes.labels, votes.images, votes.target, votes.jlf)
+
+
+FUSERS: dict[str, Fuser] = {
+    "majority": partial(_weighted, majority),
+    "local_weighted": partial(_weighted, local_weighted),
+    "staple": staple,
+    "jlf": jlf,
+    "votenet": partial(_weighted, votenet),
+    "votenet_hard": partial(_weighted, votenet_hard),
+}
+
+
+def plurality(votes: Iterable[Share], shape: Sequence[int]) -> tuple[Array, Array]:
+    """The label with the largest share and that share, each (*shape); ties go to the smallest label."""
+    winner = np.zeros(shape, dtype=np.int32)
+    best = np.full(shape, -1, dtype=np.float32)
+    for value, box, share in votes:
         better = share > best[box]
         winner[box][better] = value
         best[box][better] = share[better]
