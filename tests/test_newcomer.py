@@ -37,7 +37,7 @@ def test_a_target_come_again_gets_the_same_answer(
     image = tmp_path / "my scan.nii.gz"
     shutil.copyfile(target.image, image)
     before = {path: path.stat().st_mtime_ns for path in finished.output.rglob("*")}
-    arguments = ["register", "--results", str(finished.output), "--image", str(image)]
+    arguments = ["segment", "--results", str(finished.output), "--image", str(image)]
     arguments += ["--set", f"age={target.covariates['age']!r}", "--out", str(tmp_path / "out")]
     assert main(arguments) == 0
     new, old = Layout(tmp_path / "out", "Toy", "T1w"), finished.layout
@@ -68,8 +68,10 @@ FILES = [
 def test_one_who_is_named_as_an_atlas_is(finished: Config, tmp_path: Path) -> None:
     atlas = next(s for s in read_cohort(finished.layout.cohort) if s.role == "atlas")
     register_image(finished.output, atlas.image, {}, tmp_path)
-    made = Layout(tmp_path, "Toy", "T1w").segmentation(atlas.id, "majority")
-    assert set(np.unique(read_image(made).data)) == {0, 4, 1000}
+    layout = Layout(tmp_path, "Toy", "T1w")
+    assert set(np.unique(read_image(layout.segmentation(atlas.id, "template")).data)) == {0, 4, 1000}
+    # To register is not to segment.
+    assert not layout.segmentation(atlas.id, "majority").exists()
 
 
 def test_all_that_is_wrong_at_once(finished: Config, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def _demo_grade(config: Config) -> None:
 def _register_image(args: argparse.Namespace) -> None:
     from atlasmith.newcomer import register_image
 
-    register_image(args.results, args.image, dict(args.set), args.out)
+    register_image(args.results, args.image, dict(args.set), args.out, segment=args.verb == "segment")
 
 
 ONCE: dict[str, tuple[Callable[[Config], None], str]] = {
@@ -133,10 +133,20 @@ def _assignment(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _add_results(group: argparse._ArgumentGroup, about_set: str) -> None:
+def _add_image(group: argparse._ArgumentGroup | argparse.ArgumentParser, required: bool = False) -> None:
+    """What verbs over a finished run and someone new take."""
+    group.add_argument("--image", type=Path, metavar="FILE", help="the image, NIfTI", required=required)
+    _add_results(group, "a covariate of the person, such as age=72; once for each", required)
+
+
+def _add_results(
+    group: argparse._ArgumentGroup | argparse.ArgumentParser, about_set: str, required: bool = False
+) -> None:
     """What verbs over a finished run take."""
-    group.add_argument("--results", type=Path, metavar="DIR", help="output folder of the run")
-    group.add_argument("--out", type=Path, metavar="DIR", help="folder to write to")
+    group.add_argument(
+        "--results", type=Path, metavar="DIR", help="output folder of the run", required=required
+    )
+    group.add_argument("--out", type=Path, metavar="DIR", help="folder to write to", required=required)
     group.add_argument(
         "--set", type=_assignment, action="append", default=[], metavar="NAME=VALUE", help=about_set
     )
@@ -173,9 +183,10 @@ def build_parser() -> argparse.ArgumentParser:
             new = verb.add_argument_group(
                 "someone new", "one raw image through a finished run, instead of --config and --subjects"
             )
-            new.add_argument("--image", type=Path, metavar="FILE", help="the image, NIfTI")
-            _add_results(new, "a covariate of the person, such as age=72; once for each")
+            _add_image(new)
 
+    text = "segment one raw image through a finished run: labels, confidence and volumes by every method"
+    _add_image(verbs.add_parser("segment", help=text, description=text), required=True)
     text = "write the demo cohort: a real brain made into people with a known truth"
     demo = verbs.add_parser("demo", help=text, description=text)
     demo.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the BIDS cohort")
@@ -192,7 +203,9 @@ def _run(args: argparse.Namespace) -> None:
         from atlasmith.demo import make_demo
 
         make_demo(args.out, seed=args.seed)
-    elif args.verb == "register" and args.results and args.image and args.out and not args.config:
+    elif args.verb == "segment" or (
+        args.verb == "register" and args.results and args.image and args.out and not args.config
+    ):
         _register_image(args)
     elif args.verb == "template" and args.query and args.results and args.out and not args.config:
         from atlasmith.query import query_template

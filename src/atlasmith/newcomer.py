@@ -21,11 +21,14 @@ from atlasmith.propagate import label_from_template, propagate
 from atlasmith.register import register_subjects
 
 
-def register_image(results: Path, image: Path, covariates: Mapping[str, str], out: Path) -> None:
+def register_image(
+    results: Path, image: Path, covariates: Mapping[str, str], out: Path, segment: bool = False
+) -> None:
     """Take one raw image, of someone who wasn't in the cohort, through the stages of a finished run.
 
     Writes to `out` what the run has of each of its targets, under the same names: transforms both ways, the
-    warped image, the log-Jacobian, and a segmentation by each fusion method; and the template's labels.
+    warped image, the log-Jacobian and the template's labels; with `segment` also the labels, confidence and
+    volumes by each fusion method.
     `covariates` are those of the template, as text; one that isn't given counts as the cohort's mean. Nothing
     in `results` changes. Raises `InputError` with all that is wrong with the image and the covariates, and
     `AtlasmithError` when the run isn't finished or `out` has this person already.
@@ -59,14 +62,15 @@ def register_image(results: Path, image: Path, covariates: Mapping[str, str], ou
         align_subject(config, name)
         register_subjects(config, [name])
         label_from_template(config, name)
-        propagate(config, name)
-        fuse_subject(config, name)
         made = config.layout.forward(name).parent
-        (made / config.layout.propagated_images(name).name).unlink()
+        if segment:
+            propagate(config, name)
+            fuse_subject(config, name)
+            config.layout.propagated_images(name).unlink()
         for path in sorted(made.iterdir()):
             with whole(there / "anat" / path.name.replace(f"sub-{name}_", f"{there.name}_")) as partial:
                 shutil.copyfile(path, partial)
-    print(f"register: {there / 'anat'}", flush=True)
+    print(f"{there / 'anat'}", flush=True)
 
 
 def _name(image: Path) -> str:
