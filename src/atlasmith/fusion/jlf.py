@@ -34,12 +34,15 @@ def joint_label_fusion(labels: Array, images: Array, target: Array, settings: JL
     np.put_along_axis(votes, index[:1].astype(np.int64), 1, axis=0)
     if disputed.any():
         active = binary_dilation(disputed, np.ones((2 * settings.patch + 1,) * target.ndim))
+        box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(active))
         margin = settings.patch + settings.search
-        near = tuple(
-            slice(max(0, int(i.min()) - margin), int(i.max()) + 1 + margin) for i in np.nonzero(active)
+        wide = tuple(slice(s.start, s.stop + 2 * margin) for s in box)
+        pictures, positions, own = (
+            _padded(torch.from_numpy(x), margin)[:, *wide]
+            for x in (images, index.astype(np.float32), target[None])
         )
-        gained = _votes(index[:, *near], images[:, *near], target[near], active[near], len(values), settings)
-        votes[:, disputed] = gained[:, disputed[near]]
+        gained = _votes(pictures, positions, own[0], np.argwhere(active[box]), len(values), settings)
+        votes[:, disputed] = gained[:, disputed[box]]
     total = np.maximum(votes.sum(axis=0), np.finfo(np.float32).tiny)
     everywhere = tuple(slice(0, n) for n in target.shape)
     for position, value in enumerate(values):
@@ -67,31 +70,32 @@ def solved(together: Tensor, alpha: float) -> Tensor:
 
 
 def _votes(
-    index: Array, images: Array, target: Array, active: Array, count: int, settings: JLFSection
+    images: Tensor, index: Tensor, target: Tensor, active: Array, count: int, settings: JLFSection
 ) -> Array:
-    """Votes (L, *shape) of the patches about `active` voxels, of labels as positions (N, *shape)."""
-    shape, atlases, margin = target.shape, len(images), settings.patch + settings.search
-    whole = tuple(n + 2 * margin for n in shape)
+    """Votes (L, *inner) of the patches about the voxels `active` (V, d) of a box.
+
+    images, labels as positions (N, *wide), target (*wide): the box with a margin of both radii.
+    """
+    margin, atlases = settings.patch + settings.search, len(images)
     # How far apart neighbours along each axis lie in memory.
-    strides = torch.tensor([int(np.prod(whole[axis + 1 :])) for axis in range(len(whole))])
-    image = _padded(torch.from_numpy(images), margin).flatten(1)
-    label = _padded(torch.from_numpy(index).float(), margin).long().flatten(1)
-    own = _padded(torch.from_numpy(target)[None], margin).flatten()
-    places = (torch.from_numpy(np.argwhere(active)) + margin) @ strides
-    around = _offsets(settings.patch, len(shape)) @ strides
-    moves = _moved(images, target, active, settings) @ strides  # (N, V)
+    strides = torch.tensor([int(np.prod(target.shape[axis + 1 :])) for axis in range(target.ndim)])
+    offsets = _offsets(settings.search, target.ndim)
+    moves = (offsets @ strides)[_best(images, target, active, offsets, settings)]  # (N, V)
+    places = (torch.from_numpy(active) + margin) @ strides
+    around = _offsets(settings.patch, target.ndim) @ strides
+    image, label, own = images.flatten(1), index.long().flatten(1), target.flatten()
     result = torch.zeros(count, own.numel())
     for chosen in torch.arange(len(places)).split(max(1, CHUNK // (atlases * len(around)))):
         here = places[chosen, None] + around  # (v, P)
-        found = here + moves[:, chosen, None]  # (N, v, P)
-        patches = _standardised(torch.gather(image, 1, found.flatten(1)).view(found.shape))
-        errors = (patches - _standardised(own[here])).abs().movedim(0, 1)
+        found = (here + moves[:, chosen, None]).flatten(1)  # (N, v P)
+        patches = torch.gather(image, 1, found).view(atlases, *here.shape)
+        errors = (_standardised(patches) - _standardised(own[here])).abs().movedim(0, 1)
         weights = joint_weights(errors, settings.alpha, settings.beta)  # (v, N)
-        said = torch.gather(label, 1, found.flatten(1)).view(found.shape)
+        said = torch.gather(label, 1, found).view(patches.shape)
         spot = (said * own.numel() + here).flatten()
-        result.view(-1).index_add_(0, spot, weights.T[..., None].expand(found.shape).flatten())
-    inner = tuple(slice(margin, margin + n) for n in shape)
-    return result.view(count, *whole)[:, *inner].numpy()
+        result.view(-1).index_add_(0, spot, weights.T[..., None].expand(patches.shape).flatten())
+    inner = tuple(slice(margin, n - margin) for n in target.shape)
+    return result.view(count, *target.shape)[:, *inner].numpy()
 
 
 def _padded(maps: Tensor, margin: int) -> Tensor:
@@ -101,10 +105,8 @@ def _padded(maps: Tensor, margin: int) -> Tensor:
 
 def _offsets(radius: int, ndim: int) -> Tensor:
     """(K, d), the middle first, so that ties go to no displacement."""
-    steps = sorted(
-        itertools.product(range(-radius, radius + 1), repeat=ndim), key=lambda step: sum(s * s for s in step)
-    )
-    return torch.tensor(steps)
+    steps = itertools.product(range(-radius, radius + 1), repeat=ndim)
+    return torch.tensor(sorted(steps, key=lambda step: sum(s * s for s in step)))
 
 
 def _standardised(patches: Tensor) -> Tensor:
@@ -114,37 +116,38 @@ def _standardised(patches: Tensor) -> Tensor:
     return centred / variance.clamp(min=FLAT).sqrt()
 
 
-def _moved(images: Array, target: Array, active: Array, settings: JLFSection) -> Tensor:
-    """For each atlas and active voxel the offset (N, V, d) within `search` at which the correlation of the
-    patches is largest. Sums over patches are box filters, so an offset costs a few passes over the images."""
-    patch, search, ndim = settings.patch, settings.search, target.ndim
-    size = (2 * patch + 1) ** ndim
-    own = torch.from_numpy(target)[None]
-    wide = _padded(torch.from_numpy(images), search)
-    mean, squares = _box(wide, patch) / size, _box(wide**2, patch)
-    deviation = (squares - size * mean**2).clamp(min=FLAT * (size - 1)).sqrt()
-    own_mean = _box(own, patch) / size
-    spots = tuple(torch.from_numpy(i) for i in np.nonzero(active))
-    best = torch.full((len(images), len(spots[0])), -torch.inf)
-    moves = torch.zeros(len(images), len(spots[0]), ndim, dtype=torch.long)
-    for offset in _offsets(search, ndim):
-        window = tuple(
-            slice(search + int(o), search + int(o) + n) for o, n in zip(offset, target.shape, strict=True)
-        )
-        product = _box(wide[:, *window] * own, patch)
-        covariance = product - size * mean[:, *window] * own_mean
-        score = (covariance / deviation[:, *window])[:, *spots]
+def _best(images: Tensor, target: Tensor, active: Array, offsets: Tensor, settings: JLFSection) -> Tensor:
+    """For each atlas and active voxel which of `offsets` (N, V) leads to the patch that correlates best.
+
+    Sums over patches are box filters, so an offset costs a few passes over the images.
+    """
+    radius, size = settings.patch, (2 * settings.patch + 1) ** target.ndim
+    wide = images.movedim(0, -1).contiguous()  # atlases side by side in memory
+    mean, squares = _box(wide, radius) / size, _box(wide**2, radius)
+    precision = (squares - size * mean**2).clamp(min=FLAT * (size - 1)).rsqrt()
+    search = settings.search
+    own = target[tuple(slice(search, n - search) for n in target.shape)][..., None]
+    own_sum = _box(own, radius)
+    spots = tuple(torch.from_numpy(active).T)
+    best = torch.full((len(active), len(images)), -torch.inf)
+    choice = torch.zeros(best.shape, dtype=torch.long)
+    for number, offset in enumerate((offsets + search).tolist()):
+        window = tuple(slice(o, o + n) for o, n in zip(offset, own.shape, strict=False))
+        small = tuple(slice(o, o + n) for o, n in zip(offset, own_sum.shape, strict=False))
+        product = _box(wide[window] * own, radius)
+        score = (product.addcmul_(mean[small], own_sum, value=-1) * precision[small])[spots]
         better = score > best
         best = torch.where(better, score, best)
-        moves[better] = offset
-    return moves
+        choice[better] = number
+    return choice.T
 
 
 def _box(maps: Tensor, radius: int) -> Tensor:
-    """Sums of maps (N, *shape) over boxes, one axis at a time; edges are repeated."""
-    for axis in range(1, maps.ndim):
-        moved = maps.movedim(axis, -1)
-        wide = F.pad(moved.reshape(1, -1, moved.shape[-1]), [radius, radius], mode="replicate")
-        sums = F.avg_pool1d(wide, 2 * radius + 1, stride=1) * (2 * radius + 1)
-        maps = sums.reshape(moved.shape).movedim(-1, axis)
+    """Sums of maps (*shape, N) over boxes that lie within, one axis at a time: (*shape less 2 radius, N)."""
+    for axis in range(maps.ndim - 1):
+        length = maps.shape[axis] - 2 * radius
+        total = maps.narrow(axis, 0, length).clone()
+        for start in range(1, 2 * radius + 1):
+            total += maps.narrow(axis, start, length)
+        maps = total
     return maps
