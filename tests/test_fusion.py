@@ -332,6 +332,14 @@ def test_joint_weights_of_known_systems(
     np.testing.assert_allclose(found, weights, atol=5e-5)
 
 
+def test_votenet_plus_solves_the_joint_system() -> None:
+    trust = (0.2 + 0.8 * RANDOM.random((6, 4, 5))).astype(np.float32)
+    found = methods.votenet_plus(votes(np.zeros(trust.shape, np.int32), trust)).reshape(6, -1).T
+    wrong = torch.from_numpy(1 - trust).reshape(6, -1).T
+    expected = solved(wrong[:, :, None] * wrong[:, None], methods.RIDGE)
+    np.testing.assert_allclose(found / found.sum(1, keepdims=True), expected, atol=1e-5)
+
+
 def scene(
     shape: tuple[int, ...], atlases: int, shift: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

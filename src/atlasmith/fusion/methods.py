@@ -13,6 +13,7 @@ from atlasmith.config import JLFSection
 from atlasmith.geometry import Array
 
 PATCH = 5  # voxels a side of the patch that local weights compare
+RIDGE = 0.1  # of joint weights
 
 # A label, a box of the grid, and the label's share within (*box), from 0 to 1; it is zero outside.
 Share = tuple[int, tuple[slice, ...], Array]
@@ -74,6 +75,16 @@ def votenet_hard(votes: Votes) -> Array:
     return np.where(trusted.any(axis=0), trusted, _sharpened(trust, votes.sharpness))
 
 
+def votenet_plus(votes: Votes) -> Array:
+    """Joint weights, as joint label fusion's, from VoteNet's probabilities p of being wrong in place of
+    intensities (after VoteNet+, Ding, Han and Niethammer 2020, ISBI): with errors that are independent but for
+    their rates, (p p^T + RIDGE I)^-1 1 by the formula of Sherman and Morrison."""
+    wrong = 1 - votes.trust()
+    together = wrong.sum(axis=0) / (RIDGE + np.square(wrong).sum(axis=0))
+    weights: Array = np.maximum(1 - wrong * together, 0)
+    return weights
+
+
 def shares(labels: Array, weights: Array) -> Iterator[Share]:
     """Each label, in rising order, with its bounding box and the share of the weight it has inside.
 
@@ -111,6 +122,7 @@ FUSERS: dict[str, Fuser] = {
     "jlf": jlf,
     "votenet": partial(_weighted, votenet),
     "votenet_hard": partial(_weighted, votenet_hard),
+    "votenet_plus": partial(_weighted, votenet_plus),
 }
 
 
