@@ -77,8 +77,8 @@ def votenet_hard(votes: Votes) -> Array:
 
 def votenet_plus(votes: Votes) -> Array:
     """Joint weights, as joint label fusion's, from VoteNet's probabilities p of being wrong in place of
-    intensities (after VoteNet+, Ding, Han and Niethammer 2020, ISBI): with errors that are independent but for
-    their rates, (p p^T + RIDGE I)^-1 1 by the formula of Sherman and Morrison."""
+    intensities (after VoteNet+, Ding, Han and Niethammer 2020, ISBI). Where atlases err together as often as
+    their rates say, these are (p p^T + RIDGE I)^-1 1, by the formula of Sherman and Morrison."""
     wrong = 1 - votes.trust()
     together = wrong.sum(axis=0) / (RIDGE + np.square(wrong).sum(axis=0))
     weights: Array = np.maximum(1 - wrong * together, 0)
