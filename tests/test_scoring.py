@@ -428,6 +428,12 @@ def test_summary(cohort: Cohort) -> None:
     # One of four subjects moves by 2 mm; its affine is no part of the template.
     for metric in ("mean_displacement_mm", "max_displacement_mm"):
         assert float(rows["template", "template", "n/a", metric]["mean"]) == pytest.approx(0.5)
+    low, value, high = (
+        float(rows["template", "template", "n/a", f"centrality{part}_mm"]["mean"])
+        for part in ("_low", "", "_high")
+    )
+    # With one of four subjects displaced, it may be chance.
+    assert value == pytest.approx(0.5) and low == 0 and high > 0.5
     assert float(rows["template", "template", "n/a", "gradient_energy_ratio"]["mean"]) > 1.2
     assert rows["template", "template", "n/a", "sharpness_per_mm"]["unit"] == "1/mm"
     scores = read_tsv(layout.scores)

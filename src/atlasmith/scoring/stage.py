@@ -45,6 +45,7 @@ COMPARISONS = [
     "wilcoxon_p_bh",
 ]
 STAGES = ["affine", "template", "register", "propagate", "fuse"]
+CENTRALITY_POINTS = 2000  # of the object, at which the mean displacement gets its interval
 
 
 def score_subject(config: Config, subject_id: str) -> None:
@@ -277,15 +278,22 @@ def _template_rows(config: Config, subjects: Sequence[Subject]) -> list[Row]:
     rows.append(_row("template", "template", "template", "gradient_energy_ratio", energies[1] / energies[0]))
     points = _world(grid, mask)
     total = np.zeros_like(points)
+    some = np.random.default_rng(config.seed).permutation(len(points))[:CENTRALITY_POINTS]
+    sampled = []
     for subject in subjects:
         steps = read_composite(_existing(layout.forward(subject.id), "register"))
         # The pose is none of the template's business: the fields come first, on the template's grid.
-        total += metrics.displacements_mm(
+        displacements = metrics.displacements_mm(
             [step for step in steps if isinstance(step, DisplacementField)], points
         )
+        total += displacements
+        sampled.append(displacements[some].astype(np.float32))
     mean, maximum = metrics.mean_displacement_mm(total / len(subjects))
     rows.append(_row("template", "template", "template", "mean_displacement_mm", mean))
     rows.append(_row("template", "template", "template", "max_displacement_mm", maximum))
+    names = ("centrality_mm", "centrality_low_mm", "centrality_high_mm")
+    interval = metrics.centrality_mm(np.stack(sampled), config.seed, config.score.bootstrap)
+    rows += [_row("template", "template", "template", *pair) for pair in zip(names, interval, strict=True)]
     return rows
 
 
