@@ -12,7 +12,7 @@ from atlasmith.fusion.apply import on_native
 from atlasmith.fusion.jlf import solved
 from atlasmith.fusion.methods import FUSERS, Votes, plurality, shares
 from atlasmith.fusion.stack import Stack, own_labels
-from atlasmith.fusion.votenet import CHANNELS, Trust, consensus, inputs
+from atlasmith.fusion.votenet import CHANNELS, Trust, consensus, inputs, platt
 from atlasmith.geometry import Grid
 from atlasmith.io.files import write_json
 from atlasmith.io.images import read_grid, read_image, read_labels, write_image
@@ -244,6 +244,15 @@ def test_trust_is_a_probability_for_every_atlas(toy_registered: Config) -> None:
     )
     trust = Trust(toy_registered)(stack)
     assert trust.shape == (5, *shape) and trust.min() >= 0 and trust.max() <= 1
+
+
+def test_platt_finds_a_planted_calibration() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = 3 * torch.randn(40_000, generator=generator)
+    right = (torch.rand(len(z), generator=generator) < (0.6 * z - 0.5).sigmoid()).float()
+    assert platt(z, right) == pytest.approx((0.6, -0.5), abs=0.03)
+    scale, offset = platt(torch.tensor([-1.0, 1.0, 2.0]), torch.tensor([0.0, 1, 1]))
+    assert 0 < scale < 10 and abs(offset) < 10
 
 
 @pytest.mark.parametrize("method", ["votenet", "votenet_hard"])

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from atlasmith import __version__
 from atlasmith.augmentation import intensities
@@ -103,7 +103,8 @@ def train_votenet(config: Config) -> None:
 
     Each step takes patches where voters disagree on a few atlases, each with a random part of the library, so
     that the network serves libraries of any size. A tenth of the atlases, where there are six or more, are
-    targets of validation alone. A killed run goes on from its checkpoint to the same weights.
+    targets of validation alone, and calibrate the probabilities where voters disagree on them. A killed run
+    goes on from its checkpoint to the same weights.
     """
     layout, settings = config.layout, config.fusion.votenet
     atlases = [subject for subject in read_cohort(layout.cohort) if subject.role == "atlas"]
@@ -180,8 +181,22 @@ def train_votenet(config: Config) -> None:
         digest=f"{config.digest(*STAGES_SEEN)}-{len(atlases)}-{__version__}",
         description="votenet",
     )
+    scale, offset = 1.0, 0.0
+    if validation:
+        judged = []
+        for target in validation:
+            stack, truth, disputed = library[target]
+            right = torch.from_numpy(stack.labels == truth).float()
+            said = torch.stack([logits(net, stack, device), right]).flatten(2)
+            judged.append(said[:, :, torch.from_numpy(disputed)].flatten(1))
+        scale, offset = platt(*torch.cat(judged, dim=1))
+        print(f"votenet: calibrated on {len(validation)} atlases: {scale:.3f} z {offset:+.3f}", flush=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-    settings_of_net = {"ndim": library[0][0].grid.ndim, "channels": list(settings.channels)}
+    settings_of_net = {
+        "ndim": library[0][0].grid.ndim,
+        "channels": list(settings.channels),
+        "calibration": [scale, offset],
+    }
     with whole(layout.votenet_weights) as partial:
         save_file(tensors, partial, {"atlasmith": json.dumps(settings_of_net)})
     layout.votenet_checkpoint.unlink()
@@ -198,17 +213,45 @@ class Trust:
         self.net = UNet(metadata["ndim"], CHANNELS, 1, metadata["channels"])
         self.net.load_state_dict(tensors)
         self.net.to(self.device).eval()
+        self.scale, self.offset = metadata["calibration"]
 
-    @torch.inference_mode()
     def __call__(self, stack: Stack) -> Array:
         """The probability (N, *shape) that each atlas's label is right."""
-        labels, images = torch.from_numpy(stack.labels), torch.from_numpy(stack.images)
-        target = torch.from_numpy(stack.target)
-        agreement = consensus(labels)
-        size = max(1, BATCH_VOXELS // target.numel())
-        parts = []
-        for start in range(0, len(labels), size):
-            some = slice(start, start + size)
-            x = inputs(target, images[some], labels[some], agreement[some])
-            parts.append(self.net(x.to(self.device))[:, 0].sigmoid().cpu())
-        return torch.cat(parts).numpy()
+        return (self.scale * logits(self.net, stack, self.device) + self.offset).sigmoid().numpy()
+
+
+@torch.inference_mode()
+def logits(net: nn.Module, stack: Stack, device: torch.device) -> Tensor:
+    """What the network says of each atlas's label (N, *shape), some atlases at a time."""
+    labels, images = torch.from_numpy(stack.labels), torch.from_numpy(stack.images)
+    target = torch.from_numpy(stack.target)
+    agreement = consensus(labels)
+    size = max(1, BATCH_VOXELS // target.numel())
+    parts = []
+    for start in range(0, len(labels), size):
+        some = slice(start, start + size)
+        x = inputs(target, images[some], labels[some], agreement[some])
+        parts.append(net(x.to(device))[:, 0].float().cpu())
+    return torch.cat(parts)
+
+
+def platt(z: Tensor, right: Tensor) -> tuple[float, float]:
+    """The a and b for which sigmoid(a z + b) is the likeliest probability of what is right (N,), 0 or 1.
+
+    Platt 1999; with its targets, which stay off 0 and 1, so that a perfect split has an answer too.
+    """
+    count = right.double().sum()
+    high, low = (count + 1) / (count + 2), 1 / (len(right) - count + 2)
+    target = torch.where(right > 0.5, high, low)
+    line = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([line], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(line[0] * z.double() + line[1], target)
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    scale, offset = line.detach().tolist()
+    return scale, offset
