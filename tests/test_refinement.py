@@ -1,6 +1,7 @@
 """Rounds of registering people to the template and averaging what they bring to it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from atlasmith.config import Config, parse_config
 from atlasmith.geometry import Grid
+from atlasmith.io.tables import read_tsv
 from atlasmith.networks import CovariateCode, Groupwise
 from atlasmith.template.refinement import refine_template, regression, start_from_regression
 from atlasmith.warp import warp
@@ -103,29 +105,31 @@ def refined(rings: Rings, config: Config, codes: Tensor) -> Groupwise:
     return model
 
 
-def config_of(rounds: int) -> Config:
+def config_of(folder: Path, rounds: int) -> Config:
     return parse_config(
         {
+            "output": str(folder),
             "cohort": {"bids": "."},
-            "template": {"refinement": {"rounds": rounds, "subjects": 24}},
-            "register": {"refine_learning_rate": 0.1},
+            "template": {"refinement": {"rounds": rounds, "subjects": 24, "learning_rate": 0.1}},
         }
     )
 
 
-def test_a_planted_growth_comes_back_and_the_template_is_sharp() -> None:
+def test_a_planted_growth_comes_back_and_the_template_is_sharp(tmp_path: Path) -> None:
     rings = Rings(30, 2.5)
     (slope, contrast), (_, before) = (
-        rings.shown(refined(rings, config_of(rounds), rings.codes)) for rounds in (5, 0)
+        rings.shown(refined(rings, config_of(tmp_path, rounds), rings.codes)) for rounds in (5, 0)
     )
     assert 0.85 * 2.5 < slope < 1.1 * 2.5
+    moved = [float(row["moved_mm"]) for row in read_tsv(tmp_path / "model" / "template_refinement.tsv")]
+    assert len(moved) == 5 and moved[-1] < moved[0] / 2
     assert before < 0.6 and contrast > 0.85
 
 
-def test_without_covariates_it_is_the_usual_iteration() -> None:
+def test_without_covariates_it_is_the_usual_iteration(tmp_path: Path) -> None:
     rings = Rings(20, 0.0, bend=2.5)
     none = rings.codes[:, :0]
-    models = [refined(rings, config_of(3), none) for _ in range(2)]
+    models = [refined(rings, config_of(tmp_path, 3), none) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in models), strict=True))
-    before = refined(rings, config_of(0), none)
+    before = refined(rings, config_of(tmp_path, 0), none)
     assert float(models[0].base.max()) > float(before.base.max()) + 0.1

@@ -59,6 +59,7 @@ class SegmenterSection(Section):
 class RefinementSection(Section):
     rounds: Annotated[int, Field(ge=0)] = 3
     steps: Count = Field(10, description="of instance optimisation, in each round")
+    learning_rate: Positive = 0.15
     subjects: Count = Field(60, description="at most so many")
 
 

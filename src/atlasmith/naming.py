@@ -89,6 +89,11 @@ class Layout:
         return self.output / "model" / "template_checkpoint.safetensors"
 
     @property
+    def template_refinement(self) -> Path:
+        """What each round of refinement changed."""
+        return self.output / "model" / "template_refinement.tsv"
+
+    @property
     def segmenter_training(self) -> Path:
         return self.output / "model" / "segmenter_training.tsv"
 

@@ -7,6 +7,7 @@ rule template:
         LAYOUT.template_weights,
         LAYOUT.template_training,
         [LAYOUT.segmenter_training] if CONFIG.template.labels else [],
+        [LAYOUT.template_refinement] if CONFIG.template.refinement.rounds else [],
         LAYOUT.template_image,
         LAYOUT.template_description,
     log:

@@ -18,6 +18,8 @@ from tqdm import tqdm
 from atlasmith import instance
 from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config
+from atlasmith.io.tables import write_tsv
+from atlasmith.losses import to_mm
 from atlasmith.networks import Groupwise
 from atlasmith.training import autocast, generator
 from atlasmith.warp import compose, exponentiate, resize_displacement, warp
@@ -90,6 +92,7 @@ def refine_template(config: Config, model: Groupwise, images: AlignedImages, cod
         for parameter in (model.slopes, *model.decoder.head.parameters()):
             parameter.data.zero_()
     progress = tqdm(total=settings.rounds * len(people), desc="refinement", disable=None)
+    rows = []
     for turn in range(settings.rounds):
         for place, (person, code) in enumerate(zip(people, codes, strict=True)):
             image, mask = (x.to(device) for x in images.batch([person]))
@@ -99,21 +102,31 @@ def refine_template(config: Config, model: Groupwise, images: AlignedImages, cod
                     velocities.append(model.velocity(template, image).mean.float())
             judge = instance.judge(config, model, template.float(), image.float(), mask)
             velocities[place] = instance.optimise(
-                judge, velocities[place], settings.steps, config.register_.refine_learning_rate
+                judge, velocities[place], settings.steps, settings.learning_rate
             )
             progress.update()
         with torch.no_grad():
-            _centre(model, velocities, codes)
+            moved = _centre(model, velocities, codes)
+            before = model.base.clone()
             base, slopes = regression(_brought(model, images, people, velocities, codes), codes)
             _set(model, base, slopes if turn == settings.rounds - 1 else torch.zeros_like(slopes))
+            change = float((model.base - before).square().mean().sqrt())
+        rows.append({"round": turn + 1, "people": len(people), "moved_mm": moved, "changed": change})
+        print(
+            f"refinement: round {turn + 1} of {settings.rounds}, the template moved by {moved:.3f} mm "
+            f"and changed by {change:.4f}",
+            flush=True,
+        )
     progress.close()
+    write_tsv(config.layout.template_refinement, rows, list(rows[0]))
 
 
-def _centre(model: Groupwise, velocities: list[Tensor], codes: Tensor) -> None:
+def _centre(model: Groupwise, velocities: list[Tensor], codes: Tensor) -> float:
     """Take out of the velocities (1, d, *half), in place, what they have in common, for which the template
     moves instead, and what goes with the covariates, which is growth.
 
     Each is a field on the template at its own covariates; to be compared they are carried along the growth.
+    Returns the mean length, mm, of what they had in common.
     """
     ones = torch.ones_like(velocities[0][:, :1])
     flows = [model.grown(code[None]) for code in codes]
@@ -125,6 +138,7 @@ def _centre(model: Groupwise, velocities: list[Tensor], codes: Tensor) -> None:
     model.growth -= slopes
     for velocity, code, (there, _) in zip(velocities, codes, flows, strict=True):
         velocity -= warp(common + torch.einsum("k,kc...->c...", code, slopes), there, padding="border")
+    return float(to_mm(common, model.spacing_of(common)).norm(dim=1).mean())
 
 
 def _brought(
