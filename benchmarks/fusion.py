@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="a finished output folder with a VoteNet")
+    parser.add_argument("run", type=Path, help="a finished output folder")
     parser.add_argument("--targets", type=int, default=12)
     parser.add_argument("--methods", nargs="*", default=[*FUSERS, "ANTs JLF"])
     options = parser.parse_args()
@@ -106,13 +106,13 @@ def main() -> None:
         there = Path(folder) / "run"
         shutil.copytree(run, there, copy_function=os.symlink, ignore=shutil.ignore_patterns("*propagated*"))
         config = config.model_copy(update={"output": there})
-        judge = Trust(config)
+        judge = cache(lambda: Trust(config))
         for target in targets:
             propagate(config, target.id)
             stack, native = read_stack(config.layout, target), read_grid(target.image)
             truth = read_labels(target.labels).data
             for name in list(methods):
-                trust = cache(lambda stack=stack: judge(stack))
+                trust = cache(lambda stack=stack: judge()(stack))
                 start = time.perf_counter()
                 try:
                     found = methods[name](stack, native, trust)
