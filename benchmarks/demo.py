@@ -23,14 +23,12 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-from peers import GREEDY, GREEDY_AFFINE, ants_image, remove_files
+from peers import GREEDY_AFFINE, GREEDY_WARP, ants_image, normalised, remove_files
 from torch import Tensor
 
 from atlasmith.config import Config, load_config
 from atlasmith.demo import points_in_brain, truth_layout
 from atlasmith.geometry import Array, DisplacementField
-from atlasmith.intensity import normalise
-from atlasmith.io.images import Image, read_image
 from atlasmith.io.tables import Subject, read_cohort
 from atlasmith.io.transforms import LPS, read_affine, read_composite, to_sitk
 from atlasmith.warp import map_points
@@ -38,11 +36,6 @@ from atlasmith.warp import map_points
 POINTS = 1000
 # Points (N, 3) of the fixed person's world to the moving person's, RAS mm.
 Method = Callable[[Subject, Subject, Tensor], Tensor]
-
-
-def normalised(path: Path) -> Image:
-    image = read_image(path)
-    return Image(normalise(image.data).astype(np.float32), image.grid)
 
 
 def affine(config: Config, fixed: Subject, moving: Subject, points: Tensor) -> Tensor:
@@ -66,7 +59,7 @@ def greedy() -> Method:
         images = [normalised(subject.image) for subject in (fixed, moving)]
         pictures = [to_sitk(image.data, image.grid) for image in images]
         tool.execute(GREEDY_AFFINE, fixed=pictures[0], moving=pictures[1], matrix=None)
-        tool.execute(f"{GREEDY} -it matrix -n 100x50x20 -o field", field=None)
+        tool.execute(GREEDY_WARP, field=None)
         tool.execute("-d 3 -V 0 -rf fixed -rc composite -r field matrix", composite=None)
         vectors = np.transpose(sitk.GetArrayFromImage(tool["composite"]), (2, 1, 0, 3)) * np.diag(LPS)[:3]
         return map_points([DisplacementField(images[0].grid, vectors.astype(np.float32))], points)

@@ -25,7 +25,7 @@ from peers import ants_image
 
 from atlasmith.config import JLFSection, load_config
 from atlasmith.fusion.apply import on_native
-from atlasmith.fusion.methods import FUSERS, Fuser, Votes
+from atlasmith.fusion.methods import FUSERS, Fuser, Votes, shares
 from atlasmith.fusion.stack import Stack, read_stack
 from atlasmith.fusion.votenet import Trust
 from atlasmith.geometry import Array, Grid
@@ -65,12 +65,7 @@ def ants(settings: JLFSection, stack: Stack, native: Grid, trust: Callable[[], A
         r_search=settings.search,
     )["segmentation"].numpy()
     fused = values[np.rint(found).astype(int).clip(1, len(values)) - 1]
-    start = np.rint(np.linalg.inv(native.affine) @ stack.grid.affine[:, 3])[:3].astype(int)
-    whole = np.zeros(native.shape, dtype=np.int32)
-    whole[tuple(slice(s, s + n) for s, n in zip(start, stack.grid.shape, strict=True))] = (
-        stack.grid.unsqueeze(fused)
-    )
-    return whole
+    return on_native(shares(fused[None], np.ones((1, *fused.shape), np.float32)), stack.grid, native)[0]
 
 
 def _hd95(grid: Grid, found: Array, truth: Array) -> float:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from atlasmith.io.images import Image
+from atlasmith.intensity import normalise
+from atlasmith.io.images import Image, read_image
 from atlasmith.io.transforms import to_sitk
 
 # Of greedy: an affine by NCC over 5 voxels an axis, from the images' centres.
 GREEDY = "-d 3 -V 0 -threads 2 -i fixed moving -m NCC 2x2x2"
+GREEDY_WARP = f"{GREEDY} -it matrix -n 100x50x20 -o field"
 GREEDY_AFFINE = f"{GREEDY} -a -dof 12 -ia-image-centers -n 40x20 -o matrix"
+
+
+@cache
+def normalised(path: Path) -> Image:
+    """As ours are, so that all tools see the same."""
+    image = read_image(path)
+    return Image(normalise(image.data), image.grid)
 
 
 def ants_image(image: Image) -> Any:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peers import GREEDY, GREEDY_AFFINE, ants_image, remove_files
+from peers import GREEDY_AFFINE, GREEDY_WARP, ants_image, normalised, remove_files
 
 from atlasmith.affine.align import one_thread, register
 from atlasmith.affine.engines import ENGINES
@@ -32,7 +32,6 @@ from atlasmith.affine.scan import Scan
 from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config, load_config
 from atlasmith.geometry import Array, Step
-from atlasmith.intensity import normalise
 from atlasmith.io.images import Image, read_image, read_labels
 from atlasmith.io.tables import Subject, read_cohort, read_label_values
 from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
@@ -43,12 +42,6 @@ from atlasmith.warp import map_points, sample_labels, to_voxels, world_points
 
 # The target and the atlas, to labels on the target's grid.
 Method = Callable[[Subject, Subject], Array]
-
-
-@cache
-def normalised(path: Path) -> Image:
-    image = read_image(path)
-    return Image(normalise(image.data), image.grid)
 
 
 labels_of = cache(read_labels)
@@ -104,7 +97,7 @@ def greedy() -> Method:
         tool = Greedy3D()
         fixed, moving = picture(target.image, False), picture(atlas.image, False)
         tool.execute(GREEDY_AFFINE, fixed=fixed, moving=moving, matrix=None)
-        tool.execute(f"{GREEDY} -it matrix -n 100x50x20 -o field", field=None)
+        tool.execute(GREEDY_WARP, field=None)
         tool.execute(
             "-d 3 -V 0 -rf fixed -ri NN -rm labels moved -r field matrix",
             labels=picture(atlas.labels, True),

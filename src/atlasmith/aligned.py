@@ -59,15 +59,15 @@ class AlignedImages:
         return torch.stack(images)[:, None].float(), torch.stack(masks)[:, None].float()
 
     def through(self, index: int, displacement: Tensor) -> tuple[Tensor, Tensor]:
-        """The subject's image pulled through a displacement (1, d, *shape) in voxels of the grid, and through
-        its affine: interpolated once. And where it has data. Each (1, 1, *shape)."""
-        subject = self.subjects[index]
-        native = read_prepared(subject.image, min(self.grid.tensor_spacing), self.n4)
+        """As `pulled`, by a displacement (1, d, *shape) in voxels of the grid and the subject's affine."""
+        affine = read_affine(self.layout.affine(self.subjects[index].id))
+        return self.pulled(index, [displacement_to_field(displacement[0], self.grid), affine])
+
+    def pulled(self, index: int, steps: Sequence[Step]) -> tuple[Tensor, Tensor]:
+        """The subject's native image, prepared and pulled through `steps`: interpolated once. And where it
+        has data. Each (1, 1, *shape)."""
+        native = read_prepared(self.subjects[index].image, min(self.grid.tensor_spacing), self.n4)
         data = torch.from_numpy(native.grid.squeeze(native.data))[None, None]
-        steps: list[Step] = [
-            displacement_to_field(displacement[0], self.grid),
-            read_affine(self.layout.affine(subject.id)),
-        ]
         points = pull_coordinates(native.grid, steps, self.grid)
         both = sample(torch.cat([data, torch.ones_like(data)], dim=1).float(), points)
         seen = (both[:, 1:] > 0.99).float()

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from atlasmith.config import Config
-from atlasmith.losses import Pairing, pair
-from atlasmith.losses.objective import TRAINING_TERMS
+from atlasmith.losses import TRAINING_TERMS, Pairing, pair
 from atlasmith.networks import Groupwise
 from atlasmith.warp import Velocity, jacobian_determinant
 

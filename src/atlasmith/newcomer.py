@@ -45,7 +45,7 @@ def register_image(
         raise AtlasmithError(f"{there} exists already. Choose another folder, or remove it.")
     values = _checked(image, covariates, config.cohort.covariates, cohort)
     for covariate in config.template.condition_on:
-        tell("register", covariate, values.get(covariate), cohort)
+        tell("segment" if segment else "register", covariate, values.get(covariate), cohort)
     if name in {subject.id for subject in cohort}:
         name += "new"
 

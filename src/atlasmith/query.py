@@ -11,21 +11,20 @@ import torch
 from torch import Tensor
 
 from atlasmith import __version__
+from atlasmith.aligned import AlignedImages
 from atlasmith.asked import Values, check_covariates, numbers_of, tell
 from atlasmith.config import Config, load_config
 from atlasmith.errors import AtlasmithError, InputError
-from atlasmith.geometry import Array, Grid
+from atlasmith.geometry import Array
 from atlasmith.io.files import write_json
 from atlasmith.io.images import read_image, write_image
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_tsv
 from atlasmith.io.transforms import read_affine, read_composite
 from atlasmith.naming import Layout
 from atlasmith.networks import Groupwise
-from atlasmith.preparation import read_prepared
-from atlasmith.warp import pull, resize, resize_displacement, warp
+from atlasmith.warp import resize, resize_displacement, to_tensor, warp
 
 POINTS = 9  # of a growth chart, over the cohort's range
-RESAMPLES = 1000  # of the people, for its intervals
 
 
 def query_template(results: Path, covariates: Mapping[str, str], out: Path) -> None:
@@ -69,7 +68,7 @@ def _write(
     run, grid = config.layout, model.grid
     code = model.code.encode(values)
     moved = _Moved(model, code)
-    probabilities = _tensor(read_image(run.template_probabilities).data, grid)
+    probabilities = to_tensor(grid, read_image(run.template_probabilities).data, model.base)
     table = read_tsv(run.template_label_table)
     labels = np.array([int(row["index"]) for row in table])
     here = moved(probabilities)[0].numpy()
@@ -115,11 +114,6 @@ class _Moved:
         return warp(maps, self.displacement, padding="border")
 
 
-def _tensor(data: Array, grid: Grid) -> Tensor:
-    """(X, Y, Z, C) as (1, C, *shape)."""
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(grid.squeeze(data), -1, 0)))[None].float()
-
-
 def _word(name: str) -> str:
     return "".join(character for character in name if character.isalnum())
 
@@ -138,19 +132,12 @@ def _rates(model: Groupwise) -> dict[str, Tensor]:
 
 def _spread(config: Config, model: Groupwise, cohort: Sequence[Subject]) -> Tensor:
     """SD (1, 1, *shape) of people's normalised intensities about the template, at the mean covariates."""
-    grid = model.grid
-    total, count = (torch.zeros(1, 1, *grid.tensor_shape) for _ in range(2))
-    for subject in cohort:
-        native = read_prepared(subject.image, min(grid.tensor_spacing), config.affine.n4)
-        data = torch.from_numpy(native.grid.squeeze(native.data))[None, None].float()
-        both = pull(
-            torch.cat([data, torch.ones_like(data)], dim=1),
-            native.grid,
-            read_composite(config.layout.forward(subject.id)),
-            grid,
-        )
-        seen = (both[:, 1:] > 0.99).float()
-        total += seen * (both[:, :1] - model.intensities(model.code.encode(subject.covariates)[None])) ** 2
+    images = AlignedImages(config.layout, cohort, model.grid, config.affine.n4)
+    total, count = (torch.zeros(1, 1, *model.grid.tensor_shape) for _ in range(2))
+    for index, subject in enumerate(cohort):
+        image, seen = images.pulled(index, read_composite(config.layout.forward(subject.id)))
+        shown = model.intensities(model.code.encode(subject.covariates)[None])
+        total += seen * (image - shown) ** 2
         count += seen
     return (total / count.clamp(min=1)).sqrt()
 
@@ -171,7 +158,9 @@ def _chart(
     voxel = float(np.prod(model.grid.tensor_spacing))
     volumes = np.stack([_volumes(config, subject, probabilities[0]) for subject in cohort])
     codes = torch.stack([model.code.encode(subject.covariates) for subject in cohort]).numpy()
-    drawn = np.random.default_rng(config.seed).integers(len(cohort), size=(RESAMPLES, len(cohort)))
+    drawn = np.random.default_rng(config.seed).integers(
+        len(cohort), size=(config.score.bootstrap, len(cohort))
+    )
     rows = []
     for index, name in enumerate(model.code.continuous):
         numbers = numbers_of(name, cohort)

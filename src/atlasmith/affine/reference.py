@@ -112,11 +112,7 @@ def build_reference(config: Config) -> None:
         for index in range(rounds):
             fixed = Scan.of(mean, spacing)
             register = partial(refined, kind="affine") if index else rigid
-            found = each(
-                lambda scan, start: register(fixed, scan, [start], engine=engine),  # noqa: B023
-                scans,
-                plain,
-            )
+            found = each(partial(register, fixed, engine=engine), scans, [[start] for start in plain])
             mean, plain = mean_of(
                 centred(
                     [

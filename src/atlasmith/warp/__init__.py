@@ -23,6 +23,7 @@ from atlasmith.warp.world import (
     map_points,
     pull,
     pull_coordinates,
+    to_tensor,
     to_voxels,
     world_points,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "resize_displacement",
     "sample",
     "sample_labels",
+    "to_tensor",
     "to_voxels",
     "warp",
     "world_points",

@@ -18,7 +18,7 @@ def _apply(matrix: Array, points: Tensor) -> Tensor:
     return points @ affine[:3, :3].T + affine[:3, 3]
 
 
-def _to_tensor(grid: Grid, data: Array, like: Tensor) -> Tensor:
+def to_tensor(grid: Grid, data: Array, like: Tensor) -> Tensor:
     """(X, Y, Z, C) on `grid` as (1, C, *grid.tensor_shape)."""
     return torch.as_tensor(grid.squeeze(data), dtype=like.dtype, device=like.device).movedim(-1, 0)[None]
 
@@ -35,7 +35,7 @@ def _displacement_at(field: DisplacementField, points: Tensor) -> Tensor:
     voxels = _apply(np.linalg.inv(grid.affine), points)
     within = inside(voxels, grid.shape)[:, None]
     in_plane = voxels[:, list(grid.axes)].T[None].reshape(1, grid.ndim, -1, *[1] * (grid.ndim - 1))
-    values = sample(_to_tensor(grid, field.vectors, points), in_plane, padding="border")
+    values = sample(to_tensor(grid, field.vectors, points), in_plane, padding="border")
     return values.reshape(3, -1).T * within
 
 
