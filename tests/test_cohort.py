@@ -589,6 +589,21 @@ def test_all_problems_are_told_together_and_nothing_is_written(tiny: Tiny) -> No
     assert not tiny.output.exists()
 
 
+def test_an_atlas_held_out_is_a_target(tiny: Tiny) -> None:
+    config = tiny.config(cohort={"hold_out": ["sub-02"]}, fusion={"methods": ["majority"]})
+    cohort.run(config)
+    assert [(s.id, s.role) for s in read_cohort(config.layout.cohort)][:2] == [
+        ("01", "atlas"),
+        ("02", "target"),
+    ]
+    assert cohort.read_participants(config)[1] == ("02", "target")
+
+
+def test_only_an_atlas_can_be_held_out(tiny: Tiny) -> None:
+    faults = tiny.faults(cohort={"hold_out": ["sub-20"]})
+    only(faults, "cohort.hold_out", "'sub-20' is no atlas", "sub-02")
+
+
 def test_the_quick_reading_of_the_table_finds_its_problems(tiny: Tiny) -> None:
     tiny.rows[2]["role"] = "targte"
     tiny.rows[3]["participant_id"] = "sub 4"

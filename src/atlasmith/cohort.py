@@ -124,11 +124,28 @@ def _read_table(config: Config, problems: list[Problem]) -> dict[str, dict[str, 
             )
         else:
             by_id[name.removeprefix("sub-")] = row
+    _hold_out(config, table, by_id, problems)
     _check_roles(config, table, rows, problems)
     for name in config.cohort.covariates:
         if name in columns:
             _check_covariate(config, name, table, rows, problems)
     return dict(sorted(by_id.items()))
+
+
+def _hold_out(config: Config, table: Path, rows: dict[str, dict[str, str]], problems: list[Problem]) -> None:
+    """Atlases that the config holds out become targets, in place."""
+    atlases = [f"sub-{name}" for name, row in rows.items() if row[config.cohort.role] == "atlas"]
+    for name in config.cohort.hold_out:
+        if name in atlases:
+            rows[name.removeprefix("sub-")][config.cohort.role] = "target"
+        else:
+            problems.append(
+                Problem(
+                    "config: cohort.hold_out",
+                    f"'{name}' is no atlas of {table}",
+                    did_you_mean(name, atlases),
+                )
+            )
 
 
 def _check_roles(config: Config, table: Path, rows: list[dict[str, str]], problems: list[Problem]) -> None:

@@ -29,6 +29,9 @@ class CohortSection(Section):
     suffix: Label = "T1w"
     labels: str | None = Field("derivatives/manual", description="folder of label files, relative to bids")
     role: str = Field("role", description="column of participants.tsv: atlas, target or train")
+    hold_out: list[str] = Field(
+        default_factory=list, description="atlases (sub-X) to be segmented and scored as targets are"
+    )
     covariates: list[str] = Field(default_factory=list)
 
 
