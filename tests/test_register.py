@@ -99,7 +99,9 @@ def test_refinement_never_ends_worse_than_it_starts(toy: Config) -> None:
         for index in range(len(subjects)):
             image, mask = images.batch([index])
             velocity = registration(registration.hub, image, mask)
-            judged = instance.judge(registration.config, registration.model, registration.hub, image, mask)
+            judged = instance.judge(
+                registration.config, registration.model.grid, registration.hub, image, mask
+            )
             losses.append(judged(velocity).loss.item())
         return losses
 

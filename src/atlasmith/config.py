@@ -110,6 +110,9 @@ class RegisterSection(Section):
         30, description="instance optimisation after the network"
     )
     refine_learning_rate: Positive = 0.15
+    pair_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="instance optimisation of each pair, from what it has through the template"
+    )
     chunk: Count = Field(8, description="subjects a job, also of scoring")
 
 

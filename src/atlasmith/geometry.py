@@ -66,6 +66,11 @@ class Grid:
         middle = (np.array(self.shape) - 1) / 2
         return self.affine[:3, :3] @ middle + self.affine[:3, 3]
 
+    def coarser_spacing(self, shape: Sequence[int]) -> tuple[float, ...]:
+        """Voxel sizes of `axes`, mm, of a grid of `shape` (d,) with the same corner voxels."""
+        sizes = zip(self.tensor_shape, self.tensor_spacing, shape, strict=True)
+        return tuple(spacing * (n - 1) / max(coarser - 1, 1) for n, spacing, coarser in sizes)
+
     def same_as(self, other: Grid, tolerance: float = 1e-3) -> bool:
         """Whether both grids put each voxel at the same place, within `tolerance` of a voxel's size."""
         if self.shape != other.shape:

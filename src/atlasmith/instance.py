@@ -10,32 +10,35 @@ import torch
 from torch import Tensor
 
 from atlasmith.config import Config
+from atlasmith.geometry import Grid
 from atlasmith.losses import TRAINING_TERMS, Pairing, pair
-from atlasmith.networks import Groupwise
 from atlasmith.warp import Velocity, jacobian_determinant
 
 # A velocity (1, d, *half), judged.
 Judge = Callable[[Tensor], Pairing]
 
 
-def judge(config: Config, model: Groupwise, template: Tensor, image: Tensor, mask: Tensor) -> Judge:
-    """How training judges a velocity between features (1, C, *shape) of the template and of an image, without
-    the terms that need a batch or a network."""
+def judge(config: Config, grid: Grid, template: Tensor, image: Tensor, mask: Tensor) -> Judge:
+    """How training judges a velocity between features (1, C, *shape) of the template, or of another image,
+    and of an image, all on `grid`: without the terms that need a batch or a network, and without those on
+    labels where there are intensities alone."""
     judged = partial(
         pair,
         template,
         image,
         mask,
-        squarings=model.squarings,
+        squarings=config.template.squarings,
         similarity=config.template.similarity,
-        labels=config.template.labels,
+        labels=config.template.labels if image.shape[1] > 1 else {},
         regularisation={
             name: settings
             for name, settings in config.template.regularisation.items()
             if name not in TRAINING_TERMS
         },
     )
-    return lambda velocity: judged(Velocity(velocity), velocity_spacing=model.spacing_of(velocity))
+    return lambda velocity: judged(
+        Velocity(velocity), velocity_spacing=grid.coarser_spacing(velocity.shape[2:])
+    )
 
 
 def optimise(judge: Judge, start: Tensor, steps: int, rate: float) -> Tensor:

@@ -16,6 +16,7 @@ rule propagate:
         version=VERSION,
         config=LAYOUT.config,
         box=[CONFIG.fusion.spacing, CONFIG.fusion.margin],
+        pairs=CONFIG.register_.pair_steps,
     shell:
         "atlasmith propagate --config {params.config:q} --subject {wildcards.subject} > {log:q} 2>&1"
 

@@ -214,11 +214,6 @@ class Groupwise(nn.Module):
         displacement = exponentiate(velocity, self.squarings)
         return warp(image.float(), resize_displacement(displacement, image.shape[2:]))
 
-    def spacing_of(self, velocity: Tensor) -> tuple[float, ...]:
-        """Voxel sizes, mm, of the grid of a velocity (B, d, *coarser), with the model's corners."""
-        sizes = zip(self.grid.tensor_shape, self.grid.tensor_spacing, velocity.shape[2:], strict=True)
-        return tuple(spacing * (n - 1) / max(coarser - 1, 1) for n, spacing, coarser in sizes)
-
     def save(self, path: str | Path) -> None:
         metadata = {"grid": self.grid.to_dict(), "code": asdict(self.code), "settings": self.settings}
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}

@@ -1,6 +1,7 @@
 """Stage `propagate`: the atlases come into one subject's space, through the template.
 
-subject -> template -> atlas is composed, and each atlas is sampled once. The subject's *fusion grid* is its
+subject -> template -> atlas is composed, with the pair's own refinement if the config asks for one, and each
+atlas is sampled once. The subject's *fusion grid* is its
 own grid, coarser if the config says so, cut to the propagated labels and a margin.
 
 The template gets its own labels from the atlases too, and gives them to whoever was registered to it.
@@ -11,16 +12,28 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from atlasmith import instance
 from atlasmith.config import Config
 from atlasmith.errors import AtlasmithError
 from atlasmith.geometry import Array, Grid
-from atlasmith.intensity import antialias, normalise
 from atlasmith.io.files import write_json
-from atlasmith.io.images import read_grid, read_image, read_labels, write_image
+from atlasmith.io.images import Image, read_grid, read_labels, write_image
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_tsv
 from atlasmith.io.transforms import read_composite
 from atlasmith.naming import Layout
-from atlasmith.warp import map_points, pull_coordinates, sample, sample_labels, to_voxels, world_points
+from atlasmith.preparation import read_prepared
+from atlasmith.warp import (
+    displacement_to_field,
+    exponentiate,
+    inside,
+    map_points,
+    pull_coordinates,
+    resize_displacement,
+    sample,
+    sample_labels,
+    to_voxels,
+    world_points,
+)
 
 __all__ = ["label_from_template", "label_template", "propagate"]
 
@@ -28,39 +41,57 @@ __all__ = ["label_from_template", "label_template", "propagate"]
 def propagate(config: Config, subject_id: str) -> None:
     """Write every atlas's labels and normalised intensities in the subject's space, as 4-D stacks.
 
-    An atlas is given all atlases but itself, by a registration that hasn't seen its own labels. Labels are
-    the argmax of linearly interpolated one-hot maps, intensities linear. Raises `AtlasmithError` when no
+    An atlas is given all atlases but itself, by a registration that hasn't seen its own labels. Where the
+    config asks for it, each pair's map goes on from the template's by instance optimisation. Labels are the
+    argmax of linearly interpolated one-hot maps, intensities linear. Raises `AtlasmithError` when no
     label reaches the subject's field of view.
     """
-    layout = config.layout
+    layout, settings = config.layout, config.register_
     subjects = read_cohort(layout.cohort)
     subject = next(s for s in subjects if s.id == subject_id)
     atlases = [s for s in subjects if s.role == "atlas" and s.id != subject_id]
     native = read_grid(subject.image)
     grid = native.resampled(config.fusion.spacing) if config.fusion.spacing else native
     blind = config.template.labels and subject.role == "atlas"
-    inverse = layout.inverse_blind(subject_id) if blind else layout.inverse(subject_id)
-    hub = map_points(read_composite(inverse), world_points(grid))
+    to_hub = read_composite(layout.inverse_blind(subject_id) if blind else layout.inverse(subject_id))
 
-    pulled = []
+    hub = map_points(to_hub, world_points(grid))
+    reached = np.zeros(grid.shape, dtype=bool)
     for atlas in atlases:
-        points = _atlas_points(layout, atlas, hub)
-        pulled.append((_labels_at(atlas, points, grid), _intensities_at(atlas, points, grid)))
-    labels, images = (np.stack(maps, axis=-1) for maps in zip(*pulled, strict=True))
-    box = _box(labels, grid, config.fusion.margin)
+        reached |= _reached(atlas, _atlas_points(layout, atlas, hub), grid)
+    box = _box(reached, grid, config.fusion.margin)
     if box is None:
         raise AtlasmithError(
             f"sub-{subject_id}: no atlas label lands in its field of view: its registration has failed. "
             f"Look at {layout.warped(subject_id)}, and at the image's header."
         )
-    cropped = grid.cropped(box)
-    write_image(layout.propagated_labels(subject_id), labels[tuple(box)], cropped)
-    write_image(layout.propagated_images(subject_id), images[tuple(box)], cropped)
+    grid = grid.cropped(box)
+    places = world_points(grid)
+    hub = map_points(to_hub, places)
+    own, mask = _intensities_at(_prepared(subject, grid), places, grid)
+    pulled = []
+    for atlas in atlases:
+        points = _atlas_points(layout, atlas, hub)
+        picture = _prepared(atlas, grid)
+        image, seen = _intensities_at(picture, points, grid)
+        if settings.pair_steps:
+            judge = instance.judge(config, grid, own, image, mask * seen)
+            start = torch.zeros(1, grid.ndim, *(-(-n // 2) for n in grid.tensor_shape))
+            velocity = instance.optimise(judge, start, settings.pair_steps, settings.refine_learning_rate)
+            pair = resize_displacement(exponentiate(velocity, config.template.squarings), grid.tensor_shape)
+            there = map_points([displacement_to_field(pair[0], grid), *to_hub], places)
+            points = _atlas_points(layout, atlas, there)
+            image, _ = _intensities_at(picture, points, grid)
+        pulled.append((_labels_at(atlas, points, grid), grid.unsqueeze(image[0, 0].numpy())))
+    labels, images = (np.stack(maps, axis=-1) for maps in zip(*pulled, strict=True))
+    write_image(layout.propagated_labels(subject_id), labels, grid)
+    write_image(layout.propagated_images(subject_id), images, grid)
     write_json(
         layout.propagated_sidecar(subject_id),
         {
             "atlases": [atlas.id for atlas in atlases],
             "Interpolation": {"labels": "one-hot linear, argmax", "images": "linear", "times": 1},
+            "PairSteps": settings.pair_steps,
             "SpatialReference": str(subject.image),
         },
     )
@@ -116,18 +147,28 @@ def _labels_at(atlas: Subject, points: torch.Tensor, grid: Grid) -> Array:
     return grid.unsqueeze(moved.numpy())
 
 
-def _intensities_at(atlas: Subject, points: torch.Tensor, grid: Grid) -> Array:
-    """As `_labels_at`, normalised intensities."""
-    image = read_image(atlas.image)
-    smooth = antialias(normalise(image.data), image.grid, min(grid.tensor_spacing))
+def _reached(atlas: Subject, points: torch.Tensor, grid: Grid) -> Array:
+    """Where an atlas's labels land, (X, Y, Z): wherever `_labels_at` has one, and hardly beyond."""
+    assert atlas.labels is not None
+    labels = read_labels(atlas.labels)
+    voxels = to_voxels(points, labels.grid, grid.tensor_shape)
+    occupied = torch.from_numpy(labels.grid.squeeze(labels.data) != 0).float()
+    return grid.unsqueeze((sample(occupied[None, None], voxels)[0, 0] > 0.5).numpy())
+
+
+def _prepared(subject: Subject, grid: Grid) -> Image:
+    return read_prepared(subject.image, min(grid.tensor_spacing), n4=False)
+
+
+def _intensities_at(image: Image, points: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
+    """The image's intensities at `points`, and where it has data; each (1, 1, *grid.tensor_shape)."""
     voxels = to_voxels(points, image.grid, grid.tensor_shape)
-    moved = sample(torch.from_numpy(image.grid.squeeze(smooth))[None, None], voxels)[0, 0]
-    return grid.unsqueeze(moved.numpy())
+    moved = sample(torch.from_numpy(image.grid.squeeze(image.data))[None, None], voxels)
+    return moved, inside(voxels.movedim(1, -1), image.grid.tensor_shape)[:, None].float()
 
 
-def _box(labels: Array, grid: Grid, margin: float) -> list[slice] | None:
-    """The bounding box of the labels (X, Y, Z, N) and `margin` mm; None where there are no labels."""
-    occupied = np.asarray(labels.any(axis=-1))
+def _box(occupied: Array, grid: Grid, margin: float) -> list[slice] | None:
+    """The bounding box of what is occupied (X, Y, Z) and `margin` mm; None where nothing is."""
     box = []
     for axis in range(3):
         index = np.flatnonzero(occupied.any(axis=tuple(other for other in range(3) if other != axis)))

@@ -55,7 +55,7 @@ class Registration:
         settings = self.config.register_
         if settings.refine_steps == 0:
             return network
-        judge = instance.judge(self.config, self.model, template, image, mask)
+        judge = instance.judge(self.config, self.model.grid, template, image, mask)
         return instance.optimise(judge, network, settings.refine_steps, settings.refine_learning_rate)
 
     def displacements(self, velocity: Tensor) -> tuple[Tensor, Tensor]:

@@ -110,7 +110,7 @@ def train(config: Config) -> None:
             mask,
             velocity,
             squarings=settings.squarings,
-            velocity_spacing=model.spacing_of(velocity.mean),
+            velocity_spacing=model.grid.coarser_spacing(velocity.mean.shape[2:]),
             similarity=settings.similarity,
             regularisation=settings.regularisation,
             labels=settings.labels,

@@ -100,7 +100,7 @@ def refine_template(config: Config, model: Groupwise, images: AlignedImages, cod
                 template, image = model.template_features(code[None]), model.features(image)
                 if turn == 0:
                     velocities.append(model.velocity(template, image).mean.float())
-            judge = instance.judge(config, model, template.float(), image.float(), mask)
+            judge = instance.judge(config, model.grid, template.float(), image.float(), mask)
             velocities[place] = instance.optimise(
                 judge, velocities[place], settings.steps, settings.learning_rate
             )
@@ -138,7 +138,7 @@ def _centre(model: Groupwise, velocities: list[Tensor], codes: Tensor) -> float:
     model.growth -= slopes
     for velocity, code, (there, _) in zip(velocities, codes, flows, strict=True):
         velocity -= warp(common + torch.einsum("k,kc...->c...", code, slopes), there, padding="border")
-    return float(to_mm(common, model.spacing_of(common)).norm(dim=1).mean())
+    return float(to_mm(common, model.grid.coarser_spacing(common.shape[2:])).norm(dim=1).mean())
 
 
 def _brought(
