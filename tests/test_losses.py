@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from atlasmith.losses import REGULARISERS, SIMILARITY, TRAINING_TERMS, Pairing, across, pair
+from atlasmith.losses import BOTH, REGULARISERS, SIMILARITY, TRAINING_TERMS, Pairing, across, need_maps, pair
 from atlasmith.warp import Velocity, compose, resize_displacement, warp
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -66,6 +66,23 @@ def test_labels_are_judged_apart_from_intensities(shape: tuple[int, ...]) -> Non
     first = [torch.cat([torch.rand_like(x[:, :1]), x], dim=1) for x in labels]
     again = pair(*first, mask, Velocity(velocity), **SETTINGS[len(shape)], **terms).terms
     torch.testing.assert_close(again["labels_dice"], both["labels_dice"])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_sides_average_to_both(shape: tuple[int, ...]) -> None:
+    """And each is the other's, with the roles and the velocity's sign changed."""
+    template, image, velocity = inputs(shape)
+    terms = {
+        "similarity": {"lncc": {"weight": 1.0, "window": 5}},
+        "regularisation": {"diffusion": {"weight": 0.1}},
+    }
+    whole, forward, inverse = (
+        judge(template, image, velocity, sides=sides, **terms) for sides in (BOTH, BOTH[:1], BOTH[1:])
+    )
+    torch.testing.assert_close((forward.loss + inverse.loss) / 2, whole.loss)
+    torch.testing.assert_close(forward.forward, whole.forward)
+    torch.testing.assert_close(inverse.inverse, whole.inverse)
+    assert not need_maps(terms["regularisation"]) and need_maps({"folding": {"weight": 1.0}})
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -14,6 +14,7 @@ from atlasmith.io.files import read_json
 from atlasmith.io.images import read_grid, read_image, read_labels
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_cohort
 from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
+from atlasmith.losses import BOTH
 from atlasmith.propagate import propagate
 from atlasmith.register import register_subjects
 from atlasmith.register.apply import Registration
@@ -109,6 +110,17 @@ def test_refinement_never_ends_worse_than_it_starts(toy: Config) -> None:
     assert all(after < before for after, before in zip(judge(15, 0.05), start, strict=True))
     # A rate that blows up leaves the network's answer.
     assert all(after <= before for after, before in zip(judge(3, 1e3), start, strict=True))
+
+
+def test_a_regulariser_of_maps_is_judged_both_ways(toy: Config) -> None:
+    values = toy.resolved()
+    values["register"]["refine_steps"] = 4
+    values["template"]["regularisation"]["inverse_consistency"] = {"weight": 0.1}
+    registration = Registration(parse_config(values))
+    images = AlignedImages(toy.layout, read_cohort(toy.layout.cohort)[:1], registration.model.grid)
+    judge = instance.judge(registration.config, images.grid, registration.hub, *images.batch([0]))
+    velocity = registration(registration.hub, *images.batch([0]))
+    torch.testing.assert_close(judge(velocity, BOTH[:1]).loss, judge(velocity).loss)
 
 
 @pytest.fixture(scope="module")

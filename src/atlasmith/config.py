@@ -61,7 +61,7 @@ class SegmenterSection(Section):
 
 class RefinementSection(Section):
     rounds: Annotated[int, Field(ge=0)] = 3
-    steps: Count = Field(10, description="of instance optimisation, in each round")
+    steps: Count = Field(14, description="of instance optimisation, in each round")
     learning_rate: Positive = 0.15
     subjects: Count = Field(60, description="at most so many")
 
@@ -107,7 +107,7 @@ class TemplateSection(Section):
 
 class RegisterSection(Section):
     refine_steps: Annotated[int, Field(ge=0)] = Field(
-        30, description="instance optimisation after the network"
+        40, description="instance optimisation after the network"
     )
     refine_learning_rate: Positive = 0.15
     pair_steps: Annotated[int, Field(ge=0)] = Field(

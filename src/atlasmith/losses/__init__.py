@@ -2,16 +2,27 @@
 that weighs them. `similarity` and `regularisers` say what each takes; the docs list them all.
 """
 
-from atlasmith.losses.objective import TRAINING_TERMS, Pairing, across, pair, similarities, to_mm
+from atlasmith.losses.objective import (
+    BOTH,
+    TRAINING_TERMS,
+    Pairing,
+    across,
+    need_maps,
+    pair,
+    similarities,
+    to_mm,
+)
 from atlasmith.losses.regularisers import REGULARISERS
 from atlasmith.losses.similarity import SIMILARITY
 
 __all__ = [
+    "BOTH",
     "REGULARISERS",
     "SIMILARITY",
     "TRAINING_TERMS",
     "Pairing",
     "across",
+    "need_maps",
     "pair",
     "similarities",
     "to_mm",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,10 @@ from atlasmith.warp import Velocity, compose, exponentiate, resize, resize_displ
 TRAINING_TERMS = ("centrality", "kl")
 
 Terms = Mapping[str, Mapping[str, Any]]
+
+# The signs of a velocity: the image is brought to the template, the template to the image.
+FORWARD, INVERSE = 1, -1
+BOTH = (FORWARD, INVERSE)
 
 
 def similarities(terms: Terms, fixed: Tensor, moved: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
@@ -42,6 +46,12 @@ def _regularisers(terms: Terms, judged: Mapping[str, Any]) -> dict[str, Tensor]:
     return values
 
 
+def need_maps(terms: Terms) -> bool:
+    """Whether a regulariser among `terms` looks at displacements, not at velocities alone."""
+    seen = [inspect.signature(REGULARISERS[name]).parameters for name in terms if name in REGULARISERS]
+    return any("forward" in parameters or "inverse" in parameters for parameters in seen)
+
+
 def _split(settings: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
     return settings["weight"], {key: value for key, value in settings.items() if key != "weight"}
 
@@ -50,13 +60,20 @@ def _split(settings: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
 class Pairing:
     """A template and images with the maps between them, and the terms that judge them.
 
-    forward, inverse: displacements (B, d, *half) in half-resolution voxels; image(x + forward(x)) is like the
+    maps: by side, displacements (B, d, *half) in half-resolution voxels; image(x + forward(x)) is like the
     template, template(x + inverse(x)) like the image.
     """
 
     terms: dict[str, Tensor]
-    forward: Tensor
-    inverse: Tensor
+    maps: dict[int, Tensor]
+
+    @property
+    def forward(self) -> Tensor:
+        return self.maps[FORWARD]
+
+    @property
+    def inverse(self) -> Tensor:
+        return self.maps[INVERSE]
 
     @property
     def loss(self) -> Tensor:
@@ -75,39 +92,45 @@ def pair(
     regularisation: Terms,
     labels: Terms | None = None,
     save_memory: bool = False,
+    sides: Sequence[int] = BOTH,
 ) -> Pairing:
-    """Judge `velocity`, at half resolution, between `template` and `image` (B, C, *shape), both ways.
+    """Judge `velocity`, at half resolution, between `template` and `image` (B, C, *shape), both ways, or on
+    one of the `sides`, which is for regularisers that don't `need_maps`.
 
     The first channel is judged by `similarity`, the others, probabilities of labels, by `labels`.
-    mask (B, 1, *shape) is 1 where the image has data. Similarities are averaged over the two directions.
+    mask (B, 1, *shape) is 1 where the image has data. Similarities are averaged over the sides.
     """
     shape = image.shape[2:]
     drawn = velocity.drawn
-    forward, inverse = exponentiate(torch.cat([drawn, -drawn]), squarings, save_memory).chunk(2)
-    to_template = warp(torch.cat([image, mask], dim=1), resize_displacement(forward, shape))
-    to_image = warp(template, resize_displacement(inverse, shape))
-    moved, moved_mask = to_template[:, :-1], to_template[:, -1:]
-    terms: dict[str, Tensor] = {}
-    for measures, prefix, channels in (
-        (similarity, "", slice(0, 1)),
-        (labels or {}, "labels_", slice(1, None)),
-    ):
-        on_template = similarities(measures, template[:, channels], moved[:, channels], moved_mask)
-        on_image = similarities(measures, image[:, channels], to_image[:, channels], mask)
-        terms |= {prefix + name: (on_template[name] + on_image[name]) / 2 for name in measures}
-    judged = {
-        "velocity": to_mm(velocity.mean, velocity_spacing),
-        "forward": to_mm(forward, velocity_spacing),
-        "inverse": to_mm(inverse, velocity_spacing),
-        "spacing": velocity_spacing,
-    }
+    both = exponentiate(torch.cat([side * drawn for side in sides]), squarings, save_memory)
+    maps = dict(zip(sides, both.chunk(len(sides)), strict=True))
+    found: dict[str, list[Tensor]] = {}
+    for side, displacement in maps.items():
+        full = resize_displacement(displacement, shape)
+        if side == FORWARD:
+            moved = warp(torch.cat([image, mask], dim=1), full)
+            fixed, moved, seen = template, moved[:, :-1], moved[:, -1:]
+        else:
+            fixed, moved, seen = image, warp(template, full), mask
+        for measures, prefix, channels in (
+            (similarity, "", slice(0, 1)),
+            (labels or {}, "labels_", slice(1, None)),
+        ):
+            values = similarities(measures, fixed[:, channels], moved[:, channels], seen)
+            for name, value in values.items():
+                found.setdefault(prefix + name, []).append(value)
+    terms = {name: torch.stack(values).mean() for name, values in found.items()}
+    judged = {"velocity": to_mm(velocity.mean, velocity_spacing), "spacing": velocity_spacing}
+    for name, side in (("forward", FORWARD), ("inverse", INVERSE)):
+        if side in maps:
+            judged[name] = to_mm(maps[side], velocity_spacing)
     if "cycle" in regularisation:
         judged["fixed"] = resize(template[:, :1], drawn.shape[2:])
     if velocity.log_variance is not None:
         size = velocity.log_variance.new_tensor([2 * math.log(s) for s in velocity_spacing])
         judged["log_variance"] = velocity.log_variance + size.view(1, -1, *[1] * len(shape))
     terms |= _regularisers(regularisation, judged)
-    return Pairing(terms, forward, inverse)
+    return Pairing(terms, maps)
 
 
 def across(image: Tensor, mask: Tensor, pairing: Pairing, terms: Terms) -> dict[str, Tensor]:
