@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from atlasmith.intensity import normalise
-from atlasmith.io.images import Image, read_image
+from atlasmith.io.images import Image, read_labels
 from atlasmith.io.transforms import to_sitk
+from atlasmith.preparation import read_prepared
+from atlasmith.warp import pull, pull_coordinates, sample_labels
 
 # Of greedy: an affine by NCC over 5 voxels an axis, from the images' centres.
 GREEDY = "-d 3 -V 0 -threads 2 -i fixed moving -m NCC 2x2x2"
@@ -19,10 +21,26 @@ GREEDY_AFFINE = f"{GREEDY} -a -dof 12 -ia-image-centers -n 40x20 -o matrix"
 
 
 @cache
-def normalised(path: Path) -> Image:
-    """As ours are, so that all tools see the same."""
-    image = read_image(path)
-    return Image(normalise(image.data), image.grid)
+def normalised(path: Path, spacing: float | None = None) -> Image:
+    """As ours are, so that all tools see the same; in voxels of `spacing` mm if it is given."""
+    image = read_prepared(path, spacing or 0, n4=False)
+    if spacing is None:
+        return image
+    grid = image.grid.resampled(spacing)
+    moved = pull(torch.from_numpy(image.grid.squeeze(image.data))[None, None], image.grid, [], grid)
+    return Image(grid.unsqueeze(moved[0, 0].numpy()), grid)
+
+
+@cache
+def labels_of(path: Path, spacing: float | None = None) -> Image:
+    """As `normalised`."""
+    labels = read_labels(path)
+    if spacing is None:
+        return labels
+    grid = labels.grid.resampled(spacing)
+    voxels = pull_coordinates(labels.grid, [], grid)
+    moved = sample_labels(torch.from_numpy(labels.grid.squeeze(labels.data)), voxels)
+    return Image(grid.unsqueeze(moved.numpy()), grid)
 
 
 def ants_image(image: Image) -> Any:

@@ -1,11 +1,12 @@
 """One atlas's labels brought to one other person: a finished run against tools that register each pair.
 
     python benchmarks/registration.py results-hippocampus --pairs 150
-    python benchmarks/registration.py results-brain --to-atlases 3
+    python benchmarks/registration.py results-brain --spacing 2
 
-Prints a Markdown table: Dice (the mean over labels, then pairs, in the native grid) with its 95 % interval
-over the persons labelled, and seconds a pair, from images in memory to the warped label map. All see the same
-pairs, and images normalised as ours are. Peers that are missing (`pip install -e '.[peers]'`) are skipped.
+Prints a Markdown table: Dice (the mean over labels, then pairs, on the target's own grid or one of
+`--spacing`) with its 95 % interval over the persons labelled, and seconds a pair, from images in memory to
+the warped label map. All see the same pairs, and images normalised as ours are. Peers that are missing
+(`pip install -e '.[peers]'`) are skipped.
 
 Ours registers each person once, to the template; a pair is then the sampling of labels alone. What a new
 person costs stands below the table.
@@ -18,13 +19,13 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from peers import GREEDY_AFFINE, GREEDY_WARP, ants_image, normalised, remove_files
+from peers import GREEDY_AFFINE, GREEDY_WARP, ants_image, labels_of, normalised, remove_files
 
 from atlasmith.affine.align import one_thread, register
 from atlasmith.affine.engines import ENGINES
@@ -32,7 +33,7 @@ from atlasmith.affine.scan import Scan
 from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config, load_config
 from atlasmith.geometry import Array, Step
-from atlasmith.io.images import Image, read_image, read_labels
+from atlasmith.io.images import Image, read_image
 from atlasmith.io.tables import Subject, read_cohort, read_label_values
 from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
 from atlasmith.preparation import read_prepared
@@ -44,15 +45,14 @@ from atlasmith.warp import map_points, sample_labels, to_voxels, world_points
 Method = Callable[[Subject, Subject], Array]
 
 
-labels_of = cache(read_labels)
 steps_of = cache(read_composite)
 
 
-def ours(config: Config) -> Method:
+def ours(config: Config, spacing: float | None) -> Method:
     """Target to template to atlas, composed; the labels are sampled once."""
 
     def label(target: Subject, atlas: Subject) -> Array:
-        labels, grid = labels_of(atlas.labels), labels_of(target.labels).grid
+        labels, grid = labels_of(atlas.labels, spacing), labels_of(target.labels, spacing).grid
         steps: list[Step] = [
             *steps_of(config.layout.inverse(target.id)),
             *steps_of(config.layout.forward(atlas.id)),
@@ -64,13 +64,13 @@ def ours(config: Config) -> Method:
     return label
 
 
-def ants(kind: str) -> Method:
+def ants(kind: str, spacing: float | None) -> Method:
     """antspyx with its defaults for `kind`: affine, then SyN."""
     import ants as antspyx
 
     @cache
     def picture(path: Path, labels: bool) -> Any:
-        return ants_image(labels_of(path) if labels else normalised(path))
+        return ants_image(labels_of(path, spacing) if labels else normalised(path, spacing))
 
     def label(target: Subject, atlas: Subject) -> Array:
         fixed = picture(target.image, False)
@@ -79,18 +79,18 @@ def ants(kind: str) -> Method:
             fixed, picture(atlas.labels, True), found["fwdtransforms"], interpolator="genericLabel"
         )
         remove_files(found)
-        return np.rint(labels_of(target.labels).grid.unsqueeze(moved.numpy())).astype(np.int32)
+        return np.rint(labels_of(target.labels, spacing).grid.unsqueeze(moved.numpy())).astype(np.int32)
 
     return label
 
 
-def greedy() -> Method:
+def greedy(spacing: float | None) -> Method:
     """picsl-greedy: affine, then the deformation, both with NCC over 5 voxels an axis; nearest labels."""
     from picsl_greedy import Greedy3D
 
     @cache
     def picture(path: Path, labels: bool) -> Any:
-        source = labels_of(path) if labels else normalised(path)
+        source = labels_of(path, spacing) if labels else normalised(path, spacing)
         return to_sitk(source.data.astype(np.float32), source.grid)
 
     def label(target: Subject, atlas: Subject) -> Array:
@@ -108,24 +108,26 @@ def greedy() -> Method:
     return label
 
 
-PEERS: dict[str, Callable[[], Method]] = {
+PEERS: dict[str, Callable[[float | None], Method]] = {
     "greedy": greedy,
-    "ANTs SyN": lambda: ants("SyN"),
-    "ANTs SyN, CC": lambda: ants("SyNCC"),
+    "ANTs SyN": partial(ants, "SyN"),
+    "ANTs SyN, CC": partial(ants, "SyNCC"),
 }
 
 
-def measure(method: Method, pairs: list[tuple[Subject, Subject]], labels: Array) -> tuple[Array, float]:
+def measure(
+    method: Method, pairs: list[tuple[Subject, Subject]], labels: Array, spacing: float | None
+) -> tuple[Array, float]:
     """Dice of each pair (N,), and the median seconds."""
     scores, seconds = [], []
     for atlas, target in pairs:
         for subject in (atlas, target):
-            normalised(subject.image)
-            labels_of(subject.labels)
+            normalised(subject.image, spacing)
+            labels_of(subject.labels, spacing)
         start = time.perf_counter()
         predicted = method(target, atlas)
         seconds.append(time.perf_counter() - start)
-        truth = labels_of(target.labels).data
+        truth = labels_of(target.labels, spacing).data
         counts = metrics.count(
             metrics.label_index(truth, labels), metrics.label_index(predicted, labels), len(labels)
         )
@@ -185,6 +187,7 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path, help="a finished output folder")
     parser.add_argument("--pairs", type=int, help="so many, drawn at random; all by default")
+    parser.add_argument("--spacing", type=float, help="voxel size for all, mm; each image's own by default")
     parser.add_argument("--to-atlases", type=int, default=0, help="label the last so many atlases")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
     options = parser.parse_args()
@@ -196,14 +199,16 @@ def main() -> None:
     labels = np.array(read_label_values(config.layout.labels))
 
     print(f"{len(pairs)} pairs\n\n| method | Dice | 95 % interval | s a pair |\n|---|---|---|---|")
-    methods: dict[str, Callable[[], Method]] = {"atlasmith, through the template": lambda: ours(config)}
+    methods: dict[str, Callable[[float | None], Method]] = {
+        "atlasmith, through the template": partial(ours, config)
+    }
     for name, make in {**methods, **{peer: PEERS[peer] for peer in options.peers}}.items():
         try:
-            method = make()
+            method = make(options.spacing)
         except ImportError as error:
             print(f"{name} is skipped: {error}", file=sys.stderr)
             continue
-        scores, seconds = measure(method, pairs, labels)
+        scores, seconds = measure(method, pairs, labels, options.spacing)
         persons = {person.id for _, person in pairs}
         means = [scores[[target.id == person for _, target in pairs]].mean() for person in sorted(persons)]
         interval = statistics.summary(np.array(means), config.seed, config.score.bootstrap)
