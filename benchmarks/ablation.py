@@ -23,7 +23,8 @@ from torch import Tensor
 
 from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config, load_config, parse_config
-from atlasmith.geometry import Array
+from atlasmith.geometry import Array, Grid
+from atlasmith.io.files import read_json
 from atlasmith.io.tables import read_cohort, read_label_values
 from atlasmith.register.apply import Registration
 from atlasmith.scoring import metrics, statistics
@@ -56,11 +57,10 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
 
 
 class People:
-    """Atlases and labelled targets of a run, on its template's grid, the last so many to be labelled."""
+    """A run's first atlases, and its last ones or those held out, to be labelled, on the template's grid."""
 
     def __init__(self, run: Path, atlases: int, labelled: int) -> None:
         self.config = load_config(run / "config.yaml").model_copy(update={"output": run})
-        registration = Registration(self.config)
         cohort = read_cohort(self.config.layout.cohort)
         known = [subject for subject in cohort if subject.role == "atlas"]
         first = known[:atlases]
@@ -69,7 +69,8 @@ class People:
         self.subjects = first + [s for s in known[-labelled:] if s not in first]
         self.labelled = range(len(self.subjects))[-labelled:]
         self.atlases = range(len(first))
-        self.images = AlignedImages(self.config.layout, self.subjects, registration.model.grid)
+        grid = Grid.from_dict(read_json(self.config.layout.grid))
+        self.images = AlignedImages(self.config.layout, self.subjects, grid)
         self.values = np.array(read_label_values(self.config.layout.labels))
 
     def registered(self, config: Config) -> tuple[list[tuple[Tensor, Tensor]], float]:
@@ -132,7 +133,7 @@ def main() -> None:
     for run in options.against:
         other = People(run, options.atlases, options.labelled)
         maps, seconds = other.registered(other.config)
-        row(f"{run.name}", other.dice(maps), seconds)
+        row(run.name, other.dice(maps), seconds)
 
 
 if __name__ == "__main__":

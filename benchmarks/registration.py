@@ -169,12 +169,10 @@ def of_a_person(config: Config, subject: Subject, repeats: int = 5) -> dict[str,
     return found
 
 
-def chosen(subjects: list[Subject], to_atlases: int, count: int | None) -> list[tuple[Subject, Subject]]:
-    """Pairs of an atlas and a person to be labelled: a target, or one of the last `to_atlases` atlases."""
+def chosen(subjects: list[Subject], count: int | None) -> list[tuple[Subject, Subject]]:
+    """Pairs of an atlas and a target."""
     atlases = [s for s in subjects if s.role == "atlas"]
     persons = [s for s in subjects if s.role == "target" and s.labels is not None]
-    if to_atlases:
-        atlases, persons = atlases[:-to_atlases], atlases[-to_atlases:]
     pairs = [(atlas, person) for person in persons for atlas in atlases]
     if count is not None and count < len(pairs):
         pairs = random.Random(0).sample(pairs, count)
@@ -188,14 +186,11 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a finished output folder")
     parser.add_argument("--pairs", type=int, help="so many, drawn at random; all by default")
     parser.add_argument("--spacing", type=float, help="voxel size for all, mm; each image's own by default")
-    parser.add_argument("--to-atlases", type=int, default=0, help="label the last so many atlases")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
     options = parser.parse_args()
     config = load_config(options.run / "config.yaml").model_copy(update={"output": options.run})
-    if options.to_atlases and config.template.labels:
-        sys.exit("--to-atlases: this run learned from the labels of all atlases")
     subjects = read_cohort(config.layout.cohort)
-    pairs = chosen(subjects, options.to_atlases, options.pairs)
+    pairs = chosen(subjects, options.pairs)
     labels = np.array(read_label_values(config.layout.labels))
 
     print(f"{len(pairs)} pairs\n\n| method | Dice | 95 % interval | s a pair |\n|---|---|---|---|")

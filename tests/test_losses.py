@@ -70,7 +70,6 @@ def test_labels_are_judged_apart_from_intensities(shape: tuple[int, ...]) -> Non
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_sides_average_to_both(shape: tuple[int, ...]) -> None:
-    """And each is the other's, with the roles and the velocity's sign changed."""
     template, image, velocity = inputs(shape)
     terms = {
         "similarity": {"lncc": {"weight": 1.0, "window": 5}},

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from atlasmith.geometry import Array, Grid
-from atlasmith.intensity import antialias, normalise
 from atlasmith.io.images import read_image, read_labels
 from atlasmith.io.tables import Subject
 from atlasmith.naming import Layout
+from atlasmith.preparation import read_prepared
 from atlasmith.warp import pull, pull_coordinates, sample_labels
 
 
@@ -33,9 +33,8 @@ def read_stack(layout: Layout, subject: Subject) -> Stack:
     labels = read_labels(layout.propagated_labels(subject.id))
     images = read_image(layout.propagated_images(subject.id))
     grid = labels.grid
-    own = read_image(subject.image)
-    smooth = antialias(normalise(own.data), own.grid, min(grid.tensor_spacing))
-    target = pull(torch.from_numpy(own.grid.squeeze(smooth))[None, None], own.grid, [], grid)[0, 0].numpy()
+    own = read_prepared(subject.image, min(grid.tensor_spacing), n4=False)
+    target = pull(torch.from_numpy(own.grid.squeeze(own.data))[None, None], own.grid, [], grid)[0, 0].numpy()
 
     def atlas_first(data: Array) -> Array:
         return np.ascontiguousarray(np.moveaxis(grid.squeeze(data), -1, 0))

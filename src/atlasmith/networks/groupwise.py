@@ -19,7 +19,15 @@ from atlasmith.geometry import Grid
 from atlasmith.io.files import whole
 from atlasmith.networks.registration import NETWORKS, VELOCITY_SCALE
 from atlasmith.networks.segmenter import Segmenter
-from atlasmith.warp import Velocity, compose_velocities, exponentiate, resize, resize_displacement, warp
+from atlasmith.warp import (
+    Velocity,
+    compose_velocities,
+    exponentiate,
+    half_shape,
+    resize,
+    resize_displacement,
+    warp,
+)
 
 LOG_VARIANCE = -6.0  # where that of an uncertain velocity starts: an SD of 0.05 voxels
 
@@ -146,7 +154,7 @@ class Groupwise(nn.Module):
         self.register_buffer("support", torch.ones(1, 1, *shape))
         self.slopes = nn.Parameter(torch.zeros(code.size, *shape)) if code.size else None
         self.decoder = Decoder(code.size, shape) if code.size else None
-        self.register_buffer("growth", torch.zeros(code.size, grid.ndim, *(-(-n // 2) for n in shape)))
+        self.register_buffer("growth", torch.zeros(code.size, grid.ndim, *half_shape(shape)))
         build = look_up(NETWORKS, network, "network")
         widths = [] if channels is None else [channels]
         self.segmenter = None if segmenter is None else Segmenter(grid.ndim, **segmenter)

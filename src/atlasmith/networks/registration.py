@@ -17,15 +17,11 @@ from torch import Tensor, nn
 
 from atlasmith.networks.attention import SwinBlock
 from atlasmith.networks.unet import CONVOLUTION, UNet, block, cut, fitted, head
-from atlasmith.warp import exponentiate, resize, warp
+from atlasmith.warp import exponentiate, half_shape, resize, warp
 
 # With a scale of 1, a network that starts near the identity spends many steps on growing its last weights.
 VELOCITY_SCALE = 4.0
 SQUARINGS = 5  # of velocities within a network
-
-
-def _half(shape: Sequence[int]) -> list[int]:
-    return [-(-n // 2) for n in shape]
 
 
 class HalfUNet(nn.Module):
@@ -74,7 +70,7 @@ class VoxelMorph(nn.Module):
         for level in self.decoder:
             x = F.interpolate(level(x), scale_factor=2, mode="nearest")
             x = torch.cat([x, skips.pop()], dim=1)
-        return F.interpolate(cut(self.head(self.finish(x)), shape), size=_half(shape), mode="area")
+        return F.interpolate(cut(self.head(self.finish(x)), shape), size=half_shape(shape), mode="area")
 
 
 class LargeKernel(nn.Module):
@@ -198,9 +194,9 @@ class Pyramid(nn.Module):
         self.levels = nn.ModuleList(level(width) for width in reversed(channels))
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        sizes = [_half(fixed.shape[2:])]
+        sizes = [half_shape(fixed.shape[2:])]
         while len(sizes) < len(self.levels):
-            sizes.insert(0, [max(n, 2) for n in _half(sizes[0])])
+            sizes.insert(0, [max(n, 2) for n in half_shape(sizes[0])])
         output = fixed.new_zeros(len(fixed), self.outputs, *sizes[0])
         for level, size in zip(self.levels, sizes, strict=True):
             output = resize(output, size)
@@ -255,7 +251,7 @@ class DualStream(nn.Module):
             output = resize(output, target.shape[2:])
             correlations = self._correlations(target, _moved(image, output, half))
             output = output + level(torch.cat([correlations, target, output], dim=1))
-        return cut(output, _half(shape))
+        return cut(output, half_shape(shape))
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {

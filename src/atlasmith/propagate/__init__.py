@@ -15,16 +15,16 @@ import torch
 from atlasmith import instance
 from atlasmith.config import Config
 from atlasmith.errors import AtlasmithError
-from atlasmith.geometry import Array, Grid
+from atlasmith.geometry import Array, DisplacementField, Grid
 from atlasmith.io.files import write_json
 from atlasmith.io.images import Image, read_grid, read_labels, write_image
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_tsv
 from atlasmith.io.transforms import read_composite
-from atlasmith.naming import Layout
 from atlasmith.preparation import read_prepared
 from atlasmith.warp import (
     displacement_to_field,
     exponentiate,
+    half_shape,
     inside,
     map_points,
     pull_coordinates,
@@ -37,6 +37,8 @@ from atlasmith.warp import (
 
 __all__ = ["label_from_template", "label_template", "propagate"]
 
+Seen = tuple[torch.Tensor, torch.Tensor]  # an image, and where it has data; each (1, 1, *shape)
+
 
 def propagate(config: Config, subject_id: str) -> None:
     """Write every atlas's labels and normalised intensities in the subject's space, as 4-D stacks.
@@ -46,7 +48,7 @@ def propagate(config: Config, subject_id: str) -> None:
     argmax of linearly interpolated one-hot maps, intensities linear. Raises `AtlasmithError` when no
     label reaches the subject's field of view.
     """
-    layout, settings = config.layout, config.register_
+    layout = config.layout
     subjects = read_cohort(layout.cohort)
     subject = next(s for s in subjects if s.id == subject_id)
     atlases = [s for s in subjects if s.role == "atlas" and s.id != subject_id]
@@ -55,10 +57,12 @@ def propagate(config: Config, subject_id: str) -> None:
     blind = config.template.labels and subject.role == "atlas"
     to_hub = read_composite(layout.inverse_blind(subject_id) if blind else layout.inverse(subject_id))
 
+    from_hub = [read_composite(layout.forward(atlas.id)) for atlas in atlases]
+    theirs = [_labels_of(atlas) for atlas in atlases]
     hub = map_points(to_hub, world_points(grid))
     reached = np.zeros(grid.shape, dtype=bool)
-    for atlas in atlases:
-        reached |= _reached(atlas, _atlas_points(layout, atlas, hub), grid)
+    for labels, steps in zip(theirs, from_hub, strict=True):
+        reached |= _reached(labels, map_points(steps, hub), grid)
     box = _box(reached, grid, config.fusion.margin)
     if box is None:
         raise AtlasmithError(
@@ -68,30 +72,24 @@ def propagate(config: Config, subject_id: str) -> None:
     grid = grid.cropped(box)
     places = world_points(grid)
     hub = map_points(to_hub, places)
-    own, mask = _intensities_at(_prepared(subject, grid), places, grid)
+    own = _intensities_at(_prepared(subject, grid), places, grid) if config.register_.pair_steps else None
     pulled = []
-    for atlas in atlases:
-        points = _atlas_points(layout, atlas, hub)
-        picture = _prepared(atlas, grid)
+    for atlas, labels, steps in zip(atlases, theirs, from_hub, strict=True):
+        points, picture = map_points(steps, hub), _prepared(atlas, grid)
         image, seen = _intensities_at(picture, points, grid)
-        if settings.pair_steps:
-            judge = instance.judge(config, grid, own, image, mask * seen)
-            start = torch.zeros(1, grid.ndim, *(-(-n // 2) for n in grid.tensor_shape))
-            velocity = instance.optimise(judge, start, settings.pair_steps, settings.refine_learning_rate)
-            pair = resize_displacement(exponentiate(velocity, config.template.squarings), grid.tensor_shape)
-            there = map_points([displacement_to_field(pair[0], grid), *to_hub], places)
-            points = _atlas_points(layout, atlas, there)
+        if own is not None:
+            points = map_points([_between(config, grid, own, (image, seen)), *to_hub, *steps], places)
             image, _ = _intensities_at(picture, points, grid)
-        pulled.append((_labels_at(atlas, points, grid), grid.unsqueeze(image[0, 0].numpy())))
-    labels, images = (np.stack(maps, axis=-1) for maps in zip(*pulled, strict=True))
-    write_image(layout.propagated_labels(subject_id), labels, grid)
-    write_image(layout.propagated_images(subject_id), images, grid)
+        pulled.append((_labels_at(labels, points, grid), grid.unsqueeze(image[0, 0].numpy())))
+    all_labels, all_images = (np.stack(maps, axis=-1) for maps in zip(*pulled, strict=True))
+    write_image(layout.propagated_labels(subject_id), all_labels, grid)
+    write_image(layout.propagated_images(subject_id), all_images, grid)
     write_json(
         layout.propagated_sidecar(subject_id),
         {
             "atlases": [atlas.id for atlas in atlases],
             "Interpolation": {"labels": "one-hot linear, argmax", "images": "linear", "times": 1},
-            "PairSteps": settings.pair_steps,
+            "PairSteps": config.register_.pair_steps,
             "SpatialReference": str(subject.image),
         },
     )
@@ -111,7 +109,8 @@ def label_template(config: Config) -> None:
     values = np.array([int(row["index"]) for row in table])
     counts = np.zeros((*grid.shape, len(values)), dtype=np.float32)
     for atlas in atlases:
-        moved = _labels_at(atlas, _atlas_points(layout, atlas, points), grid)
+        steps = read_composite(layout.forward(atlas.id))
+        moved = _labels_at(_labels_of(atlas), map_points(steps, points), grid)
         for position, value in enumerate(values):
             counts[..., position] += moved == value
     unlabelled = len(atlases) - counts.sum(axis=-1)
@@ -133,24 +132,20 @@ def label_from_template(config: Config, subject_id: str) -> None:
     write_image(path, native.unsqueeze(moved.numpy()), native, like=subject.image)
 
 
-def _atlas_points(layout: Layout, atlas: Subject, hub: torch.Tensor) -> torch.Tensor:
-    """Points (N, 3) in the template's world, in the atlas's."""
-    return map_points(read_composite(layout.forward(atlas.id)), hub)
-
-
-def _labels_at(atlas: Subject, points: torch.Tensor, grid: Grid) -> Array:
-    """An atlas's labels (X, Y, Z) on `grid`, whose voxels lie at `points` of the atlas's world."""
+def _labels_of(atlas: Subject) -> Image:
     assert atlas.labels is not None  # the cohort's checks saw to it
-    labels = read_labels(atlas.labels)
+    return read_labels(atlas.labels)
+
+
+def _labels_at(labels: Image, points: torch.Tensor, grid: Grid) -> Array:
+    """Labels (X, Y, Z) on `grid`, whose voxels lie at `points` of the labels' world."""
     voxels = to_voxels(points, labels.grid, grid.tensor_shape)
     moved = sample_labels(torch.from_numpy(labels.grid.squeeze(labels.data)), voxels)
     return grid.unsqueeze(moved.numpy())
 
 
-def _reached(atlas: Subject, points: torch.Tensor, grid: Grid) -> Array:
-    """Where an atlas's labels land, (X, Y, Z): wherever `_labels_at` has one, and hardly beyond."""
-    assert atlas.labels is not None
-    labels = read_labels(atlas.labels)
+def _reached(labels: Image, points: torch.Tensor, grid: Grid) -> Array:
+    """Where labels land, (X, Y, Z): wherever `_labels_at` has one, and hardly beyond."""
     voxels = to_voxels(points, labels.grid, grid.tensor_shape)
     occupied = torch.from_numpy(labels.grid.squeeze(labels.data) != 0).float()
     return grid.unsqueeze((sample(occupied[None, None], voxels)[0, 0] > 0.5).numpy())
@@ -160,11 +155,22 @@ def _prepared(subject: Subject, grid: Grid) -> Image:
     return read_prepared(subject.image, min(grid.tensor_spacing), n4=False)
 
 
-def _intensities_at(image: Image, points: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
-    """The image's intensities at `points`, and where it has data; each (1, 1, *grid.tensor_shape)."""
+def _intensities_at(image: Image, points: torch.Tensor, grid: Grid) -> Seen:
+    """The image on `grid`, whose voxels lie at `points` of the image's world."""
     voxels = to_voxels(points, image.grid, grid.tensor_shape)
     moved = sample(torch.from_numpy(image.grid.squeeze(image.data))[None, None], voxels)
     return moved, inside(voxels.movedim(1, -1), image.grid.tensor_shape)[:, None].float()
+
+
+def _between(config: Config, grid: Grid, fixed: Seen, moving: Seen) -> DisplacementField:
+    """The displacement that brings a moving image to a fixed one, all on `grid`."""
+    (image, mask), (other, seen) = fixed, moving
+    judge = instance.judge(config, grid, image, other, mask * seen)
+    start = torch.zeros(1, grid.ndim, *half_shape(grid.tensor_shape))
+    settings = config.register_
+    velocity = instance.optimise(judge, start, settings.pair_steps, settings.refine_learning_rate)
+    displacement = exponentiate(velocity, config.template.squarings)
+    return displacement_to_field(resize_displacement(displacement, grid.tensor_shape)[0], grid)
 
 
 def _box(occupied: Array, grid: Grid, margin: float) -> list[slice] | None:

@@ -157,6 +157,11 @@ def _squared_gradient(displacement: Tensor, gradient: Tensor) -> Tensor:
     return result
 
 
+def half_shape(shape: Sequence[int]) -> list[int]:
+    """The shape of velocities between images of `shape`: half of it, rounded up."""
+    return [-(-n // 2) for n in shape]
+
+
 def resize(image: Tensor, shape: Sequence[int]) -> Tensor:
     """`image` (B, C, *old) on a grid of `shape` whose corner voxels coincide, linearly interpolated."""
     mode = "bilinear" if len(shape) == 2 else "trilinear"
