@@ -81,7 +81,7 @@ class People:
             image, mask = self.images.batch([index])
             code = registration.model.code.encode(subject.covariates)
             start = time.perf_counter()
-            maps += registration.to_hub(code, mask, registration.model.features(image))
+            maps += registration.to_hub(code, mask, registration.model.features(image, [subject.id]))
             seconds.append(time.perf_counter() - start)
         return maps, float(np.median(seconds))
 

@@ -7,7 +7,7 @@ import torch
 from atlasmith.errors import AtlasmithError
 from atlasmith.geometry import Grid
 from atlasmith.losses.regularisers import diffusion
-from atlasmith.networks import NETWORKS, CovariateCode, Groupwise, UNet, fold, unions
+from atlasmith.networks import NETWORKS, CovariateCode, Groupwise, UNet, fold, left_out, unions
 from atlasmith.networks.attention import SwinBlock, unwindows, windows
 from atlasmith.networks.registration import VELOCITY_SCALE
 from atlasmith.warp import compose, exponentiate, resize_displacement, warp
@@ -222,19 +222,35 @@ def test_the_decoder_stays_within_the_support(grid: Grid) -> None:
 @pytest.mark.parametrize("grid", GRIDS)
 def test_labels_that_are_seen_join_the_intensities(grid: Grid, tmp_path) -> None:
     torch.manual_seed(0)
-    seen = {"outputs": 3, "channels": [4, 8]}
+    seen = {"outputs": 3, "channels": [4, 8], "without": [["a", "c"], ["b"]]}
     model = Groupwise(grid, CovariateCode({}, {}), "unet_half", [4, 8], 5, segmenter=seen)
-    torch.nn.init.normal_(model.segmenter.body.head.weight, std=0.1)
+    assert model.segmenters is not None
+    for segmenter in model.segmenters.each:
+        torch.nn.init.normal_(segmenter.body.head.weight, std=0.1)
     torch.nn.init.normal_(model.network.body.head.weight)
     image = torch.rand(2, 1, *grid.tensor_shape)
     features = model.features(image)
     assert features.shape == (2, 4, *grid.tensor_shape)
     torch.testing.assert_close(features[:, :1], image)
     assert ((features[:, 1:] > 0) & (features[:, 1:] < 1)).all() and features[:, 1:].std() > 1e-3
+    first, second = (segmenter(image) for segmenter in model.segmenters.each)
+    torch.testing.assert_close(features[:, 1:], (first + second) / 2)
+    seen_by = model.features(image, ["b", "c"])[:, 1:]
+    torch.testing.assert_close(seen_by[0], second[0])  # which learned without b
+    torch.testing.assert_close(seen_by[1], first[1])
+    torch.testing.assert_close(model.features(image, ["new", "d"]), features)
     model.save(tmp_path / "model.safetensors")
     again = Groupwise.load(tmp_path / "model.safetensors")
-    expected, found = (m.velocity(m.features(image), m.features(image)).mean for m in (model.eval(), again))
+    expected, found = (
+        m.velocity(m.features(image, "ab"), m.features(image)).mean for m in (model.eval(), again)
+    )
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_every_atlas_is_unseen_by_one_segmenter() -> None:
+    assert left_out(list("abcde"), 3) == [["a", "d"], ["b", "e"], ["c"]]
+    assert left_out(list("ab"), 3) == [["a"], ["b"]]
+    assert left_out(["a"], 3) == left_out(list("abc"), 1) == [[]]
 
 
 def test_a_channel_a_label_and_unions_of_many() -> None:

@@ -12,12 +12,12 @@ from atlasmith.geometry import Grid
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_image
 from atlasmith.io.tables import read_cohort, read_tsv
-from atlasmith.networks import CovariateCode, Groupwise, Segmenter
+from atlasmith.networks import CovariateCode, Groupwise, Segmenters, left_out
 from atlasmith.scoring.metrics import foreground, gradient_energy_per_mm2
 from atlasmith.template import groupwise as stage
 from atlasmith.template import train
 from atlasmith.template.refinement import start_from_regression
-from atlasmith.template.segmenter import train_segmenter
+from atlasmith.template.segmenter import train_segmenters
 
 
 def test_similarity_improves_and_terms_are_named(toy: Config) -> None:
@@ -101,22 +101,42 @@ def test_a_killed_training_resumes_to_the_same_weights(
     assert len(read_tsv(resumed.layout.segmenter_training)) == 3
 
 
-def test_the_segmenter_sees_the_labels_of_others(toy: Config, tmp_path) -> None:
-    values = toy.resolved()
-    values["template"]["segmenter"] = {"channels": [8, 16], "steps": 80}
+def segmenters(config: Config, images: AlignedImages, steps: int) -> Segmenters:
+    values = config.resolved()
+    values["template"]["segmenter"] = {"channels": [8, 16], "steps": steps}
     config = parse_config(values)
-    subjects = read_cohort(toy.layout.cohort)
-    images = AlignedImages(toy.layout, subjects, Grid.from_dict(read_json(toy.layout.grid)))
     torch.manual_seed(0)
-    seer = Segmenter(2, 2, config.template.segmenter.channels)
-    train_segmenter(config, seer.train(), images, list(range(8)), torch.device("cpu"))
+    atlases = [subject.id for subject in images.subjects if subject.role == "atlas"]
+    trained = Segmenters(2, 2, config.template.segmenter.channels, left_out(atlases, 2))
+    train_segmenters(config, trained, images, torch.device("cpu"))
     config.layout.segmenter_checkpoint.unlink()
     config.layout.segmenter_training.unlink()
+    return trained
+
+
+def test_a_segmenter_learns_nothing_of_what_it_leaves_out(toy: Config) -> None:
+    subjects = read_cohort(toy.layout.cohort)
+    grid = Grid.from_dict(read_json(toy.layout.grid))
+    images, other = (AlignedImages(toy.layout, subjects, grid) for _ in range(2))
+    without = left_out([subject.id for subject in subjects if subject.role == "atlas"], 2)[0]
+    for index, subject in enumerate(subjects):
+        if subject.id in without:
+            other.labels(index)[:] = 4  # cached, and given out from now on
+    expected, found = (segmenters(toy, x, 4) for x in (images, other))
+    for name, value in expected.each[0].state_dict().items():
+        assert torch.equal(found.each[0].state_dict()[name], value)
+    assert not torch.equal(found.each[1].body.head.weight, expected.each[1].body.head.weight)
+
+
+def test_the_segmenters_see_the_labels_of_others(toy: Config) -> None:
+    subjects = read_cohort(toy.layout.cohort)
+    images = AlignedImages(toy.layout, subjects, Grid.from_dict(read_json(toy.layout.grid)))
+    seers = segmenters(toy, images, 80)
     for index, subject in enumerate(subjects):
         if subject.role != "target":
             continue
         truth = AlignedImages(toy.layout, [replace(subject, role="atlas")], images.grid).labels(0)
-        seen = seer(images.batch([index])[0])[0] > 0.5
+        seen = seers(images.batch([index])[0])[0] > 0.5
         for channel, value in enumerate((4, 1000)):
             mine, true = seen[channel], truth == value
             assert 2 * (mine & true).sum() / (mine.sum() + true.sum()) > 0.8, (subject.id, value)

@@ -40,7 +40,7 @@ class AffineSection(Section):
     reference_subjects: Count = Field(60, description="at most so many subjects make the reference")
     n4: bool = Field(False, description="correct the bias field first")
     engine: str = Field(
-        "simpleitk", description="`simpleitk`: mutual information; `torch`: correlation, several times faster"
+        "torch", description="`torch`: correlation; `simpleitk`: mutual information, for mixed contrasts"
     )
 
 
@@ -53,6 +53,7 @@ class NetworkSection(Section):
 
 
 class SegmenterSection(Section):
+    count: Count = Field(3, description="segmenters, each of which learns without its share of the atlases")
     channels: Annotated[list[Count], Field(min_length=2)] = [16, 32, 64, 64]
     steps: Count = 600
     batch_size: Count = 4

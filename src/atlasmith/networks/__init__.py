@@ -5,7 +5,17 @@ What a registration network takes and gives, `atlasmith.networks.registration` t
 
 from atlasmith.networks.groupwise import CovariateCode, Groupwise
 from atlasmith.networks.registration import NETWORKS, fold
-from atlasmith.networks.segmenter import Segmenter, label_channels, unions
+from atlasmith.networks.segmenter import Segmenters, label_channels, left_out, unions
 from atlasmith.networks.unet import UNet
 
-__all__ = ["NETWORKS", "CovariateCode", "Groupwise", "Segmenter", "UNet", "fold", "label_channels", "unions"]
+__all__ = [
+    "NETWORKS",
+    "CovariateCode",
+    "Groupwise",
+    "Segmenters",
+    "UNet",
+    "fold",
+    "label_channels",
+    "left_out",
+    "unions",
+]

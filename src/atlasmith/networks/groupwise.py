@@ -18,7 +18,7 @@ from atlasmith.errors import AtlasmithError, look_up
 from atlasmith.geometry import Grid
 from atlasmith.io.files import whole
 from atlasmith.networks.registration import NETWORKS, VELOCITY_SCALE
-from atlasmith.networks.segmenter import Segmenter
+from atlasmith.networks.segmenter import Segmenters
 from atlasmith.warp import (
     Velocity,
     compose_velocities,
@@ -157,7 +157,7 @@ class Groupwise(nn.Module):
         self.register_buffer("growth", torch.zeros(code.size, grid.ndim, *half_shape(shape)))
         build = look_up(NETWORKS, network, "network")
         widths = [] if channels is None else [channels]
-        self.segmenter = None if segmenter is None else Segmenter(grid.ndim, **segmenter)
+        self.segmenters = None if segmenter is None else Segmenters(grid.ndim, **segmenter)
         inputs = 1 + (0 if segmenter is None else segmenter["outputs"])
         self.network = build(grid.ndim, inputs, grid.ndim * (1 + probabilistic), *widths)
 
@@ -188,13 +188,14 @@ class Groupwise(nn.Module):
         there, back = exponentiate(torch.cat([velocity, -velocity]), self.squarings).chunk(2)
         return there, back
 
-    def features(self, image: Tensor) -> Tensor:
-        """What is compared of images (B, 1, *shape), or of templates: (B, C, *shape), first the intensities,
-        then the probabilities of labels that the segmenter, if there is one, sees in them."""
-        if self.segmenter is None:
+    def features(self, image: Tensor, ids: Sequence[str] = ()) -> Tensor:
+        """What is compared of images (B, 1, *shape) of people `ids`, or of templates, which have none:
+        (B, C, *shape), first the intensities, then the probabilities of labels that the segmenters, if there
+        are any, see in them."""
+        if self.segmenters is None:
             return image
         with torch.no_grad():
-            labels = self.segmenter(image)
+            labels = self.segmenters(image, ids)
         return torch.cat([image, labels.to(image)], dim=1)
 
     def template_features(self, code: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -54,3 +55,40 @@ class Segmenter(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1, *shape) to probabilities (B, outputs, *shape)."""
         return self.logits(image).float().sigmoid()
+
+
+def left_out(atlases: Sequence[str], count: int) -> list[list[str]]:
+    """The atlases that each of at most `count` segmenters learns without: every atlas once, where there are
+    two or more to share."""
+    count = min(count, len(atlases))
+    return [list(atlases[first::count]) for first in range(count)] if count > 1 else [[]]
+
+
+class Segmenters(nn.Module):
+    """Segmenters that learn from a part of the atlases each, so that there is one to see any of them as it
+    sees the image of someone new (cross-fitting). `without` says what each learns without, by id."""
+
+    def __init__(
+        self, ndim: int, outputs: int, channels: Sequence[int], without: Sequence[Sequence[str]]
+    ) -> None:
+        super().__init__()
+        self.without = [frozenset(ids) for ids in without]
+        self.each: Sequence[Segmenter] = nn.ModuleList(  # type: ignore[assignment]
+            Segmenter(ndim, outputs, channels) for _ in without
+        )
+
+    def forward(self, image: Tensor, ids: Sequence[str] = ()) -> Tensor:
+        """(B, 1, *shape) to probabilities (B, outputs, *shape).
+
+        ids: whose images these are; none for a template's. The segmenter that learned without an atlas sees
+        its image, and all of them see others', whose probabilities are the mean.
+        """
+        if not ids:
+            return torch.stack([segmenter(image) for segmenter in self.each]).mean(0)
+        return torch.cat([self._one(image[i : i + 1], name) for i, name in enumerate(ids)])
+
+    def _one(self, image: Tensor, name: str) -> Tensor:
+        for segmenter, unseen in zip(self.each, self.without, strict=True):
+            if name in unseen:
+                return cast(Tensor, segmenter(image))
+        return cast(Tensor, self(image))

@@ -97,7 +97,7 @@ def register_subjects(config: Config, subject_ids: Sequence[str]) -> None:
     for index, subject in enumerate(subjects):
         image, mask = (x.to(registration.device) for x in images.batch([index]))
         code = registration.model.code.encode(subject.covariates)
-        seen = [registration.model.features(image)]
+        seen = [registration.model.features(image, [subject.id])]
         if config.template.labels and subject.role == "atlas":
             labels = label_channels(images.labels(index)[None], values).to(image)
             seen.append(torch.cat([image, labels], dim=1))

@@ -18,9 +18,9 @@ from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import write_image
 from atlasmith.io.tables import read_cohort, read_label_values
 from atlasmith.losses import across, pair
-from atlasmith.networks import CovariateCode, Groupwise, unions
+from atlasmith.networks import CovariateCode, Groupwise, left_out, unions
 from atlasmith.template.refinement import refine_template, start_from_regression
-from atlasmith.template.segmenter import train_segmenter
+from atlasmith.template.segmenter import train_segmenters
 from atlasmith.training import autocast, fit, generator, one_cycle, pick_device
 
 # Of the template's learning rate. The decoder's weights act together: each as fast as a free voxel, they move
@@ -42,11 +42,14 @@ def train(config: Config) -> None:
     images = AlignedImages(layout, subjects, grid, config.affine.n4)
     code = CovariateCode.of(settings.condition_on, [subject.covariates for subject in subjects])
     codes = torch.stack([code.encode(subject.covariates) for subject in subjects])
-    atlases = [i for i, subject in enumerate(subjects) if subject.role == "atlas"] if settings.labels else []
     segmenter = None
-    if atlases:
-        outputs = len(unions(len(read_label_values(layout.labels))))
-        segmenter = {"outputs": outputs, "channels": settings.segmenter.channels}
+    if settings.labels:
+        atlases = [subject.id for subject in subjects if subject.role == "atlas"]
+        segmenter = {
+            "outputs": len(unions(len(read_label_values(layout.labels)))),
+            "channels": settings.segmenter.channels,
+            "without": left_out(atlases, settings.segmenter.count),
+        }
     model = Groupwise(
         grid,
         code,
@@ -57,8 +60,8 @@ def train(config: Config) -> None:
         passes=settings.network.passes,
         segmenter=segmenter,
     )
-    if model.segmenter is not None:
-        train_segmenter(config, model.segmenter.to(device), images, atlases, device)
+    if model.segmenters is not None:
+        train_segmenters(config, model.segmenters.to(device), images, device)
     if not layout.template_checkpoint.exists():
         start_from_regression(model, images, codes)
     model.to(device)
@@ -98,7 +101,7 @@ def train(config: Config) -> None:
         image, mask = image.to(device), mask.to(device)
         with autocast(device):
             template = model.template_features(codes[chosen].to(device))
-            image = model.features(image)
+            image = model.features(image, [subjects[i].id for i in chosen])
             velocity = model.velocity(template, image)
         if velocity.log_variance is not None:
             random = generator(config.seed, 3, index)

@@ -97,7 +97,8 @@ def refine_template(config: Config, model: Groupwise, images: AlignedImages, cod
         for place, (person, code) in enumerate(zip(people, codes, strict=True)):
             image, mask = (x.to(device) for x in images.batch([person]))
             with torch.no_grad(), autocast(device):
-                template, image = model.template_features(code[None]), model.features(image)
+                template = model.template_features(code[None])
+                image = model.features(image, [images.subjects[person].id])
                 if turn == 0:
                     velocities.append(model.velocity(template, image).mean.float())
             judge = instance.judge(config, model.grid, template.float(), image.float(), mask)

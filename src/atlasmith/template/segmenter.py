@@ -6,8 +6,6 @@ one network segments them. Here the network is trained first, on the atlases alo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,22 +16,24 @@ from atlasmith.augmentation import augmented
 from atlasmith.config import Config
 from atlasmith.io.tables import read_label_values
 from atlasmith.losses import SIMILARITY
-from atlasmith.networks import Segmenter, label_channels
+from atlasmith.networks import Segmenters, label_channels
 from atlasmith.training import autocast, fit, generator, one_cycle
 from atlasmith.warp import warp
 
 
-def train_segmenter(
-    config: Config, segmenter: Segmenter, images: AlignedImages, atlases: Sequence[int], device: torch.device
+def train_segmenters(
+    config: Config, segmenters: Segmenters, images: AlignedImages, device: torch.device
 ) -> None:
-    """Fit `segmenter` to the atlases' labels, shown as `label_channels`.
+    """Fit `segmenters` to the labels of the atlases among `images`, shown as `label_channels`.
 
-    `atlases` are indices of `images`. Cross-entropy and soft Dice, with random poses and intensities. A
-    killed run goes on from its checkpoint, which stays, to the same weights.
+    Cross-entropy and soft Dice, with random poses and intensities; a step's atlases are seen by each
+    segmenter that doesn't leave them out. A killed run goes on from its checkpoint, which stays, to the same
+    weights.
     """
     settings, layout = config.template.segmenter, config.layout
     values = read_label_values(layout.labels)
-    optimiser = torch.optim.AdamW(segmenter.parameters(), lr=settings.learning_rate)
+    atlases = [i for i, subject in enumerate(images.subjects) if subject.role == "atlas"]
+    optimiser = torch.optim.AdamW(segmenters.parameters(), lr=settings.learning_rate)
 
     def step(index: int) -> dict[str, Tensor]:
         random = generator(config.seed, 20, index)
@@ -43,15 +43,23 @@ def train_segmenter(
         labels = torch.stack([images.labels(i) for i in chosen])
         image, mask, moved = augmented(image, mask, random)
         labels = warp(labels[:, None].float(), moved, "nearest")
-        truth, inside = label_channels(labels[:, 0], values).to(device), mask.to(device)
-        with autocast(device):
-            logits = segmenter.logits(image.to(device)).float()
-        entropy = F.binary_cross_entropy_with_logits(logits, truth, inside.expand_as(truth))
-        overlap = SIMILARITY["dice"](truth, logits.sigmoid(), inside)
-        return {"loss": entropy + overlap, "entropy": entropy.detach(), "dice": overlap.detach()}
+        image, inside = image.to(device), mask.to(device)
+        truth = label_channels(labels[:, 0], values).to(device)
+        total: dict[str, list[Tensor]] = {"entropy": [], "dice": []}
+        for segmenter, without in zip(segmenters.each, segmenters.without, strict=True):
+            known = [k for k, i in enumerate(chosen) if images.subjects[i].id not in without]
+            if not known:
+                continue
+            with autocast(device):
+                logits = segmenter.logits(image[known]).float()
+            weight = inside[known].expand_as(logits)
+            total["entropy"].append(F.binary_cross_entropy_with_logits(logits, truth[known], weight))
+            total["dice"].append(SIMILARITY["dice"](truth[known], logits.sigmoid(), inside[known]))
+        terms = {name: torch.stack(parts).sum() / len(segmenters.each) for name, parts in total.items()}
+        return {"loss": terms["entropy"] + terms["dice"], **{n: t.detach() for n, t in terms.items()}}
 
     fit(
-        module=segmenter,
+        module=segmenters,
         optimiser=optimiser,
         step=step,
         steps=settings.steps,
@@ -60,6 +68,6 @@ def train_segmenter(
         table=layout.segmenter_training,
         every=config.template.checkpoint_every,
         digest=f"{config.digest('cohort', 'affine')}-{settings.model_dump_json()}-{__version__}",
-        description="segmenter",
+        description="segmenters",
     )
-    segmenter.requires_grad_(False)
+    segmenters.requires_grad_(False)
