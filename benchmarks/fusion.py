@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 from peers import ants_image
 
-from atlasmith.config import JLFSection, load_config
+from atlasmith.config import FusionSection, JLFSection, load_config
 from atlasmith.fusion.apply import on_native
-from atlasmith.fusion.methods import FUSERS, Fuser, Votes, shares
+from atlasmith.fusion.evidence import Verdict
+from atlasmith.fusion.methods import FUSERS, Fuser, Share, Votes, shares
 from atlasmith.fusion.stack import Stack, read_stack
 from atlasmith.fusion.votenet import Trust
 from atlasmith.geometry import Array, Grid
@@ -34,18 +35,24 @@ from atlasmith.io.tables import read_cohort, read_label_values
 from atlasmith.propagate import propagate
 from atlasmith.scoring import metrics, statistics
 
-# Atlases on a target's fusion grid, its own grid, and VoteNet's trust, to labels on that grid.
-Method = Callable[[Stack, Grid, Callable[[], Array]], Array]
+# A target's atlases and its own grid, VoteNet's trust and the verdict on evidence, to labels on that grid.
+Method = Callable[[Stack, Grid, Callable[[], Array], Callable[[], Iterator[Share]]], Array]
 
 
 def ours(
-    fuser: Fuser, jlf: JLFSection, sharpness: float, stack: Stack, native: Grid, trust: Callable[[], Array]
+    fuser: Fuser,
+    fusion: FusionSection,
+    stack: Stack,
+    native: Grid,
+    trust: Callable[[], Array],
+    verdict: Callable[[], Iterator[Share]],
 ) -> Array:
-    votes = Votes(stack.labels, stack.images, stack.target, trust, sharpness, jlf)
+    sharpness = fusion.votenet.sharpness
+    votes = Votes(stack.labels, stack.images, stack.target, trust, verdict, sharpness, fusion.jlf)
     return on_native(fuser(votes), stack.grid, native)[0]
 
 
-def ants(settings: JLFSection, stack: Stack, native: Grid, trust: Callable[[], Array]) -> Array:
+def ants(settings: JLFSection, stack: Stack, native: Grid, *networks: Callable[[], Any]) -> Array:
     """antspyx, with a label of its own for background, which couldn't win a voxel else."""
     import ants as antspyx
 
@@ -89,9 +96,7 @@ def main() -> None:
     targets = truths[: options.targets]
     labels = np.array(read_label_values(config.layout.labels))
     fusion = config.fusion
-    known: dict[str, Method] = {
-        name: partial(ours, fuser, fusion.jlf, fusion.votenet.sharpness) for name, fuser in FUSERS.items()
-    }
+    known: dict[str, Method] = {name: partial(ours, fuser, fusion) for name, fuser in FUSERS.items()}
     known["ANTs JLF"] = partial(ants, fusion.jlf)
     methods = {name: known[name] for name in options.methods}
     dice: dict[str, list[float]] = {name: [] for name in methods}
@@ -101,7 +106,7 @@ def main() -> None:
         there = Path(folder) / "run"
         shutil.copytree(run, there, copy_function=os.symlink, ignore=shutil.ignore_patterns("*propagated*"))
         config = config.model_copy(update={"output": there})
-        judge = cache(lambda: Trust(config))
+        judge, jury = cache(lambda: Trust(config)), cache(lambda: Verdict(config))
         for target in targets:
             propagate(config, target.id)
             stack, native = read_stack(config.layout, target), read_grid(target.image)
@@ -110,7 +115,7 @@ def main() -> None:
                 trust = cache(lambda stack=stack: judge()(stack))
                 start = time.perf_counter()
                 try:
-                    found = methods[name](stack, native, trust)
+                    found = methods[name](stack, native, trust, lambda stack=stack: jury()(stack))
                 except ImportError as error:
                     print(f"{name} is skipped: {error}", file=sys.stderr)
                     del methods[name], dice[name]

@@ -66,7 +66,11 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Config:
                 "similarity": {"lncc": {"weight": 1.0, "window": 7}, "mse": {"weight": 20.0}},
             },
             "register": {"refine_steps": 20},
-            "fusion": {"votenet": {"channels": [8, 16], "steps": 60, "patch": 24}},
+            "fusion": {
+                "methods": ["majority", "local_weighted", "votenet", "evidence"],
+                "votenet": {"channels": [8, 16], "steps": 60, "patch": 24},
+                "evidence": {"steps": 100, "voxels": 5000, "width": 16},
+            },
         }
     )
     run(config)

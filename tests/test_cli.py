@@ -24,7 +24,7 @@ CALLS_ONCE = {
     "affine-reference": "affine.build_reference",
     "template": "template.train",
     "template-labels": "propagate.label_template",
-    "fuse-train": "fusion.train_votenet",
+    "fuse-train": "fusion.train_fusers",
     "score-summary": "scoring.summarise",
     "report": "report.write_report",
     "demo-grade": "demo.grade",

@@ -226,13 +226,15 @@ def test_no_atlas(tiny: Tiny) -> None:
     for row in tiny.rows[:2]:
         row["role"] = "train"
     tiny.write_table()
-    only(tiny.faults(), tiny.table, "no subject has the role 'atlas'", "votenet")
+    only(tiny.faults(), tiny.table, "no subject has the role 'atlas'", "evidence")
 
 
-def test_votenet_needs_two_atlases(tiny: Tiny) -> None:
+def test_learned_fusion_needs_atlases(tiny: Tiny) -> None:
     tiny.rows[0]["role"] = "train"
     tiny.write_table()
-    only(tiny.faults(), tiny.table, "1 subject has the role 'atlas'", "votenet")
+    only(tiny.faults(), tiny.table, "1 subject has the role 'atlas'", "evidence")
+    faults = tiny.faults(fusion={"methods": ["majority", "votenet"]})
+    only(faults, tiny.table, "1 subject has the role 'atlas'", "votenet")
     cohort.check_cohort(tiny.config(fusion={"methods": ["majority"]}))
 
 

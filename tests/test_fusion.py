@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from atlasmith.config import Config, JLFSection, parse_config
-from atlasmith.fusion import fuse_subject, methods, train_votenet
+from atlasmith.fusion import evidence, fuse_subject, methods, train_fusers
 from atlasmith.fusion.apply import on_native
 from atlasmith.fusion.jlf import solved
 from atlasmith.fusion.methods import FUSERS, Votes, plurality, shares
@@ -23,9 +24,18 @@ from atlasmith.warp import pull_coordinates, sample
 RANDOM = np.random.default_rng(0)
 
 
+def untrained(stack: Stack) -> Iterator[methods.Share]:
+    case = evidence.make_case(stack, evidence.disputed(stack))
+    values = np.unique(stack.labels)
+    positions = torch.from_numpy(evidence.positions(case.labels, values))
+    logits = evidence.Jury(len(values), 8)(torch.from_numpy(case.evidence), positions)
+    return evidence.said(stack, case, logits.softmax(-1).detach().numpy())
+
+
 def votes(labels: np.ndarray, trust: np.ndarray | None = None, **kwargs: object) -> Votes:
     images = np.zeros(labels.shape, np.float32)
-    fields = {"images": images, "target": images[0], "trust": lambda: trust, **kwargs}
+    fields: dict[str, object] = {"images": images, "target": images[0], "trust": lambda: trust, **kwargs}
+    fields["verdict"] = lambda: untrained(Stack(labels, fields["images"], fields["target"], None))
     return Votes(labels=labels, **fields)  # type: ignore[arg-type]
 
 
@@ -137,8 +147,9 @@ def phantom_library(folder: Path) -> Config:
             "cohort": {"bids": str(folder)},
             "template": {"name": "Toy"},
             "fusion": {
-                "methods": ["majority", "votenet", "votenet_hard"],
+                "methods": ["majority", "votenet", "votenet_hard", "evidence"],
                 "votenet": {"channels": [8, 16], "steps": 150, "patch": 32, "batch_size": 8},
+                "evidence": {"steps": 300, "voxels": 20_000},
             },
         }
     )
@@ -176,11 +187,12 @@ def phantom_library(folder: Path) -> Config:
     return config
 
 
-def test_votenet_finds_out_which_half_to_trust(tmp_path: Path) -> None:
+def test_networks_find_out_which_half_to_trust(tmp_path: Path) -> None:
     config = phantom_library(tmp_path)
-    train_votenet(config)
-    rows = read_tsv(config.layout.votenet_training)
-    assert sum(row["validation"] != "n/a" for row in rows) >= 5
+    train_fusers(config)
+    for network in ("votenet", "evidence"):
+        rows = read_tsv(config.layout.fuser_training(network))
+        assert sum(row["validation"] != "n/a" for row in rows) >= 5
     scores: dict[str, list[float]] = {method: [] for method in config.fusion.methods}
     for subject in read_cohort(config.layout.cohort)[8:]:
         fuse_subject(config, subject.id)
@@ -194,10 +206,12 @@ def test_votenet_finds_out_which_half_to_trust(tmp_path: Path) -> None:
     mean = {method: np.mean(values) for method, values in scores.items()}
     assert mean["votenet"] > mean["majority"] + 0.03
     assert mean["votenet_hard"] > mean["majority"] + 0.03
+    assert mean["evidence"] > mean["majority"] + 0.05
     # Same seed, same bytes.
-    weights = config.layout.votenet_weights.read_bytes()
-    train_votenet(config)
-    assert config.layout.votenet_weights.read_bytes() == weights
+    paths = [config.layout.fuser_weights(network) for network in ("votenet", "evidence")]
+    weights = [path.read_bytes() for path in paths]
+    train_fusers(config)
+    assert [path.read_bytes() for path in paths] == weights
 
 
 def test_training_may_not_read_a_targets_labels(tmp_path: Path) -> None:
@@ -211,7 +225,7 @@ def test_the_chain_on_the_toy_cohort(toy_registered: Config) -> None:
     for subject in read_cohort(layout.cohort):
         if subject.role != "train":
             propagate(toy_registered, subject.id)
-    train_votenet(toy_registered)
+    train_fusers(toy_registered)
     target = next(s for s in read_cohort(layout.cohort) if s.id == "09")
     fuse_subject(toy_registered, "09")
     truth = read_labels(target.labels).data
@@ -229,11 +243,11 @@ def test_the_chain_on_the_toy_cohort(toy_registered: Config) -> None:
         both = [(segmentation.data == k, truth == k) for k in (4, 1000)]
         dice[method] = np.mean([2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in both])
     assert min(dice.values()) > 0.85
-    assert dice["votenet"] > dice["majority"] - 0.02
+    assert min(dice["votenet"], dice["evidence"]) > dice["majority"] - 0.02
 
 
 def test_trust_is_a_probability_for_every_atlas(toy_registered: Config) -> None:
-    if not toy_registered.layout.votenet_weights.exists():
+    if not toy_registered.layout.fuser_weights("votenet").exists():
         pytest.skip("runs after the chain's test")
     shape = (20, 18)
     stack = Stack(
@@ -398,3 +412,77 @@ def test_joint_label_fusion_is_ants() -> None:
     )["segmentation"].numpy()
     inner = tuple(slice(6, -6) for _ in shape)
     assert (mine - 1 == np.rint(theirs) - 1)[inner].mean() > 0.97
+
+
+def crowd(shape: tuple[int, ...], values: list[int], voters: int = 5) -> Stack:
+    """Smooth blobs of some labels, as some voters see them, and an image in which they differ."""
+    noise = gaussian_filter(RANDOM.normal(size=(voters + 1, *shape)), (0, *[2] * len(shape)))
+    base = gaussian_filter(RANDOM.normal(size=shape), 4) * 6
+    labels = np.digitize(base + 3 * noise, np.linspace(-0.3, 0.5, len(values) - 1))
+    images = 0.2 + 0.6 * labels / len(values) + 0.02 * RANDOM.normal(size=labels.shape)
+    labels = np.array(values)[labels].astype(np.int32)
+    grid = Grid((*shape, 1, 1)[:3], np.eye(4))
+    return Stack(labels[1:], images[1:].astype(np.float32), images[0].astype(np.float32), grid)
+
+
+@pytest.mark.parametrize("shape", [(30, 26), (14, 12, 13)])
+def test_evidence_for_a_few_voxels_is_that_for_all(shape: tuple[int, ...]) -> None:
+    stack = crowd(shape, [0, 3, 9, 300])
+    where = evidence.disputed(stack)
+    case = evidence.make_case(stack, where)
+    assert np.isfinite(case.evidence).all()
+    shares = np.stack([(stack.labels == value).mean(0).ravel()[where] for value in (0, 3, 9, 300)], -1)
+    for row in (0, 7, len(where) - 1):
+        present = [label for label in case.labels[row] if label >= 0]
+        assert sorted(present) == [v for v, s in zip((0, 3, 9, 300), shares[row], strict=True) if s > 0]
+        votes = case.evidence[row, : len(present), 0]
+        assert (np.diff(votes) <= 0).all() and votes.sum() == pytest.approx(1, abs=1e-6)
+    some = evidence.make_case(stack, where[5:40:3])
+    np.testing.assert_array_equal(some.labels, case.labels[5:40:3])
+    np.testing.assert_allclose(some.evidence, case.evidence[5:40:3], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(30, 26), (14, 12, 13)])
+def test_evidence_knows_neither_the_order_of_atlases_nor_names(shape: tuple[int, ...]) -> None:
+    stack = crowd(shape, [0, 3, 9])
+    where = evidence.disputed(stack)
+    case = evidence.make_case(stack, where)
+    order = RANDOM.permutation(len(stack.labels))
+    renamed = np.where(stack.labels == 9, 1000, stack.labels)[order]
+    other = evidence.make_case(Stack(renamed, stack.images[order], stack.target, stack.grid), where)
+    for value, new in ((0, 0), (3, 3), (9, 1000)):
+        np.testing.assert_allclose(
+            other.evidence[other.labels == new], case.evidence[case.labels == value], atol=1e-4
+        )
+
+
+def test_an_untrained_jury_decides_by_votes_and_shares_add_up() -> None:
+    stack = crowd((30, 26), [0, 3, 9])
+    case = evidence.make_case(stack, evidence.disputed(stack))
+    jury = evidence.Jury(3, 8)
+    labels = torch.from_numpy(evidence.positions(case.labels, np.array([0, 3, 9])))
+    shares = jury(torch.from_numpy(case.evidence), labels).softmax(-1).detach().numpy()
+    expected = np.where(case.labels >= 0, case.evidence[..., :2].mean(-1) + evidence.NOISE, 0)
+    np.testing.assert_allclose(shares, expected / expected.sum(-1, keepdims=True), rtol=1e-4)
+    total = np.zeros((30, 26))
+    for value, box, share in evidence.said(stack, case, shares):
+        total[box] += share
+        agreed = (stack.labels == value).all(0)
+        assert (share[agreed[box]] == 1).all() and (share[(stack.labels != value).all(0)[box]] == 0).all()
+    np.testing.assert_allclose(total, 1, atol=1e-5)
+
+
+def test_a_label_that_the_jury_never_met_has_no_say() -> None:
+    np.testing.assert_array_equal(
+        evidence.positions(np.array([[0, 7, 9, -1, 10]]), np.array([0, 7, 9])), [[0, 1, 2, -1, -1]]
+    )
+
+
+def test_where_all_agree_there_is_no_case() -> None:
+    labels = np.repeat(RANDOM.integers(0, 3, (1, 9, 8)).astype(np.int32), 4, axis=0)
+    stack = Stack(labels, np.zeros(labels.shape, np.float32), np.zeros((9, 8)), Grid((9, 8, 1), np.eye(4)))
+    case = evidence.make_case(stack, evidence.disputed(stack))
+    assert case.evidence.shape == (0, evidence.CANDIDATES, evidence.FEATURES)
+    fused, confidence = plurality(evidence.said(stack, case, np.zeros(case.labels.shape)), (9, 8))
+    np.testing.assert_array_equal(fused, labels[0])
+    assert (confidence == 1).all()

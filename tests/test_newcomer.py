@@ -9,7 +9,7 @@ import pytest
 from atlasmith.cli import main
 from atlasmith.config import Config
 from atlasmith.errors import InputError
-from atlasmith.fusion import fuse_subject, train_votenet
+from atlasmith.fusion import fuse_subject, train_fusers
 from atlasmith.geometry import Grid
 from atlasmith.io.images import read_image, write_image
 from atlasmith.io.tables import read_cohort
@@ -24,7 +24,7 @@ def finished(toy_registered: Config) -> Config:
         if subject.role != "train":
             propagate(toy_registered, subject.id)
     label_template(toy_registered)
-    train_votenet(toy_registered)
+    train_fusers(toy_registered)
     return toy_registered
 
 

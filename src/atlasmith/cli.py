@@ -60,9 +60,9 @@ def _template_labels(config: Config) -> None:
 
 
 def _fuse_train(config: Config) -> None:
-    from atlasmith.fusion import train_votenet
+    from atlasmith.fusion import train_fusers
 
-    train_votenet(config)
+    train_fusers(config)
 
 
 def _fuse(config: Config, subjects: list[str]) -> None:
@@ -108,7 +108,7 @@ ONCE: dict[str, tuple[Callable[[Config], None], str]] = {
     "affine-reference": (_affine_reference, "build the unbiased groupwise affine reference"),
     "template": (_template, "train template and registration network together"),
     "template-labels": (_template_labels, "give the template labels, from the registered atlases"),
-    "fuse-train": (_fuse_train, "train the VoteNet, leaving out one atlas at a time"),
+    "fuse-train": (_fuse_train, "train what learned fusion needs, leaving out one atlas at a time"),
     "score-summary": (_score_summary, "gather the subjects' scores, with bootstrap intervals"),
     "report": (_report, "write the HTML report"),
     "demo-grade": (_demo_grade, "grade a run of the demo cohort against its known truth"),

@@ -157,10 +157,11 @@ def _check_roles(config: Config, table: Path, rows: list[dict[str, str]], proble
             Problem(table, f"the role of {_some(names)} is '{value}'", did_you_mean(value, ROLES))
         )
     if not unknown:
-        # Votenet learns from atlases that are warped to one another.
-        least = 2 if config.fusion.learned else 1
+        # Networks learn from atlases that are warped to one another.
+        networks = config.fusion.networks
+        least = 2 if networks else 1
         if counts["atlas"] < least:
-            why = ", since fusion.methods has votenet" if least > 1 else ""
+            why = f", since fusion.methods has {' and '.join(networks)}" if networks else ""
             problems.append(
                 Problem(
                     table,

@@ -127,6 +127,14 @@ class VoteNetSection(Section):
     checkpoint_every: Count = 100
 
 
+class EvidenceSection(Section):
+    voxels: Count = Field(400_000, description="disputed voxels, of all atlases together, to learn from")
+    width: Count = Field(64, description="of the network's layers")
+    steps: Count = 1500
+    learning_rate: Positive = 2e-3
+    checkpoint_every: Count = 500
+
+
 class JLFSection(Section):
     patch: Annotated[int, Field(ge=1)] = Field(2, description="radius of the patches, voxels")
     search: Annotated[int, Field(ge=0)] = Field(
@@ -137,16 +145,18 @@ class JLFSection(Section):
 
 
 class FusionSection(Section):
-    methods: list[str] = Field(["majority", "local_weighted", "votenet"], min_length=1)
+    methods: list[str] = Field(["majority", "local_weighted", "evidence"], min_length=1)
     spacing: Positive | None = Field(None, description="fuse at this voxel size, mm; None: the target's own")
     margin: NotNegative = Field(6.0, description="mm around the propagated labels")
     jlf: JLFSection = JLFSection()
     votenet: VoteNetSection = VoteNetSection()
+    evidence: EvidenceSection = EvidenceSection()
 
     @property
-    def learned(self) -> bool:
-        """Whether a method asks for a VoteNet, and so for training on the atlases."""
-        return any(method.startswith("votenet") for method in self.methods)
+    def networks(self) -> list[str]:
+        """The networks that the methods ask for, and so for training on the atlases."""
+        known = ("votenet", "evidence")
+        return [name for name in known if any(method.startswith(name) for method in self.methods)]
 
 
 class ScoreSection(Section):

@@ -101,17 +101,15 @@ class Layout:
     def segmenter_checkpoint(self) -> Path:
         return self.output / "model" / "segmenter_checkpoint.safetensors"
 
-    @property
-    def votenet_weights(self) -> Path:
-        return self.output / "model" / "votenet.safetensors"
+    def fuser_weights(self, network: str) -> Path:
+        """Of a network that fusion learns: votenet or evidence."""
+        return self.output / "model" / f"{network}.safetensors"
 
-    @property
-    def votenet_training(self) -> Path:
-        return self.output / "model" / "votenet_training.tsv"
+    def fuser_training(self, network: str) -> Path:
+        return self.output / "model" / f"{network}_training.tsv"
 
-    @property
-    def votenet_checkpoint(self) -> Path:
-        return self.output / "model" / "votenet_checkpoint.safetensors"
+    def fuser_checkpoint(self, network: str) -> Path:
+        return self.output / "model" / f"{network}_checkpoint.safetensors"
 
     # One subject
     def of_subject(self, subject: str, entities: str, suffix: str, extension: str = ".nii.gz") -> Path:

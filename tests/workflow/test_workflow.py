@@ -75,7 +75,6 @@ def write_config(folder: Path, bids: Path, **sections: object) -> Path:
 def test_shipped_configs(path: Path, tmp_path: Path) -> None:
     bids = make_cohort(tmp_path / "bids", ROLES)
     config = load_config(path)
-    votenet = any(method.startswith("votenet") for method in config.fusion.methods)
     assert planned(tmp_path, "--configfile", path, "--config", f"cohort={{bids: {bids}}}") == {
         "cohort": 1,
         "affine_reference": 1,
@@ -83,8 +82,8 @@ def test_shipped_configs(path: Path, tmp_path: Path) -> None:
         "template": 1,
         "register": -(-7 // config.register_.chunk),
         "template_labels": 1,
-        "propagate": 6 if votenet else 2,
-        **({"fuse_train": 1} if votenet else {}),
+        "propagate": 6,  # atlases too, since the networks of fusion learn from them
+        "fuse_train": 1,
         "fuse": 2,
         "score": -(-7 // config.register_.chunk),
         "score_summary": 1,
@@ -182,11 +181,11 @@ class TestAfterAFinishedRun:
             ({"report": {"subjects": 3}}, {"report"}),
             ({"score": {"bootstrap": 9}}, {"score", "score_summary", "report"}),
             (
-                {"fusion": {"votenet": {"steps": 9}}},
+                {"fusion": {"evidence": {"steps": 9}}},
                 {"propagate", "fuse_train", "fuse", "score", "score_summary", "report"},
             ),
         ],
-        ids=["nothing", "report", "score", "votenet"],
+        ids=["nothing", "report", "score", "evidence"],
     )
     def test_a_changed_section_reruns_what_reads_it(
         self, sections: dict[str, object], rules: set[str], folder: Path

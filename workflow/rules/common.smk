@@ -16,8 +16,8 @@ CHUNKS = [
     SUBJECTS[start : start + CONFIG.register_.chunk]
     for start in range(0, len(SUBJECTS), CONFIG.register_.chunk)
 ]
-# Learned methods need a VoteNet, and atlases propagated to atlases to train it.
-VOTENET = CONFIG.fusion.learned
+# Learned methods need networks, and atlases propagated to atlases to train them.
+NETWORKS = CONFIG.fusion.networks
 # With labels in the objective, atlases are registered a second time, without their own.
 BLIND = set(ATLASES) if CONFIG.template.labels else set()
 # Jobs run the `atlasmith` of the active environment, or else that of Snakemake's own Python.

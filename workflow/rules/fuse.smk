@@ -1,4 +1,4 @@
-if VOTENET:
+if NETWORKS:
 
     rule fuse_train:
         input:
@@ -7,8 +7,8 @@ if VOTENET:
             images=[LAYOUT.propagated_images(atlas) for atlas in ATLASES],
             sidecars=[LAYOUT.propagated_sidecar(atlas) for atlas in ATLASES],
         output:
-            LAYOUT.votenet_weights,
-            LAYOUT.votenet_training,
+            [LAYOUT.fuser_weights(name) for name in NETWORKS],
+            [LAYOUT.fuser_training(name) for name in NETWORKS],
         log:
             LAYOUT.log("fuse_train"),
         conda:
@@ -16,7 +16,7 @@ if VOTENET:
         params:
             version=VERSION,
             config=LAYOUT.config,
-            votenet=CONFIG.fusion.votenet.model_dump_json(),
+            settings=[getattr(CONFIG.fusion, name).model_dump_json() for name in NETWORKS],
         shell:
             "atlasmith fuse-train --config {params.config:q} > {log:q} 2>&1"
 
@@ -27,7 +27,7 @@ rule fuse:
         labels=LAYOUT.propagated_labels("{subject}"),
         images=LAYOUT.propagated_images("{subject}"),
         sidecar=LAYOUT.propagated_sidecar("{subject}"),
-        weights=[LAYOUT.votenet_weights] if VOTENET else [],
+        weights=[LAYOUT.fuser_weights(name) for name in NETWORKS],
     output:
         segmentations=[LAYOUT.segmentation("{subject}", method) for method in CONFIG.fusion.methods],
         confidences=[LAYOUT.confidence("{subject}", method) for method in CONFIG.fusion.methods],

@@ -1,6 +1,16 @@
 """Stage `fuse`: one segmentation from the labels of many atlases."""
 
+from atlasmith.config import Config
 from atlasmith.fusion.apply import fuse_subject
+from atlasmith.fusion.evidence import train_evidence
 from atlasmith.fusion.votenet import train_votenet
 
-__all__ = ["fuse_subject", "train_votenet"]
+__all__ = ["fuse_subject", "train_fusers"]
+
+TRAINERS = {"votenet": train_votenet, "evidence": train_evidence}
+
+
+def train_fusers(config: Config) -> None:
+    """Train each network that the config's fusion methods ask for."""
+    for name in config.fusion.networks:
+        TRAINERS[name](config)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from atlasmith.config import Config
 from atlasmith.errors import look_up
+from atlasmith.fusion.evidence import Verdict
 from atlasmith.fusion.methods import FUSERS, Share, Votes, plurality
 from atlasmith.fusion.stack import read_stack
 from atlasmith.fusion.votenet import Trust
@@ -32,6 +33,7 @@ def fuse_subject(config: Config, subject_id: str) -> None:
         stack.images,
         stack.target,
         cache(lambda: Trust(config)(stack)),
+        lambda: Verdict(config)(stack),
         config.fusion.votenet.sharpness,
         config.fusion.jlf,
     )

@@ -24,15 +24,16 @@ class Votes:
     """What a method may look at, on one grid.
 
     labels: (N, *shape) integers, one map an atlas. images: (N, *shape), the warped atlas images, and
-    target: (*shape), all normalised to [0, 1]. trust: gives (N, *shape), VoteNet's probability that the
-    atlas's label is right, when a method asks. sharpness: the power that soft trust is raised to.
-    jlf: settings of joint label fusion.
+    target: (*shape), all normalised to [0, 1]. When a method asks, trust gives (N, *shape), VoteNet's
+    probability that the atlas's label is right, and verdict the shares that the trained jury decides.
+    sharpness: the power that soft trust is raised to. jlf: settings of joint label fusion.
     """
 
     labels: Array
     images: Array
     target: Array
     trust: Callable[[], Array]
+    verdict: Callable[[], Iterator[Share]]
     sharpness: float = 1.0
     jlf: JLFSection = field(default_factory=JLFSection)
 
@@ -49,9 +50,18 @@ def majority(votes: Votes) -> Array:
 def local_weighted(votes: Votes) -> Array:
     """exp(-d / h) with d the mean squared intensity difference over a patch and h that of the best atlas, as
     in patch-based segmentation (Coupe et al. 2011, doi:10.1016/j.neuroimage.2010.09.018)."""
-    distance = np.stack([uniform_filter(np.square(image - votes.target), PATCH) for image in votes.images])
-    best = distance.min(axis=0)
-    weights: Array = np.exp(-(distance - best) / (best + 1e-4)).astype(np.float32)
+    return closeness(patch_distances(votes.images, votes.target))
+
+
+def patch_distances(images: Array, target: Array) -> Array:
+    """The mean squared difference (N, *shape) of each image (N, *shape) to the target over a patch."""
+    return np.stack([uniform_filter(np.square(image - target), PATCH) for image in images])
+
+
+def closeness(distances: Array) -> Array:
+    """Weights in (0, 1] from `patch_distances`; the closest atlas has 1."""
+    best = distances.min(axis=0)
+    weights: Array = np.exp(-(distances - best) / (best + 1e-4)).astype(np.float32)
     return weights
 
 
@@ -115,6 +125,11 @@ def jlf(votes: Votes) -> Iterator[Share]:
     return joint_label_fusion(votes.labels, votes.images, votes.target, votes.jlf)
 
 
+def evidence(votes: Votes) -> Iterator[Share]:
+    """Each label's case at each disputed voxel, weighed by a network (`atlasmith.fusion.evidence`)."""
+    return votes.verdict()
+
+
 FUSERS: dict[str, Fuser] = {
     "majority": partial(_weighted, majority),
     "local_weighted": partial(_weighted, local_weighted),
@@ -123,6 +138,7 @@ FUSERS: dict[str, Fuser] = {
     "votenet": partial(_weighted, votenet),
     "votenet_hard": partial(_weighted, votenet_hard),
     "votenet_plus": partial(_weighted, votenet_plus),
+    "evidence": evidence,
 }
 
 

@@ -7,12 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from atlasmith import __version__
+from atlasmith.config import Config
+from atlasmith.errors import AtlasmithError
 from atlasmith.geometry import Array, Grid
 from atlasmith.io.images import read_image, read_labels
-from atlasmith.io.tables import Subject
+from atlasmith.io.tables import Subject, read_cohort
 from atlasmith.naming import Layout
 from atlasmith.preparation import read_prepared
+from atlasmith.training import generator
 from atlasmith.warp import pull, pull_coordinates, sample_labels
+
+HELD_OUT = 0.1  # of the atlases
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +46,30 @@ def read_stack(layout: Layout, subject: Subject) -> Stack:
         return np.ascontiguousarray(np.moveaxis(grid.squeeze(data), -1, 0))
 
     return Stack(atlas_first(labels.data), atlas_first(images.data), target, grid)
+
+
+def library_of(layout: Layout) -> list[Subject]:
+    """The atlases, which learned methods see in the place of targets, labelled by all others."""
+    atlases = [subject for subject in read_cohort(layout.cohort) if subject.role == "atlas"]
+    if len(atlases) < 2:
+        raise AtlasmithError(
+            "Learned fusion learns from atlas to atlas, so it needs two or more. Drop votenet and evidence "
+            "from fusion.methods."
+        )
+    return atlases
+
+
+def split(seed: int, count: int) -> tuple[list[int], list[int]]:
+    """The atlases that only validate, a tenth where there are six or more, and those that teach."""
+    held = max(1, round(HELD_OUT * count)) if count >= 6 else 0
+    order = torch.randperm(count, generator=generator(seed, 10)).tolist()
+    return order[:held], order[held:]
+
+
+def training_digest(config: Config, count: int) -> str:
+    """What a checkpoint is of, when `count` atlases teach."""
+    stages = ("cohort", "affine", "template", "register", "fusion")
+    return f"{config.digest(*stages)}-{count}-{__version__}"
 
 
 def own_labels(subject: Subject, grid: Grid) -> Array:

@@ -20,26 +20,22 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from atlasmith import __version__
 from atlasmith.augmentation import intensities
 from atlasmith.config import Config
-from atlasmith.errors import AtlasmithError
-from atlasmith.fusion.stack import Stack, own_labels, read_stack
+from atlasmith.fusion.stack import Stack, library_of, own_labels, read_stack, split, training_digest
 from atlasmith.geometry import Array
 from atlasmith.io.files import whole
-from atlasmith.io.tables import Subject, read_cohort
+from atlasmith.io.tables import Subject
 from atlasmith.naming import Layout
 from atlasmith.networks import UNet
 from atlasmith.training import fit, generator, one_cycle, pick_device
 
 CHANNELS = 5
-STAGES_SEEN = ("cohort", "affine", "template", "register", "fusion")  # whose settings a checkpoint is of
 NEIGHBOURHOOD = 5  # voxels a side
 DISPUTED = 5  # voxels a side: how far around a disagreement training looks
 ELSEWHERE = 0.05  # weight of the voxels where all agree
 TARGETS_A_STEP = 2
 VALIDATE_EVERY = 20
-HELD_OUT = 0.1
 CACHE_BYTES = 3 * 2**30
 BATCH_VOXELS = 2_000_000  # of one forward pass when applied
 
@@ -107,15 +103,9 @@ def train_votenet(config: Config) -> None:
     goes on from its checkpoint to the same weights.
     """
     layout, settings = config.layout, config.fusion.votenet
-    atlases = [subject for subject in read_cohort(layout.cohort) if subject.role == "atlas"]
-    if len(atlases) < 2:
-        raise AtlasmithError(
-            "VoteNet learns from atlas to atlas, so it needs two or more. Drop votenet from fusion.methods."
-        )
+    atlases = library_of(layout)
     library = _Library(layout, atlases)
-    held = max(1, round(HELD_OUT * len(atlases))) if len(atlases) >= 6 else 0
-    order = torch.randperm(len(atlases), generator=generator(config.seed, 10)).tolist()
-    validation, training = order[:held], order[held:]
+    validation, training = split(config.seed, len(atlases))
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
     net = UNet(library[0][0].grid.ndim, CHANNELS, 1, settings.channels).to(device)
@@ -175,10 +165,10 @@ def train_votenet(config: Config) -> None:
         step=step,
         steps=settings.steps,
         schedule=one_cycle(settings.steps),
-        checkpoint=layout.votenet_checkpoint,
-        table=layout.votenet_training,
+        checkpoint=layout.fuser_checkpoint("votenet"),
+        table=layout.fuser_training("votenet"),
         every=settings.checkpoint_every,
-        digest=f"{config.digest(*STAGES_SEEN)}-{len(atlases)}-{__version__}",
+        digest=training_digest(config, len(atlases)),
         description="votenet",
     )
     scale, offset = 1.0, 0.0
@@ -197,9 +187,9 @@ def train_votenet(config: Config) -> None:
         "channels": list(settings.channels),
         "calibration": [scale, offset],
     }
-    with whole(layout.votenet_weights) as partial:
+    with whole(layout.fuser_weights("votenet")) as partial:
         save_file(tensors, partial, {"atlasmith": json.dumps(settings_of_net)})
-    layout.votenet_checkpoint.unlink()
+    layout.fuser_checkpoint("votenet").unlink()
 
 
 class Trust:
@@ -207,7 +197,7 @@ class Trust:
 
     def __init__(self, config: Config) -> None:
         self.device = pick_device(config.device)
-        with safe_open(config.layout.votenet_weights, framework="pt") as file:
+        with safe_open(config.layout.fuser_weights("votenet"), framework="pt") as file:
             metadata = json.loads(file.metadata()["atlasmith"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         self.net = UNet(metadata["ndim"], CHANNELS, 1, metadata["channels"])

@@ -430,7 +430,8 @@ def _training(run: _Run) -> str:
     tables = [
         (run.layout.template_training, "Template"),
         (run.layout.segmenter_training, "Segmenter"),
-        (run.layout.votenet_training, "VoteNet"),
+        (run.layout.fuser_training("votenet"), "VoteNet"),
+        (run.layout.fuser_training("evidence"), "Evidence"),
     ]
     for path, what in tables:
         rows = _table_at(path)
