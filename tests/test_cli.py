@@ -25,6 +25,7 @@ CALLS_ONCE = {
     "template": "template.train",
     "template-labels": "propagate.label_template",
     "fuse-train": "fusion.train_fusers",
+    "fuse-assess": "fusion.assess",
     "score-summary": "scoring.summarise",
     "report": "report.write_report",
     "demo-grade": "demo.grade",

@@ -12,7 +12,7 @@ from atlasmith.fusion import evidence, fuse_subject, methods, train_fusers
 from atlasmith.fusion.apply import on_native
 from atlasmith.fusion.jlf import solved
 from atlasmith.fusion.methods import FUSERS, Votes, plurality, shares
-from atlasmith.fusion.stack import Stack, own_labels
+from atlasmith.fusion.stack import Stack, own_labels, positions
 from atlasmith.fusion.votenet import CHANNELS, Trust, consensus, inputs, platt
 from atlasmith.geometry import Grid
 from atlasmith.io.files import write_json
@@ -27,8 +27,8 @@ RANDOM = np.random.default_rng(0)
 def untrained(stack: Stack) -> Iterator[methods.Share]:
     case = evidence.make_case(stack, evidence.disputed(stack))
     values = np.unique(stack.labels)
-    positions = torch.from_numpy(evidence.positions(case.labels, values))
-    logits = evidence.Jury(len(values), 8)(torch.from_numpy(case.evidence), positions)
+    known = torch.from_numpy(positions(case.labels, values))
+    logits = evidence.Jury(len(values), 8)(torch.from_numpy(case.evidence), known)
     return evidence.said(stack, case, logits.softmax(-1).detach().numpy())
 
 
@@ -460,7 +460,7 @@ def test_an_untrained_jury_decides_by_votes_and_shares_add_up() -> None:
     stack = crowd((30, 26), [0, 3, 9])
     case = evidence.make_case(stack, evidence.disputed(stack))
     jury = evidence.Jury(3, 8)
-    labels = torch.from_numpy(evidence.positions(case.labels, np.array([0, 3, 9])))
+    labels = torch.from_numpy(positions(case.labels, np.array([0, 3, 9])))
     shares = jury(torch.from_numpy(case.evidence), labels).softmax(-1).detach().numpy()
     expected = np.where(case.labels >= 0, case.evidence[..., :2].mean(-1) + evidence.NOISE, 0)
     np.testing.assert_allclose(shares, expected / expected.sum(-1, keepdims=True), rtol=1e-4)
@@ -474,7 +474,7 @@ def test_an_untrained_jury_decides_by_votes_and_shares_add_up() -> None:
 
 def test_a_label_that_the_jury_never_met_has_no_say() -> None:
     np.testing.assert_array_equal(
-        evidence.positions(np.array([[0, 7, 9, -1, 10]]), np.array([0, 7, 9])), [[0, 1, 2, -1, -1]]
+        positions(np.array([[0, 7, 9, -1, 10]]), np.array([0, 7, 9])), [[0, 1, 2, -1, -1]]
     )
 
 

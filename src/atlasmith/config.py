@@ -148,6 +148,9 @@ class FusionSection(Section):
     methods: list[str] = Field(["majority", "local_weighted", "evidence"], min_length=1)
     spacing: Positive | None = Field(None, description="fuse at this voxel size, mm; None: the target's own")
     margin: NotNegative = Field(6.0, description="mm around the propagated labels")
+    assess: bool = Field(
+        True, description="segment atlases too, each by the others: what all segmentations are worth"
+    )
     jlf: JLFSection = JLFSection()
     votenet: VoteNetSection = VoteNetSection()
     evidence: EvidenceSection = EvidenceSection()

@@ -61,6 +61,11 @@ class Grid:
         return tuple(self.spacing[axis] for axis in self.axes)
 
     @property
+    def voxel_volume(self) -> float:
+        """mm3."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+    @property
     def centre(self) -> Array:
         """World position (3,) of the grid's middle."""
         middle = (np.array(self.shape) - 1) / 2

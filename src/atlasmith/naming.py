@@ -111,6 +111,16 @@ class Layout:
     def fuser_checkpoint(self, network: str) -> Path:
         return self.output / "model" / f"{network}_checkpoint.safetensors"
 
+    @property
+    def assessment(self) -> Path:
+        """What the atlases' segmentations teach about those of others."""
+        return self.output / "model" / "assessment.json"
+
+    @property
+    def assessment_table(self) -> Path:
+        """The atlases' segmentations against their manual labels."""
+        return self.output / "model" / "assessment.tsv"
+
     # One subject
     def of_subject(self, subject: str, entities: str, suffix: str, extension: str = ".nii.gz") -> Path:
         return self.output / f"sub-{subject}" / "anat" / f"sub-{subject}_{entities}_{suffix}{extension}"
@@ -167,6 +177,10 @@ class Layout:
 
     def volumes(self, subject: str, method: str) -> Path:
         return self.of_subject(subject, f"space-{self.suffix}_desc-{method_label(method)}", "volumes", ".tsv")
+
+    def segmentation_sidecar(self, subject: str, method: str) -> Path:
+        """How it was made, and what it seems to be worth."""
+        return self.of_subject(subject, f"space-{self.suffix}_desc-{method_label(method)}", "dseg", ".json")
 
     # Scores
     def subject_scores(self, subject: str) -> Path:

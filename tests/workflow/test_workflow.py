@@ -84,7 +84,8 @@ def test_shipped_configs(path: Path, tmp_path: Path) -> None:
         "template_labels": 1,
         "propagate": 6,  # atlases too, since the networks of fusion learn from them
         "fuse_train": 1,
-        "fuse": 2,
+        "fuse": 6,
+        "fuse_assess": 1,
         "score": -(-7 // config.register_.chunk),
         "score_summary": 1,
         "report": 1,
@@ -97,7 +98,7 @@ def test_shipped_configs(path: Path, tmp_path: Path) -> None:
     [
         ("train", {"affine": 1}),
         ("target", {"affine": 1, "propagate": 1, "fuse": 1}),
-        ("atlas", {"affine": 1, "propagate": 1}),
+        ("atlas", {"affine": 1, "propagate": 1, "fuse": 1}),
     ],
 )
 def test_one_more_subject_is_that_subjects_jobs(role: str, more: dict[str, int], tmp_path: Path) -> None:
@@ -112,7 +113,11 @@ def test_a_vote_alone_trains_nothing(tmp_path: Path) -> None:
     bids = make_cohort(tmp_path / "bids", ROLES)
     jobs = planned(tmp_path, "--configfile", write_config(tmp_path, bids, fusion={"methods": ["majority"]}))
     assert "fuse_train" not in jobs
-    assert jobs["propagate"] == 2
+    assert jobs["fuse_assess"] == 1 and jobs["fuse"] == 6
+    alone = {"methods": ["majority"], "assess": False}
+    jobs = planned(tmp_path, "--configfile", write_config(tmp_path, bids, fusion=alone))
+    assert "fuse_assess" not in jobs
+    assert jobs["propagate"] == jobs["fuse"] == 2
 
 
 def test_the_default_config_doesnt_leak_into_the_users(tmp_path: Path) -> None:
@@ -182,7 +187,7 @@ class TestAfterAFinishedRun:
             ({"score": {"bootstrap": 9}}, {"score", "score_summary", "report"}),
             (
                 {"fusion": {"evidence": {"steps": 9}}},
-                {"propagate", "fuse_train", "fuse", "score", "score_summary", "report"},
+                {"propagate", "fuse_train", "fuse", "fuse_assess", "score", "score_summary", "report"},
             ),
         ],
         ids=["nothing", "report", "score", "evidence"],

@@ -18,6 +18,8 @@ CHUNKS = [
 ]
 # Learned methods need networks, and atlases propagated to atlases to train them.
 NETWORKS = CONFIG.fusion.networks
+# Atlases are segmented too, each by the others, and tell what a target's segmentation is worth.
+ASSESS = CONFIG.fusion.assess and len(ATLASES) > 1
 # With labels in the objective, atlases are registered a second time, without their own.
 BLIND = set(ATLASES) if CONFIG.template.labels else set()
 # Jobs run the `atlasmith` of the active environment, or else that of Snakemake's own Python.

@@ -28,10 +28,12 @@ rule fuse:
         images=LAYOUT.propagated_images("{subject}"),
         sidecar=LAYOUT.propagated_sidecar("{subject}"),
         weights=[LAYOUT.fuser_weights(name) for name in NETWORKS],
+        assessment=lambda wildcards: [LAYOUT.assessment] if ASSESS and wildcards.subject in TARGETS else [],
     output:
         segmentations=[LAYOUT.segmentation("{subject}", method) for method in CONFIG.fusion.methods],
         confidences=[LAYOUT.confidence("{subject}", method) for method in CONFIG.fusion.methods],
         volumes=[LAYOUT.volumes("{subject}", method) for method in CONFIG.fusion.methods],
+        sidecars=[LAYOUT.segmentation_sidecar("{subject}", method) for method in CONFIG.fusion.methods],
     log:
         LAYOUT.log("fuse", "sub-{subject}"),
     conda:
@@ -42,3 +44,25 @@ rule fuse:
         digest=CONFIG.digest("fusion"),
     shell:
         "atlasmith fuse --config {params.config:q} --subject {wildcards.subject} > {log:q} 2>&1"
+
+
+if ASSESS:
+
+    rule fuse_assess:
+        input:
+            cohort=LAYOUT.cohort,
+            manual=files_of(LABELS, ATLASES, "dseg"),
+            segmentations=[LAYOUT.segmentation(a, method) for a in ATLASES for method in CONFIG.fusion.methods],
+            volumes=[LAYOUT.volumes(a, method) for a in ATLASES for method in CONFIG.fusion.methods],
+        output:
+            LAYOUT.assessment,
+            LAYOUT.assessment_table,
+        log:
+            LAYOUT.log("fuse_assess"),
+        conda:
+            "../envs/atlasmith.yaml"
+        params:
+            version=VERSION,
+            config=LAYOUT.config,
+        shell:
+            "atlasmith fuse-assess --config {params.config:q} > {log:q} 2>&1"

@@ -11,18 +11,21 @@ from torch import Tensor
 
 from atlasmith.config import Config
 from atlasmith.errors import look_up
+from atlasmith.fusion.assess import COLUMNS, found, predicted, tallied
 from atlasmith.fusion.evidence import Verdict
 from atlasmith.fusion.methods import FUSERS, Share, Votes, plurality
 from atlasmith.fusion.stack import read_stack
 from atlasmith.fusion.votenet import Trust
 from atlasmith.geometry import Array, Grid
+from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import read_grid, write_image
 from atlasmith.io.tables import read_cohort, read_tsv, write_tsv
 from atlasmith.warp import pull_coordinates, sample
 
 
 def fuse_subject(config: Config, subject_id: str) -> None:
-    """Write, for each of the config's methods, labels, confidence and volumes on the target's grid."""
+    """Write, for each of the config's methods, labels and confidence on the target's grid, the volumes, and
+    what all that is worth, where the atlases were assessed."""
     layout = config.layout
     subject = next(s for s in read_cohort(layout.cohort) if s.id == subject_id)
     names = {int(row["index"]): row["name"] for row in read_tsv(layout.labels)}
@@ -37,17 +40,20 @@ def fuse_subject(config: Config, subject_id: str) -> None:
         config.fusion.votenet.sharpness,
         config.fusion.jlf,
     )
+    known = read_json(layout.assessment) if subject.role != "atlas" and layout.assessment.exists() else None
     for method in config.fusion.methods:
-        said = look_up(FUSERS, method, "fusion method")(votes)
+        sizes: dict[int, float] = {}
+        said = tallied(look_up(FUSERS, method, "fusion method")(votes), sizes)
         labels, confidence = on_native(said, stack.grid, native)
         write_image(layout.segmentation(subject_id, method), labels, native, like=subject.image)
         write_image(layout.confidence(subject_id, method), confidence, native, like=subject.image)
-        voxel = float(abs(np.linalg.det(native.affine[:3, :3])))
-        rows = [
-            {"index": value, "name": name, "volume_mm3": float((labels == value).sum() * voxel)}
-            for value, name in names.items()
-        ]
-        write_tsv(layout.volumes(subject_id, method), rows, ["index", "name", "volume_mm3"])
+        expected = {value: size * stack.grid.voxel_volume for value, size in sizes.items()}
+        rows = found(labels, confidence, expected, names, native.voxel_volume)
+        about = {"SpatialReference": str(subject.image), "FusionMethod": method}
+        if known is not None and method in known["Methods"]:
+            about |= predicted(rows, known["Methods"][method])
+        write_tsv(layout.volumes(subject_id, method), rows, COLUMNS)
+        write_json(layout.segmentation_sidecar(subject_id, method), about)
 
 
 def on_native(said: Iterable[Share], grid: Grid, native: Grid) -> tuple[Array, Array]:

@@ -24,7 +24,15 @@ from tqdm import tqdm
 
 from atlasmith.config import Config
 from atlasmith.fusion.methods import Share, closeness, patch_distances
-from atlasmith.fusion.stack import Stack, library_of, own_labels, read_stack, split, training_digest
+from atlasmith.fusion.stack import (
+    Stack,
+    library_of,
+    own_labels,
+    positions,
+    read_stack,
+    split,
+    training_digest,
+)
 from atlasmith.geometry import Array
 from atlasmith.io.files import whole
 from atlasmith.io.tables import read_label_values, write_tsv
@@ -278,12 +286,6 @@ def _fit(
         digest=training_digest(config, len(library_of(layout))),
         description="evidence",
     )
-
-
-def positions(labels: Array, values: Array) -> Array:
-    """Where labels are among the sorted `values`; -1 for those that aren't."""
-    found = np.searchsorted(values, labels).clip(max=len(values) - 1)
-    return np.where(values[found] == labels, found, -1)
 
 
 class Verdict:

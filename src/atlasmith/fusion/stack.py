@@ -79,3 +79,9 @@ def own_labels(subject: Subject, grid: Grid) -> Array:
     own = read_labels(subject.labels)
     voxels = pull_coordinates(own.grid, [], grid)
     return sample_labels(torch.from_numpy(own.grid.squeeze(own.data)), voxels).numpy()
+
+
+def positions(labels: Array, values: Array) -> Array:
+    """Where labels are among the sorted `values`; -1 for those that aren't."""
+    found = np.searchsorted(values, labels).clip(max=len(values) - 1)
+    return np.where(values[found] == labels, found, -1)

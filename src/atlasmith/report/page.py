@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -138,6 +139,10 @@ class _Run:
 
 def _table_at(path: Path) -> list[dict[str, str]]:
     return read_tsv(path) if path.exists() else []
+
+
+def _json_at(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
 
 
 def _image_at(path: Path) -> Image | None:
@@ -542,6 +547,21 @@ def _to_look_at(run: _Run) -> str:
         [f"sub-{name}", failed, _number(value)]
         for name, value in _far_below(run.values("affine", "affine", "ncc")).items()
     ]
+    method = run.config.fusion.methods[-1]
+    worth = {s.id: _json_at(run.layout.segmentation_sidecar(s.id, method)) for s in run.subjects}
+    rows += [
+        [
+            f"sub-{name}",
+            f"segmentation by {_words(method)} has failed, it seems: expected Dice",
+            _number(known["ExpectedDice"] or 0),
+        ]
+        for name, known in worth.items()
+        if known.get("LookAt")
+    ]
+    predicted = {name: known.get("PredictedDice") for name, known in worth.items()}
+    ranked.append(
+        ("lowest predicted Dice", sorted((v, name) for name, v in predicted.items() if v is not None))
+    )
     rows += [
         [f"sub-{name}", why, _number(abs(value) if why.startswith("most") else value)]
         for why, items in ranked
