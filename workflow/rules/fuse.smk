@@ -52,7 +52,9 @@ if ASSESS:
         input:
             cohort=LAYOUT.cohort,
             manual=files_of(LABELS, ATLASES, "dseg"),
-            segmentations=[LAYOUT.segmentation(a, method) for a in ATLASES for method in CONFIG.fusion.methods],
+            segmentations=[
+                LAYOUT.segmentation(a, method) for a in ATLASES for method in CONFIG.fusion.methods
+            ],
             volumes=[LAYOUT.volumes(a, method) for a in ATLASES for method in CONFIG.fusion.methods],
         output:
             LAYOUT.assessment,
