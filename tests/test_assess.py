@@ -1,12 +1,16 @@
 """What segmentations are said to be worth, against people whose truth is known."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from scipy.ndimage import binary_erosion
 
 from atlasmith.config import Config
-from atlasmith.fusion import assess, fuse_subject, train_fusers
+from atlasmith.fusion import assess, audit, fuse_subject, train_fusers
 from atlasmith.fusion.apply import on_native
 from atlasmith.fusion.assess import LEVEL, fit, found, predicted, tallied
+from atlasmith.fusion.audit import judge, mean_dice, volume_ratio
 from atlasmith.fusion.methods import shares
 from atlasmith.geometry import Grid
 from atlasmith.io.files import read_json
@@ -130,3 +134,65 @@ def test_the_toy_cohorts_targets_are_as_good_as_predicted(toy_registered: Config
         assert about["PredictedDice"] == pytest.approx(np.mean(scores), abs=0.08)
         assert about["LookAt"] is False
     layout.assessment.unlink()  # as it was for other tests
+
+    audit(toy_registered)
+    rows = read_tsv(layout.audit)
+    assert [row["atlas"] for row in rows] == atlases and not any(row["finding"] for row in rows)
+    assert all(0.5 < float(row["given_dice"]) <= 1 for row in rows)
+
+
+def library(random: np.random.Generator) -> list[np.ndarray]:
+    """Twelve people's labels: a part left and one right of the middle, of some size and place."""
+    x, y = np.meshgrid(np.arange(64) - 31.5, np.arange(64) - 31.5, indexing="ij")
+    maps = []
+    for _ in range(12):
+        dx, dy, a, b = random.normal(0, 0.6, 4)
+        left = np.hypot(x + 14 + dx, (y + dy) / 1.5) < 9 + a
+        right = np.hypot(x - 10 + dx, y + 4 + dy) < 12 + b
+        maps.append(np.where(left, 0, np.where(right, 1, -1)))
+    return maps
+
+
+def eroded(labels: np.ndarray) -> np.ndarray:
+    return np.where(binary_erosion(labels == 0, iterations=2), 0, np.where(labels == 1, 1, -1))
+
+
+SHIFTS = [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y]
+Spoil = Callable[[np.ndarray], np.ndarray]
+
+
+def overlaps(
+    random: np.random.Generator, maps: list[np.ndarray], spoilt: dict[int, Spoil], twins: tuple[int, ...] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Dice of each on each, and volume ratios. Registration finds a person's parts but for a shift of a voxel,
+    and gives them the labels that the other had, spoilt or not. Twins have one image, which finds itself."""
+    dice, ratios = np.full((len(maps), len(maps)), np.nan), []
+    for j, true in enumerate(maps):
+        own, sizes = spoilt.get(j, np.copy)(true), []
+        for i in range(len(maps)):
+            if i != j:
+                shift = (0, 0) if {i, j} == set(twins) else SHIFTS[random.integers(len(SHIFTS))]
+                moved = np.roll(spoilt.get(i, np.copy)(true), shift, (0, 1))
+                dice[i, j] = mean_dice(own, moved, 2)
+                sizes.append([(moved == label).sum() for label in (0, 1)])
+        ratios.append(volume_ratio(np.array([(own == label).sum() for label in (0, 1)]), np.array(sizes)))
+    return dice, np.array(ratios)
+
+
+@pytest.mark.parametrize("spoil", [lambda labels: labels[::-1], eroded], ids=["flipped", "eroded"])
+@pytest.mark.parametrize("seed", range(20))
+def test_an_atlas_that_was_spoilt_is_found_and_no_other(seed: int, spoil: Spoil) -> None:
+    random = np.random.default_rng(seed)
+    maps, who = library(random), seed % 12
+    for spoilt in ({}, {who: spoil}):
+        rows = judge(*overlaps(random, maps, spoilt))
+        assert [k for k, row in enumerate(rows) if row["finding"]] == list(spoilt)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_twins_find_each_other(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    maps, (a, b) = library(random), (seed % 12, (seed + 5) % 12)
+    maps[b] = maps[a]
+    rows = judge(*overlaps(random, maps, {}, (a, b)))
+    assert {k: row["twin"] for k, row in enumerate(rows) if row["finding"]} == {a: b, b: a}

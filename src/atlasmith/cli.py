@@ -66,8 +66,9 @@ def _fuse_train(config: Config) -> None:
 
 
 def _fuse_assess(config: Config) -> None:
-    from atlasmith.fusion import assess
+    from atlasmith.fusion import assess, audit
 
+    audit(config)
     assess(config)
 
 
@@ -115,7 +116,10 @@ ONCE: dict[str, tuple[Callable[[Config], None], str]] = {
     "template": (_template, "train template and registration network together"),
     "template-labels": (_template_labels, "give the template labels, from the registered atlases"),
     "fuse-train": (_fuse_train, "train what learned fusion needs, leaving out one atlas at a time"),
-    "fuse-assess": (_fuse_assess, "learn from the fused atlases what fused labels are worth"),
+    "fuse-assess": (
+        _fuse_assess,
+        "judge atlases by each other, and learn what fused labels are worth",
+    ),
     "score-summary": (_score_summary, "gather the subjects' scores, with bootstrap intervals"),
     "report": (_report, "write the HTML report"),
     "demo-grade": (_demo_grade, "grade a run of the demo cohort against its known truth"),

@@ -121,6 +121,11 @@ class Layout:
         """The atlases' segmentations against their manual labels."""
         return self.output / "model" / "assessment.tsv"
 
+    @property
+    def audit(self) -> Path:
+        """The atlases, judged by each other."""
+        return self.output / "model" / "atlases.tsv"
+
     # One subject
     def of_subject(self, subject: str, entities: str, suffix: str, extension: str = ".nii.gz") -> Path:
         return self.output / f"sub-{subject}" / "anat" / f"sub-{subject}_{entities}_{suffix}{extension}"

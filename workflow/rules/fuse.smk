@@ -52,11 +52,14 @@ if ASSESS:
         input:
             cohort=LAYOUT.cohort,
             manual=files_of(LABELS, ATLASES, "dseg"),
+            propagated=[LAYOUT.propagated_labels(atlas) for atlas in ATLASES],
+            sidecars=[LAYOUT.propagated_sidecar(atlas) for atlas in ATLASES],
             segmentations=[
                 LAYOUT.segmentation(a, method) for a in ATLASES for method in CONFIG.fusion.methods
             ],
             volumes=[LAYOUT.volumes(a, method) for a in ATLASES for method in CONFIG.fusion.methods],
         output:
+            LAYOUT.audit,
             LAYOUT.assessment,
             LAYOUT.assessment_table,
         log:

@@ -547,6 +547,11 @@ def _to_look_at(run: _Run) -> str:
         [f"sub-{name}", failed, _number(value)]
         for name, value in _far_below(run.values("affine", "affine", "ncc")).items()
     ]
+    rows += [
+        [f"sub-{r['atlas']}", f"atlas: {r['finding']}", ""]
+        for r in _table_at(run.layout.audit)
+        if r["finding"]
+    ]
     method = run.config.fusion.methods[-1]
     worth = {s.id: _json_at(run.layout.segmentation_sidecar(s.id, method)) for s in run.subjects}
     rows += [

@@ -1,0 +1,126 @@
+"""The atlases, judged by each other: whose labels differ from all others', and who came twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from atlasmith.config import Config
+from atlasmith.fusion.stack import library_of, own_labels, positions
+from atlasmith.geometry import Array
+from atlasmith.io.files import read_json
+from atlasmith.io.images import read_labels
+from atlasmith.io.tables import read_label_values, write_tsv
+
+FEWEST = 5  # atlases, of which one can be told to differ
+FAR = 5.0  # robust deviations
+LEAST = 0.01  # that a deviation is at least, of Dice and of the logarithm of volumes
+TWIN = 0.9  # Dice of twins at least
+
+COLUMNS = [
+    "atlas",
+    "given_dice",
+    "received_dice",
+    "volume_ratio",
+    "deviations",
+    "twin",
+    "twin_dice",
+    "finding",
+]
+
+
+def audit(config: Config) -> None:
+    """Write what each atlas gives and takes: the mean Dice of its labels on the other atlases, and of theirs
+    on it, all propagated through the template; its volumes over those that the others give it; and who seems
+    mislabelled, misplaced or there twice."""
+    layout = config.layout
+    values = np.array(read_label_values(layout.labels))
+    atlases = library_of(layout)
+    place = {atlas.id: index for index, atlas in enumerate(atlases)}
+    dice = np.full((len(atlases), len(atlases)), np.nan)
+    ratios = []
+    for atlas in atlases:
+        propagated = read_labels(layout.propagated_labels(atlas.id))
+        own = positions(own_labels(atlas, propagated.grid), values)
+        voters = read_json(layout.propagated_sidecar(atlas.id))["atlases"]
+        sizes = []
+        maps = np.moveaxis(propagated.data.reshape(*propagated.grid.shape, -1), -1, 0)
+        for name, labels in zip(voters, maps, strict=True):
+            theirs = positions(propagated.grid.squeeze(labels), values)
+            dice[place[name], place[atlas.id]] = mean_dice(own, theirs, len(values))
+            sizes.append(_sizes(theirs, len(values)))
+        ratios.append(volume_ratio(_sizes(own, len(values)), np.array(sizes)))
+    findings = judge(dice, np.array(ratios))
+    for atlas, row in zip(atlases, findings, strict=True):
+        row["atlas"] = atlas.id
+        if row["twin"] is not None:
+            row["twin"] = atlases[row["twin"]].id
+        if row["finding"]:
+            print(f"audit: sub-{atlas.id}: {row['finding']}", flush=True)
+    write_tsv(layout.audit, findings, COLUMNS)
+
+
+def mean_dice(a: Array, b: Array, count: int) -> float:
+    """Over the labels, as positions, that at least one map has."""
+    both, total = _sizes(np.where(a == b, a, -1), count), _sizes(a, count) + _sizes(b, count)
+    return float((2 * both[total > 0] / total[total > 0]).mean()) if total.any() else np.nan
+
+
+def _sizes(labels: Array, count: int) -> Array:
+    return np.bincount(labels[labels >= 0], minlength=count)
+
+
+def volume_ratio(own: Array, theirs: Array) -> float:
+    """An atlas's volumes (L,) over the median of those that others give it (N, L): the geometric mean."""
+    usual = np.median(theirs, axis=0)
+    known = (own > 0) & (usual > 0)
+    return float(np.exp(np.log(own[known] / usual[known]).mean())) if known.any() else np.nan
+
+
+def judge(dice: Array, ratios: Array) -> list[dict[str, Any]]:
+    """A row an atlas, from the Dice (N, N) of the labels of the first on the second, NaN on the diagonal, and
+    the volume ratios (N,).
+
+    An atlas differs from all others whose overlap with them lies `FAR` robust deviations below the median, or
+    whose volume ratio is so far from the median. Twins overlap by so many deviations more than what each has
+    with others lets expect.
+    """
+    count = len(dice)
+    given, received = np.nanmean(dice, axis=1), np.nanmean(dice, axis=0)
+    overlap = (given + received) / 2
+    deviations = (overlap - np.median(overlap)) / _spread(overlap)
+    sizes = np.log(ratios)
+    larger = (sizes - np.nanmedian(sizes)) / _spread(sizes)
+    mutual = (dice + dice.T) / 2
+    surplus = mutual - (overlap[:, None] + overlap) / 2
+    above = np.triu_indices(count, 1)
+    closeness = (surplus - np.median(surplus[above])) / _spread(surplus[above])
+    np.fill_diagonal(closeness, -np.inf)
+    rows = []
+    for k in range(count):
+        other = int(closeness[k].argmax())
+        twin = other if closeness[k, other] > FAR and mutual[k, other] > TWIN else None
+        finding = ""
+        if count >= FEWEST and deviations[k] < -FAR:
+            finding = "its labels, or where it lies, differ from all others'"
+        elif count >= FEWEST and abs(larger[k]) > FAR:
+            finding = "its labels are of another size than the others'"
+        elif count >= FEWEST and twin is not None:
+            finding = "it seems to be the same image as its twin"
+        rows.append(
+            {
+                "given_dice": float(given[k]),
+                "received_dice": float(received[k]),
+                "volume_ratio": float(ratios[k]),
+                "deviations": float(deviations[k]),
+                "twin": other if finding and twin is not None else None,
+                "twin_dice": float(mutual[k, other]),
+                "finding": finding,
+            }
+        )
+    return rows
+
+
+def _spread(values: Array) -> float:
+    return max(1.4826 * float(np.nanmedian(np.abs(values - np.nanmedian(values)))), LEAST)
