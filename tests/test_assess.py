@@ -164,7 +164,7 @@ Spoil = Callable[[np.ndarray], np.ndarray]
 def overlaps(
     random: np.random.Generator, maps: list[np.ndarray], spoilt: dict[int, Spoil], twins: tuple[int, ...] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Dice of each on each, and volume ratios. Registration finds a person's parts but for a shift of a voxel,
+    """Dice of each on each, and volume ratios. Registration finds a person's parts but for a shift of a voxel
     and gives them the labels that the other had, spoilt or not. Twins have one image, which finds itself."""
     dice, ratios = np.full((len(maps), len(maps)), np.nan), []
     for j, true in enumerate(maps):

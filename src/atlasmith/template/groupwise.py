@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from atlasmith import __version__
-from atlasmith.aligned import AlignedImages
+from atlasmith.aligned import CACHE_BYTES, AlignedImages
 from atlasmith.augmentation import augmented
 from atlasmith.config import Config
 from atlasmith.geometry import Grid
@@ -26,6 +27,31 @@ from atlasmith.training import autocast, fit, generator, one_cycle, pick_device
 # Of the template's learning rate. The decoder's weights act together: each as fast as a free voxel, they move
 # the template's contrast, which a local correlation doesn't see, long before its shape.
 DECODER_RATE = 0.02
+
+
+class _Features:
+    """What is compared of images as they are: seen by the segmenters once, and kept, as memory allows."""
+
+    def __init__(self, model: Groupwise, images: AlignedImages) -> None:
+        self.model, self.images = model, images
+        self._kept: dict[int, Tensor] = {}
+
+    def __call__(self, indices: Sequence[int]) -> Tensor:
+        """Features (B, C, *shape), on the CPU."""
+        return torch.cat([self._one(index) for index in indices])
+
+    def _one(self, index: int) -> Tensor:
+        if index in self._kept:
+            return self._kept[index].float()
+        image, _ = self.images.batch([index])
+        if self.model.segmenters is None:
+            return image
+        device = self.model.base.device
+        with autocast(device):
+            features = self.model.features(image.to(device), [self.images.subjects[index].id]).half().cpu()
+        if (len(self._kept) + 1) * features.nbytes <= CACHE_BYTES:
+            self._kept[index] = features
+        return features.float()
 
 
 def train(config: Config) -> None:
@@ -93,15 +119,19 @@ def train(config: Config) -> None:
             chosen.append(int(order[position % len(subjects)]))
         return chosen
 
+    as_they_are = _Features(model, images)
+
     def step(index: int) -> dict[str, Tensor]:
         chosen = draw(index)
         image, mask = images.batch(chosen)
-        if settings.augment:
-            image, mask, _ = augmented(image, mask, generator(config.seed, 4, index))
-        image, mask = image.to(device), mask.to(device)
         with autocast(device):
+            if settings.augment:
+                image, mask, _ = augmented(image, mask, generator(config.seed, 4, index))
+                image = model.features(image.to(device), [subjects[i].id for i in chosen])
+            else:
+                image = as_they_are(chosen).to(device)
+            mask = mask.to(device)
             template = model.template_features(codes[chosen].to(device))
-            image = model.features(image, [subjects[i].id for i in chosen])
             velocity = model.velocity(template, image)
         if velocity.log_variance is not None:
             random = generator(config.seed, 3, index)

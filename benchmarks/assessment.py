@@ -1,0 +1,56 @@
+"""What a finished run says its segmentations are worth, against the targets' manual labels.
+
+    python benchmarks/assessment.py results-hippocampus
+
+Prints a Markdown table a method: Pearson's r and the mean absolute error of the predicted Dice, over targets
+(means over labels) and over labels, and how often the interval of a volume holds the manual one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from atlasmith.config import load_config
+from atlasmith.io.images import read_labels
+from atlasmith.io.tables import MISSING, read_cohort, read_tsv
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="a finished output folder")
+    options = parser.parse_args()
+    config = load_config(options.run / "config.yaml").model_copy(update={"output": options.run})
+    layout = config.layout
+    targets = [s for s in read_cohort(layout.cohort) if s.role == "target" and s.labels is not None]
+    print(f"{len(targets)} targets\n")
+    print("| method | r, targets | r, labels | error, targets | error, labels | intervals that hold |")
+    print("|---|---|---|---|---|---|")
+    for method in config.fusion.methods:
+        predicted, true, held = [], [], []
+        for target in targets:
+            truth = read_labels(target.labels)
+            found = read_labels(layout.segmentation(target.id, method)).data
+            for row in read_tsv(layout.volumes(target.id, method)):
+                a, b = found == int(row["index"]), truth.data == int(row["index"])
+                if row["predicted_dice"] == MISSING or not b.any():
+                    continue
+                predicted.append((target.id, float(row["predicted_dice"])))
+                true.append(2 * (a & b).sum() / (a.sum() + b.sum()))
+                if row["low_mm3"] != MISSING:
+                    volume = b.sum() * truth.grid.voxel_volume
+                    held.append(float(row["low_mm3"]) <= volume <= float(row["high_mm3"]))
+        ids = np.array([name for name, _ in predicted])
+        pairs = np.array([[value for _, value in predicted], true]).T
+        means = np.array([pairs[ids == name].mean(axis=0) for name in np.unique(ids)])
+        r = [f"{np.corrcoef(x.T)[0, 1]:.2f}" for x in (means, pairs)]
+        error = [f"{np.abs(x[:, 0] - x[:, 1]).mean():.3f}" for x in (means, pairs)]
+        print(f"| {method} | {r[0]} | {r[1]} | {error[0]} | {error[1]} | {100 * np.mean(held):.1f} % |")
+
+
+if __name__ == "__main__":
+    main()
