@@ -115,7 +115,9 @@ def main() -> None:
                 trust = cache(lambda stack=stack: judge()(stack))
                 start = time.perf_counter()
                 try:
-                    found = methods[name](stack, native, trust, lambda stack=stack: jury()(stack))
+                    found = methods[name](
+                        stack, native, trust, lambda stack=stack, target=target: jury()(stack, target.id)
+                    )
                 except ImportError as error:
                     print(f"{name} is skipped: {error}", file=sys.stderr)
                     del methods[name], dice[name]

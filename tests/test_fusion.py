@@ -478,6 +478,37 @@ def test_a_label_that_the_jury_never_met_has_no_say() -> None:
     )
 
 
+def test_the_jury_that_learned_without_an_atlas_judges_it() -> None:
+    stack = crowd((30, 26), [0, 3, 9])
+    case = evidence.make_case(stack, evidence.disputed(stack))
+    juries = evidence.Juries(3, 8, [["a"], ["b", "c"]])
+    for jury in juries.each:
+        torch.nn.init.normal_(jury.decide.weight)
+    told = torch.from_numpy(case.evidence), torch.from_numpy(positions(case.labels, np.array([0, 3, 9])))
+    first, second = (jury(*told).softmax(-1) for jury in juries.each)
+    assert not torch.allclose(first, second)
+    torch.testing.assert_close(juries.shares(*told, "a"), first)
+    torch.testing.assert_close(juries.shares(*told, "c"), second)
+    torch.testing.assert_close(juries.shares(*told, "new"), (first + second) / 2)
+
+
+def test_a_jury_learns_nothing_of_what_it_leaves_out(tmp_path: Path) -> None:
+    config = phantom_library(tmp_path)
+    found = []
+    for spoilt in (False, True):
+        if spoilt:
+            for name in ("00", "03", "06"):  # of three juries, the first leaves these out
+                path = tmp_path / f"{name}_dseg.nii.gz"
+                labels = read_labels(path)
+                write_image(path, np.roll(labels.data, 9, axis=0), labels.grid)
+        evidence.train_evidence(config)
+        found.append(evidence.Verdict(config).juries)
+    assert found[0].without[0] == {"00", "03", "06"}
+    first, again = (juries.each[0].state_dict() for juries in found)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(found[0].each[1].hear.weight, found[1].each[1].hear.weight)
+
+
 def test_where_all_agree_there_is_no_case() -> None:
     labels = np.repeat(RANDOM.integers(0, 3, (1, 9, 8)).astype(np.int32), 4, axis=0)
     stack = Stack(labels, np.zeros(labels.shape, np.float32), np.zeros((9, 8)), Grid((9, 8, 1), np.eye(4)))

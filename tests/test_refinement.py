@@ -11,7 +11,7 @@ from torch import Tensor
 
 from atlasmith.config import Config, parse_config
 from atlasmith.geometry import Grid
-from atlasmith.io.tables import read_tsv
+from atlasmith.io.tables import Subject, read_tsv
 from atlasmith.networks import CovariateCode, Groupwise
 from atlasmith.template.refinement import refine_template, regression, start_from_regression
 from atlasmith.warp import warp
@@ -78,6 +78,7 @@ class Rings:
             x, y = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2 + bend * field / field.std()
             images.append(np.exp(-((np.hypot(x, y) - 13 - growth * code) ** 2) / 8))
         self.images = torch.tensor(np.array(images), dtype=torch.float32)[:, None]
+        self.subjects = [Subject(f"{index:03d}", "train", Path()) for index in range(count)]
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         images = self.images[list(indices)]

@@ -66,9 +66,8 @@ def _fuse_train(config: Config) -> None:
 
 
 def _fuse_assess(config: Config) -> None:
-    from atlasmith.fusion import assess, audit
+    from atlasmith.fusion import assess
 
-    audit(config)
     assess(config)
 
 

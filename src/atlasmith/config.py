@@ -128,6 +128,7 @@ class VoteNetSection(Section):
 
 
 class EvidenceSection(Section):
+    count: Count = Field(3, description="networks, each of which learns without its share of the atlases")
     voxels: Count = Field(400_000, description="disputed voxels, of all atlases together, to learn from")
     width: Count = Field(64, description="of the network's layers")
     steps: Count = 1500

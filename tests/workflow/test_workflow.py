@@ -207,7 +207,7 @@ class TestAfterAFinishedRun:
     def test_another_image_concerns_everyone(self, folder: Path) -> None:
         write_image(folder / "bids" / "sub-04" / "anat" / "sub-04_T1w.nii.gz", labels=True)
         jobs = planned(folder, "--configfile", folder / "my.yaml")
-        assert (jobs["cohort"], jobs["affine"], jobs["template"], jobs["fuse"]) == (1, 7, 1, 2)
+        assert (jobs["cohort"], jobs["affine"], jobs["template"], jobs["fuse"]) == (1, 7, 1, 6)
 
     def test_the_plan_is_renewed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         stand_in(folder, "touch results/report.html", monkeypatch)

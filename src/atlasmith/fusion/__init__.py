@@ -3,11 +3,10 @@
 from atlasmith.config import Config
 from atlasmith.fusion.apply import fuse_subject
 from atlasmith.fusion.assess import assess
-from atlasmith.fusion.audit import audit
 from atlasmith.fusion.evidence import train_evidence
 from atlasmith.fusion.votenet import train_votenet
 
-__all__ = ["assess", "audit", "fuse_subject", "train_fusers"]
+__all__ = ["assess", "fuse_subject", "train_fusers"]
 
 TRAINERS = {"votenet": train_votenet, "evidence": train_evidence}
 

@@ -36,7 +36,7 @@ def fuse_subject(config: Config, subject_id: str) -> None:
         stack.images,
         stack.target,
         cache(lambda: Trust(config)(stack)),
-        lambda: Verdict(config)(stack),
+        lambda: Verdict(config)(stack, subject_id),
         config.fusion.votenet.sharpness,
         config.fusion.jlf,
     )

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from atlasmith.config import Config
+from atlasmith.fusion.audit import audit
 from atlasmith.fusion.methods import Share
 from atlasmith.fusion.stack import library_of, positions
 from atlasmith.geometry import Array
@@ -93,7 +94,8 @@ def _overall(rows: Sequence[dict[str, Any]], column: str) -> float | None:
 
 def assess(config: Config) -> None:
     """Compare the atlases' segmentations, each by all others, with their manual labels; write the comparison,
-    and what it teaches about subjects without labels."""
+    what it teaches about subjects without labels, and the atlases' audit."""
+    audit(config)
     layout = config.layout
     values = np.array(read_label_values(layout.labels))
     rows: list[dict[str, Any]] = []

@@ -30,12 +30,12 @@ from atlasmith.fusion.stack import (
     own_labels,
     positions,
     read_stack,
-    split,
     training_digest,
 )
 from atlasmith.geometry import Array
 from atlasmith.io.files import whole
-from atlasmith.io.tables import read_label_values, write_tsv
+from atlasmith.io.tables import Subject, read_label_values, write_tsv
+from atlasmith.networks import left_out
 from atlasmith.training import fit, generator, one_cycle, pick_device
 
 FEATURES = 18  # that make up the evidence
@@ -50,7 +50,7 @@ CODE = 6  # what the network remembers of a label: so many numbers
 BATCH = 4096  # voxels a step
 CHUNK = 65536  # voxels of one forward pass
 VALIDATE_EVERY = 20
-VALIDATED = 5000  # voxels of each held-out atlas
+NO_VOTES = -1  # in place of the truth's position, where it is none of the candidates
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +186,6 @@ class Jury(nn.Module):
 
     def __init__(self, labels: int, width: int) -> None:
         super().__init__()
-        self.settings = {"labels": labels, "width": width}
         self.register_buffer("mean", torch.zeros(FEATURES))
         self.register_buffer("deviation", torch.ones(FEATURES))
         self.codes = nn.Embedding(labels, CODE)
@@ -209,73 +208,101 @@ class Jury(nn.Module):
         return torch.where(present, verdict + self.sharpness * shares[..., None], -torch.inf)[..., 0]
 
 
+class Juries(nn.Module):
+    """Juries that learn from a part of the atlases each, so that there is one to judge any of them as it
+    judges someone new (cross-fitting). `without` says what each learns without, by id."""
+
+    def __init__(self, labels: int, width: int, without: Sequence[Sequence[str]]) -> None:
+        super().__init__()
+        self.settings = {"labels": labels, "width": width, "without": [list(ids) for ids in without]}
+        self.without = [frozenset(ids) for ids in without]
+        self.each: Sequence[Jury] = nn.ModuleList(  # type: ignore[assignment]
+            Jury(labels, width) for _ in without
+        )
+
+    def shares(self, evidence: Tensor, labels: Tensor, name: str) -> Tensor:
+        """Probabilities (B, K) on the image of `name`: of the jury that learned without it, or their mean."""
+        unseen = [jury for jury, ids in zip(self.each, self.without, strict=True) if name in ids]
+        return torch.stack([jury(evidence, labels).softmax(-1) for jury in unseen or self.each]).mean(0)
+
+
 def train_evidence(config: Config) -> None:
     """Train on voxels of the atlases that the other atlases, propagated there, dispute; write weights and
-    training table. A tenth of the atlases, where there are six or more, only validate. A killed run goes on
-    from its checkpoint to the same weights.
+    training table, whose validation is on the atlases that a jury learns without. A killed run goes on from
+    its checkpoint to the same weights.
     """
     layout, settings = config.layout, config.fusion.evidence
     atlases = library_of(layout)
-    validation, training = split(config.seed, len(atlases))
     values = np.array([0, *read_label_values(layout.labels)])
     device = pick_device(config.device)
-
-    def drawn(index: int, most: int) -> list[Tensor]:
-        """Evidence, labels and the truth's position among these, of so many voxels of one atlas."""
-        stack = read_stack(layout, atlases[index])
+    parts = []
+    for index, atlas in enumerate(tqdm(atlases, desc="evidence: voxels", disable=None)):
+        stack = read_stack(layout, atlas)
         where = disputed(stack)
-        order = torch.randperm(len(where), generator=generator(config.seed, 30, index))[:most]
-        where = where[np.sort(order.numpy())]
+        order = torch.randperm(len(where), generator=generator(config.seed, 30, index))
+        where = where[np.sort(order[: -(-settings.voxels // len(atlases))].numpy())]
         case = make_case(stack, where)
-        right = case.labels == own_labels(atlases[index], stack.grid).ravel()[where, None]
-        known = right.any(axis=1)  # the truth has votes
-        labels = torch.from_numpy(positions(case.labels[known], values))
-        truth = torch.from_numpy(right[known].argmax(axis=1))
-        return [torch.from_numpy(case.evidence[known]), labels, truth]
-
-    def gathered(indices: Sequence[int], most: int) -> list[Tensor]:
-        progress = tqdm(indices, desc="evidence: voxels", disable=None)
-        parts = [part for part in (drawn(index, most) for index in progress) if len(part[0])]
-        return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
-
+        right = case.labels == own_labels(atlas, stack.grid).ravel()[where, None]
+        truth = np.where(right.any(axis=1), right.argmax(axis=1), NO_VOTES)
+        labels = positions(case.labels, values)
+        parts.append(
+            [*map(torch.from_numpy, (case.evidence, labels, truth)), torch.full((len(where),), index)]
+        )
+    voxels = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
     torch.manual_seed(config.seed)
-    jury = Jury(len(values), settings.width).to(device)
-    learned = gathered(training, -(-settings.voxels // len(training)))
-    if learned:
-        _fit(config, jury, learned, gathered(validation, VALIDATED), device)
+    without = left_out([atlas.id for atlas in atlases], settings.count)
+    juries = Juries(len(values), settings.width, without).to(device)
+    if len(voxels[0]):
+        _fit(config, juries, atlases, voxels, device)
     else:
         print("evidence: nowhere do two atlases disagree on a third, so the votes decide", flush=True)
         write_tsv(layout.fuser_training("evidence"), [], ["step", "loss"])
-    metadata = {**jury.settings, "values": values.tolist()}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in jury.state_dict().items()}
+    metadata = {**juries.settings, "values": values.tolist()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in juries.state_dict().items()}
     with whole(layout.fuser_weights("evidence")) as partial:
         save_file(tensors, partial, {"atlasmith": json.dumps(metadata)})
     layout.fuser_checkpoint("evidence").unlink(missing_ok=True)
 
 
 def _fit(
-    config: Config, jury: Jury, learned: list[Tensor], judged: list[Tensor], device: torch.device
+    config: Config,
+    juries: Juries,
+    atlases: Sequence[Subject],
+    voxels: Sequence[Tensor],
+    device: torch.device,
 ) -> None:
-    """Train on voxels: their evidence, their labels and the truth's position among these; and validate."""
+    """Train on voxels: their evidence, their labels, the truth's position among these, and whose they are."""
     settings, layout = config.fusion.evidence, config.layout
-    evidence, labels, truth = learned
-    present = evidence[labels >= 0]
-    jury.mean.copy_(present.mean(0))
-    jury.deviation.copy_(present.std(0) + 1e-3)
-    optimiser = torch.optim.AdamW(jury.parameters(), lr=settings.learning_rate)
+    evidence, labels, truth, owner = voxels
+    taught = torch.tensor([[atlas.id not in ids for ids in juries.without] for atlas in atlases])
+    for k, jury in enumerate(juries.each):
+        present = evidence[(labels >= 0) & taught[owner, k, None]]
+        jury.mean.copy_(present.mean(0))
+        jury.deviation.copy_(present.std(0) + 1e-3)
+    optimiser = torch.optim.AdamW(juries.parameters(), lr=settings.learning_rate)
 
     def step(index: int) -> dict[str, Tensor]:
         some = torch.randint(len(truth), (BATCH,), generator=generator(config.seed, 31, index))
-        logits = jury(evidence[some].to(device), labels[some].to(device))
-        terms = {"loss": F.cross_entropy(logits, truth[some].to(device))}
-        if judged and (index + 1) % VALIDATE_EVERY == 0:
-            with torch.no_grad():
-                logits = jury(judged[0].to(device), judged[1].to(device))
-                terms["validation"] = F.cross_entropy(logits, judged[2].to(device))
+        known = taught[owner[some]]
+        learned, judged = [], []
+        for k, jury in enumerate(juries.each):
+
+            def loss(voxels: Tensor, jury: Jury = jury) -> Tensor:
+                logits = jury(evidence[voxels].to(device), labels[voxels].to(device))
+                right = truth[voxels].to(device)
+                return F.cross_entropy(logits, right, ignore_index=NO_VOTES, reduction="sum")
+
+            learned.append(loss(some[known[:, k]]))
+            if (index + 1) % VALIDATE_EVERY == 0:
+                with torch.no_grad():
+                    judged.append(loss(some[~known[:, k]]))
+        terms = {"loss": torch.stack(learned).sum() / max(int(known.sum()), 1)}
+        if judged and not known.all():
+            terms["validation"] = torch.stack(judged).sum() / (~known).sum()
         return terms
 
     fit(
-        module=jury,
+        module=juries,
         optimiser=optimiser,
         step=step,
         steps=settings.steps,
@@ -283,13 +310,13 @@ def _fit(
         checkpoint=layout.fuser_checkpoint("evidence"),
         table=layout.fuser_training("evidence"),
         every=settings.checkpoint_every,
-        digest=training_digest(config, len(library_of(layout))),
+        digest=training_digest(config, len(atlases)),
         description="evidence",
     )
 
 
 class Verdict:
-    """A trained jury, ready to decide one target."""
+    """Trained juries, ready to decide one target."""
 
     def __init__(self, config: Config) -> None:
         self.device = pick_device(config.device)
@@ -297,17 +324,18 @@ class Verdict:
             metadata = json.loads(file.metadata()["atlasmith"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         self.values = np.array(metadata.pop("values"))
-        self.jury = Jury(**metadata)
-        self.jury.load_state_dict(tensors)
-        self.jury.to(self.device).eval()
+        self.juries = Juries(**metadata)
+        self.juries.load_state_dict(tensors)
+        self.juries.to(self.device).eval()
 
     @torch.inference_mode()
-    def __call__(self, stack: Stack) -> Iterator[Share]:
-        """Every label's probability: the jury's where voters disagree, 1 where they agree."""
+    def __call__(self, stack: Stack, name: str) -> Iterator[Share]:
+        """Every label's probability on the image of `name`: the juries' where voters disagree, 1 where they
+        agree."""
         case = make_case(stack, disputed(stack))
         labels = torch.from_numpy(positions(case.labels, self.values))
         parts = [
-            self.jury(x.to(self.device), y.to(self.device)).softmax(-1).cpu()
+            self.juries.shares(x.to(self.device), y.to(self.device), name).cpu()
             for x, y in zip(torch.from_numpy(case.evidence).split(CHUNK), labels.split(CHUNK), strict=True)
             if len(y)
         ]

@@ -15,10 +15,7 @@ from atlasmith.io.images import read_image, read_labels
 from atlasmith.io.tables import Subject, read_cohort
 from atlasmith.naming import Layout
 from atlasmith.preparation import read_prepared
-from atlasmith.training import generator
 from atlasmith.warp import pull, pull_coordinates, sample_labels
-
-HELD_OUT = 0.1  # of the atlases
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +54,6 @@ def library_of(layout: Layout) -> list[Subject]:
             "from fusion.methods."
         )
     return atlases
-
-
-def split(seed: int, count: int) -> tuple[list[int], list[int]]:
-    """The atlases that only validate, a tenth where there are six or more, and those that teach."""
-    held = max(1, round(HELD_OUT * count)) if count >= 6 else 0
-    order = torch.randperm(count, generator=generator(seed, 10)).tolist()
-    return order[:held], order[held:]
 
 
 def training_digest(config: Config, count: int) -> str:

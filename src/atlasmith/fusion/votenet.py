@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from atlasmith.augmentation import intensities
 from atlasmith.config import Config
-from atlasmith.fusion.stack import Stack, library_of, own_labels, read_stack, split, training_digest
+from atlasmith.fusion.stack import Stack, library_of, own_labels, read_stack, training_digest
 from atlasmith.geometry import Array
 from atlasmith.io.files import whole
 from atlasmith.io.tables import Subject
@@ -36,6 +36,7 @@ DISPUTED = 5  # voxels a side: how far around a disagreement training looks
 ELSEWHERE = 0.05  # weight of the voxels where all agree
 TARGETS_A_STEP = 2
 VALIDATE_EVERY = 20
+HELD_OUT = 0.1  # of the atlases
 CACHE_BYTES = 3 * 2**30
 BATCH_VOXELS = 2_000_000  # of one forward pass when applied
 
@@ -94,6 +95,13 @@ def _augment(image: Tensor, random: torch.Generator) -> Tensor:
     return intensities(image[None, None], random, bias=0.0)[0, 0]
 
 
+def _split(seed: int, count: int) -> tuple[list[int], list[int]]:
+    """The atlases that only validate, a tenth where there are six or more, and those that teach."""
+    held = max(1, round(HELD_OUT * count)) if count >= 6 else 0
+    order = torch.randperm(count, generator=generator(seed, 10)).tolist()
+    return order[:held], order[held:]
+
+
 def train_votenet(config: Config) -> None:
     """Train on the atlases propagated to each other; write weights and training table.
 
@@ -105,7 +113,7 @@ def train_votenet(config: Config) -> None:
     layout, settings = config.layout, config.fusion.votenet
     atlases = library_of(layout)
     library = _Library(layout, atlases)
-    validation, training = split(config.seed, len(atlases))
+    validation, training = _split(config.seed, len(atlases))
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
     net = UNet(library[0][0].grid.ndim, CHANNELS, 1, settings.channels).to(device)
