@@ -15,7 +15,8 @@ import numpy as np
 
 from atlasmith.config import load_config
 from atlasmith.io.images import read_labels
-from atlasmith.io.tables import MISSING, read_cohort, read_tsv
+from atlasmith.io.tables import MISSING, read_cohort, read_label_values, read_tsv
+from atlasmith.overlap import count, dice, label_index
 
 
 def main() -> None:
@@ -26,6 +27,7 @@ def main() -> None:
     options = parser.parse_args()
     config = load_config(options.run / "config.yaml").model_copy(update={"output": options.run})
     layout = config.layout
+    values = np.array(read_label_values(layout.labels))
     targets = [s for s in read_cohort(layout.cohort) if s.role == "target" and s.labels is not None]
     print(f"{len(targets)} targets\n")
     print("| method | r, targets | r, labels | error, targets | error, labels | intervals that hold |")
@@ -34,15 +36,17 @@ def main() -> None:
         predicted, true, held = [], [], []
         for target in targets:
             truth = read_labels(target.labels)
-            found = read_labels(layout.segmentation(target.id, method)).data
+            found = read_labels(layout.segmentation(target.id, method))
+            counts = count(*(label_index(image.data, values) for image in (truth, found)), len(values))
+            scores = dice(counts)
             for row in read_tsv(layout.volumes(target.id, method)):
-                a, b = found == int(row["index"]), truth.data == int(row["index"])
-                if row["predicted_dice"] == MISSING or not b.any():
+                k = int(label_index(np.array(int(row["index"])), values)) - 1
+                if row["predicted_dice"] == MISSING or not counts.truth[k]:
                     continue
                 predicted.append((target.id, float(row["predicted_dice"])))
-                true.append(2 * (a & b).sum() / (a.sum() + b.sum()))
+                true.append(scores[k])
                 if row["low_mm3"] != MISSING:
-                    volume = b.sum() * truth.grid.voxel_volume
+                    volume = counts.truth[k] * truth.grid.voxel_volume
                     held.append(float(row["low_mm3"]) <= volume <= float(row["high_mm3"]))
         ids = np.array([name for name, _ in predicted])
         pairs = np.array([[value for _, value in predicted], true]).T

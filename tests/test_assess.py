@@ -16,6 +16,7 @@ from atlasmith.geometry import Grid
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_labels
 from atlasmith.io.tables import read_cohort, read_tsv
+from atlasmith.overlap import count
 from atlasmith.propagate import propagate
 
 NAMES = {1: "a", 2: "b"}
@@ -172,7 +173,7 @@ def overlaps(
             if i != j:
                 shift = (0, 0) if {i, j} == set(twins) else SHIFTS[random.integers(len(SHIFTS))]
                 moved = np.roll(spoilt.get(i, np.copy)(true), shift, (0, 1))
-                dice[i, j] = mean_dice(own, moved, 2)
+                dice[i, j] = mean_dice(count(own + 1, moved + 1, 2))
                 sizes.append([(moved == label).sum() for label in (0, 1)])
         ratios.append(volume_ratio(np.array([(own == label).sum() for label in (0, 1)]), np.array(sizes)))
     return dice, np.array(ratios)

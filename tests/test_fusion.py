@@ -10,9 +10,10 @@ from scipy.ndimage import gaussian_filter
 from atlasmith.config import Config, JLFSection, parse_config
 from atlasmith.fusion import evidence, fuse_subject, methods, train_fusers
 from atlasmith.fusion.apply import on_native
+from atlasmith.fusion.evidence import positions
 from atlasmith.fusion.jlf import solved
 from atlasmith.fusion.methods import FUSERS, Votes, plurality, shares
-from atlasmith.fusion.stack import Stack, own_labels, positions
+from atlasmith.fusion.stack import Stack, own_labels
 from atlasmith.fusion.votenet import CHANNELS, Trust, consensus, inputs, platt
 from atlasmith.geometry import Grid
 from atlasmith.io.files import write_json

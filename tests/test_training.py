@@ -30,7 +30,6 @@ def run(folder: Path, stop_at: int | None = None, bad: bool = False, digest: str
         optimiser=torch.optim.Adam(module.parameters(), lr=0.3),
         step=step,
         steps=40,
-        schedule=one_cycle(40),
         checkpoint=folder / "checkpoint.safetensors",
         table=folder / "table.tsv",
         every=10,

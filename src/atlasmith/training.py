@@ -65,19 +65,20 @@ def fit(
     optimiser: torch.optim.Optimizer,
     step: Callable[[int], dict[str, Tensor]],
     steps: int,
-    schedule: Callable[[int], float],
     checkpoint: Path,
     table: Path,
     every: int,
     digest: str,
     description: str,
 ) -> None:
-    """Minimise `step(index)["loss"]`; the other entries of `step` are logged under their names.
+    """Minimise `step(index)["loss"]`, at the optimiser's rates times `one_cycle`; the other entries of `step`
+    are logged under their names.
 
     Every `every` steps the state goes to `checkpoint`, whole; a later call with the same `digest` goes on
     from there to the same weights, since `step` draws its random numbers from its index alone. An entry that
     is missing in some steps is written as n/a. The caller removes the checkpoint once its results are safe.
     """
+    schedule = one_cycle(steps)
     first, rows = _load(checkpoint, module, optimiser, digest) if checkpoint.exists() else (0, [])
     rates = [group["lr"] for group in optimiser.param_groups]
     progress = tqdm(

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from atlasmith.config import Config
-from atlasmith.fusion.audit import audit
+from atlasmith.fusion.audit import audit, robust_deviation
 from atlasmith.fusion.methods import Share
-from atlasmith.fusion.stack import library_of, positions
+from atlasmith.fusion.stack import library_of
 from atlasmith.geometry import Array
 from atlasmith.io.files import write_json
 from atlasmith.io.images import read_labels
-from atlasmith.io.tables import MISSING, read_label_values, read_tsv, write_tsv
+from atlasmith.io.tables import read_label_values, read_tsv, write_tsv
+from atlasmith.overlap import count, dice, label_index
 
 LEVEL = 0.9  # of the volumes' intervals
 PRIOR = 5  # atlases' worth of all labels' spread in that of each
@@ -45,10 +46,9 @@ def found(
     """A row a label: its volume and expected Dice, from labels and confidence (X, Y, Z) of `voxel` mm3 and
     the volumes, mm3, that the shares add up to. Without `predicted`, intervals and predictions are n/a."""
     values = np.array(sorted(names))
-    index = positions(labels, values)
-    known = index >= 0
-    volume = voxel * np.bincount(index[known], minlength=len(values))
-    right = voxel * np.bincount(index[known], confidence[known], len(values))
+    index = label_index(labels, values).ravel()
+    volume = voxel * np.bincount(index, minlength=len(values) + 1)[1:]
+    right = voxel * np.bincount(index, confidence.ravel(), len(values) + 1)[1:]
     rows = []
     for k, value in enumerate(values.tolist()):
         size = volume[k] + expected.get(value, 0)
@@ -103,28 +103,24 @@ def assess(config: Config) -> None:
         assert atlas.labels is not None  # the cohort's checks saw to it
         manual = read_labels(atlas.labels)
         voxel = manual.grid.voxel_volume
-        true = positions(manual.data, values)
-        size = np.bincount(true[true >= 0], minlength=len(values))
+        true = label_index(manual.data, values)
         for method in config.fusion.methods:
-            fused = positions(read_labels(layout.segmentation(atlas.id, method)).data, values)
-            both = np.bincount(true[(true >= 0) & (true == fused)], minlength=len(values))
+            fused = label_index(read_labels(layout.segmentation(atlas.id, method)).data, values)
+            counts = count(true, fused, len(values))
+            scores = dice(counts)
             table = {int(row["index"]): row for row in read_tsv(layout.volumes(atlas.id, method))}
             for k, value in enumerate(values.tolist()):
-                volume, expected = (
-                    math.nan if table[value][name] == MISSING else float(table[value][name])
-                    for name in ("volume_mm3", "expected_dice")
-                )
-                if not (volume and size[k]):
+                if not (counts.predicted[k] and counts.truth[k]):
                     continue  # nothing to learn from a label that isn't there, or wasn't found
                 rows.append(
                     {
                         "atlas": atlas.id,
                         "method": method,
                         "index": value,
-                        "expected_dice": expected,
-                        "dice": 2 * both[k] * voxel / (size[k] * voxel + volume),
-                        "volume_mm3": volume,
-                        "manual_mm3": float(size[k] * voxel),
+                        "expected_dice": float(table[value]["expected_dice"]),
+                        "dice": float(scores[k]),
+                        "volume_mm3": float(counts.predicted[k] * voxel),
+                        "manual_mm3": float(counts.truth[k] * voxel),
                     }
                 )
     write_tsv(layout.assessment_table, rows, JUDGED)
@@ -169,7 +165,7 @@ def fit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "slope": slope,
         "reach": float(strange[rank - 1]) if rank <= len(strange) else None,
         "median": median,
-        "deviation": 1.4826 * float(np.median(np.abs(np.array(people) - median))) if people else 0.0,
+        "deviation": robust_deviation(np.array(people)) if people else 0.0,
         "labels": {
             str(label): {
                 "expected_dice": float(expected[label].mean()),

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from atlasmith.config import Config
-from atlasmith.fusion.stack import library_of, own_labels, positions
+from atlasmith.fusion.stack import library_of, own_labels
 from atlasmith.geometry import Array
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_labels
 from atlasmith.io.tables import read_label_values, write_tsv
+from atlasmith.overlap import Counts, count, dice, label_index
 
 FEWEST = 5  # atlases, of which one can be told to differ
 FAR = 5.0  # robust deviations
@@ -38,20 +39,20 @@ def audit(config: Config) -> None:
     values = np.array(read_label_values(layout.labels))
     atlases = library_of(layout)
     place = {atlas.id: index for index, atlas in enumerate(atlases)}
-    dice = np.full((len(atlases), len(atlases)), np.nan)
+    overlaps = np.full((len(atlases), len(atlases)), np.nan)
     ratios = []
     for atlas in atlases:
         propagated = read_labels(layout.propagated_labels(atlas.id))
-        own = positions(own_labels(atlas, propagated.grid), values)
+        own = label_index(own_labels(atlas, propagated.grid), values)
         voters = read_json(layout.propagated_sidecar(atlas.id))["atlases"]
         sizes = []
         maps = np.moveaxis(propagated.data.reshape(*propagated.grid.shape, -1), -1, 0)
         for name, labels in zip(voters, maps, strict=True):
-            theirs = positions(propagated.grid.squeeze(labels), values)
-            dice[place[name], place[atlas.id]] = mean_dice(own, theirs, len(values))
-            sizes.append(_sizes(theirs, len(values)))
-        ratios.append(volume_ratio(_sizes(own, len(values)), np.array(sizes)))
-    findings = judge(dice, np.array(ratios))
+            counts = count(own, label_index(propagated.grid.squeeze(labels), values), len(values))
+            overlaps[place[name], place[atlas.id]] = mean_dice(counts)
+            sizes.append(counts.predicted)
+        ratios.append(volume_ratio(counts.truth, np.array(sizes)))
+    findings = judge(overlaps, np.array(ratios))
     for atlas, row in zip(atlases, findings, strict=True):
         row["atlas"] = atlas.id
         if row["twin"] is not None:
@@ -61,14 +62,11 @@ def audit(config: Config) -> None:
     write_tsv(layout.audit, findings, COLUMNS)
 
 
-def mean_dice(a: Array, b: Array, count: int) -> float:
-    """Over the labels, as positions, that at least one map has."""
-    both, total = _sizes(np.where(a == b, a, -1), count), _sizes(a, count) + _sizes(b, count)
-    return float((2 * both[total > 0] / total[total > 0]).mean()) if total.any() else np.nan
-
-
-def _sizes(labels: Array, count: int) -> Array:
-    return np.bincount(labels[labels >= 0], minlength=count)
+def mean_dice(counts: Counts) -> float:
+    """Over the labels that at least one map has."""
+    scores = dice(counts)
+    known = scores[~np.isnan(scores)]
+    return float(known.mean()) if known.size else np.nan
 
 
 def volume_ratio(own: Array, theirs: Array) -> float:
@@ -78,7 +76,7 @@ def volume_ratio(own: Array, theirs: Array) -> float:
     return float(np.exp(np.log(own[known] / usual[known]).mean())) if known.any() else np.nan
 
 
-def judge(dice: Array, ratios: Array) -> list[dict[str, Any]]:
+def judge(overlaps: Array, ratios: Array) -> list[dict[str, Any]]:
     """A row an atlas, from the Dice (N, N) of the labels of the first on the second, NaN on the diagonal, and
     the volume ratios (N,).
 
@@ -86,27 +84,27 @@ def judge(dice: Array, ratios: Array) -> list[dict[str, Any]]:
     whose volume ratio is so far from the median. Twins overlap by so many deviations more than what each has
     with others lets expect.
     """
-    count = len(dice)
-    given, received = np.nanmean(dice, axis=1), np.nanmean(dice, axis=0)
+    enough = len(overlaps) >= FEWEST
+    given, received = np.nanmean(overlaps, axis=1), np.nanmean(overlaps, axis=0)
     overlap = (given + received) / 2
     deviations = (overlap - np.median(overlap)) / _spread(overlap)
     sizes = np.log(ratios)
     larger = (sizes - np.nanmedian(sizes)) / _spread(sizes)
-    mutual = (dice + dice.T) / 2
+    mutual = (overlaps + overlaps.T) / 2
     surplus = mutual - (overlap[:, None] + overlap) / 2
-    above = np.triu_indices(count, 1)
+    above = np.triu_indices(len(overlaps), 1)
     closeness = (surplus - np.median(surplus[above])) / _spread(surplus[above])
     np.fill_diagonal(closeness, -np.inf)
     rows = []
-    for k in range(count):
+    for k in range(len(overlaps)):
         other = int(closeness[k].argmax())
         twin = other if closeness[k, other] > FAR and mutual[k, other] > TWIN else None
         finding = ""
-        if count >= FEWEST and deviations[k] < -FAR:
+        if enough and deviations[k] < -FAR:
             finding = "its labels, or where it lies, differ from all others'"
-        elif count >= FEWEST and abs(larger[k]) > FAR:
+        elif enough and abs(larger[k]) > FAR:
             finding = "its labels are of another size than the others'"
-        elif count >= FEWEST and twin is not None:
+        elif enough and twin is not None:
             finding = "it seems to be the same image as its twin"
         rows.append(
             {
@@ -122,5 +120,10 @@ def judge(dice: Array, ratios: Array) -> list[dict[str, Any]]:
     return rows
 
 
+def robust_deviation(values: Array) -> float:
+    """That of a normal distribution with the same median distance to the median; NaN is skipped."""
+    return 1.4826 * float(np.nanmedian(np.abs(values - np.nanmedian(values))))
+
+
 def _spread(values: Array) -> float:
-    return max(1.4826 * float(np.nanmedian(np.abs(values - np.nanmedian(values)))), LEAST)
+    return max(robust_deviation(values), LEAST)

@@ -9,34 +9,26 @@ doi:10.1002/hbm.22359). As the evidence means the same whatever the label, one n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
-from scipy.ndimage import find_objects, uniform_filter
+from scipy.ndimage import uniform_filter
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from atlasmith.config import Config
-from atlasmith.fusion.methods import Share, closeness, patch_distances
-from atlasmith.fusion.stack import (
-    Stack,
-    library_of,
-    own_labels,
-    positions,
-    read_stack,
-    training_digest,
-)
+from atlasmith.fusion.learn import learn
+from atlasmith.fusion.methods import Share, boxes, closeness, patch_distances
+from atlasmith.fusion.stack import Stack, disputed, library_of, own_labels, read_stack
 from atlasmith.geometry import Array
-from atlasmith.io.files import whole
 from atlasmith.io.tables import Subject, read_label_values, write_tsv
-from atlasmith.networks import left_out
-from atlasmith.training import fit, generator, one_cycle, pick_device
+from atlasmith.io.weights import read_weights, write_weights
+from atlasmith.networks import CrossFitted, left_out
+from atlasmith.overlap import label_index
+from atlasmith.training import generator, pick_device
 
 FEATURES = 18  # that make up the evidence
 CANDIDATES = 6  # labels at most that are considered at a voxel: those with the most votes
@@ -58,34 +50,29 @@ class Case:
     """What is disputed of one target: M voxels, at flat indices `where`.
 
     labels: (M, K) the candidates, most votes first, -1 where there are fewer. evidence: (M, K, FEATURES).
+    boxes: each label that has votes, disputed or not, in rising order, and its bounding box.
     """
 
     where: Array
     labels: Array
     evidence: Array
-
-
-def disputed(stack: Stack) -> Array:
-    """Flat indices of the voxels where the voters disagree."""
-    return np.flatnonzero((stack.labels != stack.labels[0]).any(axis=0))
+    boxes: list[tuple[int, tuple[slice, ...]]]
 
 
 def make_case(stack: Stack, where: Array) -> Case:
     """The candidates and their evidence at voxels `where`, label by label, so that memory is that of the
     disputed voxels and of one label's box."""
+    found = [(value, box[1:]) for value, box in boxes(stack.labels)]
+    labels = np.full((len(where), CANDIDATES), -1, dtype=np.int64)
+    evidence = np.zeros((*labels.shape, FEATURES), dtype=np.float32)
     if not len(where):
-        return Case(
-            where, np.zeros((0, CANDIDATES), np.int64), np.zeros((0, CANDIDATES, FEATURES), np.float32)
-        )
+        return Case(where, labels, evidence, found)
     shape = stack.target.shape
     row = np.full(shape, -1, dtype=np.int64)
     row.ravel()[where] = np.arange(len(where))
-    values, index = np.unique(stack.labels, return_inverse=True)
-    boxes = [box[1:] for box in find_objects(index.reshape(stack.labels.shape) + 1)]
 
     most = np.full((len(where), CANDIDATES), -1, dtype=np.float32)
-    labels = np.full((len(where), CANDIDATES), -1, dtype=np.int64)
-    for value, box in zip(values, boxes, strict=True):
+    for value, box in found:
         votes = (stack.labels[:, *box] == value).mean(axis=0)
         rows, votes = row[box][votes > 0], votes[votes > 0]
         rows, votes = rows[rows >= 0], votes[rows >= 0]
@@ -96,12 +83,8 @@ def make_case(stack: Stack, where: Array) -> Case:
     order = np.argsort(-most, axis=1, kind="stable")
     labels = np.take_along_axis(labels, order, axis=1)
 
-    distances = patch_distances(stack.images, stack.target)
-    weights = closeness(distances)
-    weights /= weights.sum(axis=0)
-    scene = _Scene(stack, distances, weights)
-    evidence = np.zeros((*labels.shape, FEATURES), dtype=np.float32)
-    for value, box in zip(values, boxes, strict=True):
+    scene = _Scene(stack)
+    for value, box in found:
         wide = tuple(
             slice(max(s.start - REACH, 0), min(s.stop + REACH, n)) for s, n in zip(box, shape, strict=True)
         )
@@ -110,8 +93,8 @@ def make_case(stack: Stack, where: Array) -> Case:
         inside = slots.any(axis=-1)
         if not inside.any():
             continue
-        evidence[rows[inside], slots[inside].argmax(axis=-1)] = scene.evidence(int(value), wide)[:, inside].T
-    return Case(where, labels, evidence)
+        evidence[rows[inside], slots[inside].argmax(axis=-1)] = scene.evidence(value, wide)[:, inside].T
+    return Case(where, labels, evidence, found)
 
 
 def _mean(data: Array, radius: int) -> Array:
@@ -127,10 +110,13 @@ def _gradient(data: Array) -> Array:
 class _Scene:
     """One target and its voters, from which the evidence for any label is taken."""
 
-    def __init__(self, stack: Stack, distances: Array, weights: Array) -> None:
-        self.stack, self.distances, self.weights = stack, distances, weights
-        self.best = distances.min(axis=0)
-        usual = np.median(distances.mean(axis=0).ravel()[disputed(stack)])
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.distances = patch_distances(stack.images, stack.target)
+        self.weights = closeness(self.distances)
+        self.weights /= self.weights.sum(axis=0)
+        self.best = self.distances.min(axis=0)
+        usual = np.median(self.distances.mean(axis=0).ravel()[disputed(stack)])
         self.contrast = float(np.sqrt(usual)) + 1e-3
         self.edges = _gradient(stack.target)
 
@@ -208,22 +194,16 @@ class Jury(nn.Module):
         return torch.where(present, verdict + self.sharpness * shares[..., None], -torch.inf)[..., 0]
 
 
-class Juries(nn.Module):
-    """Juries that learn from a part of the atlases each, so that there is one to judge any of them as it
-    judges someone new (cross-fitting). `without` says what each learns without, by id."""
+class Juries(CrossFitted[Jury]):
+    """Juries, cross-fitted."""
 
     def __init__(self, labels: int, width: int, without: Sequence[Sequence[str]]) -> None:
-        super().__init__()
+        super().__init__((Jury(labels, width) for _ in without), without)
         self.settings = {"labels": labels, "width": width, "without": [list(ids) for ids in without]}
-        self.without = [frozenset(ids) for ids in without]
-        self.each: Sequence[Jury] = nn.ModuleList(  # type: ignore[assignment]
-            Jury(labels, width) for _ in without
-        )
 
     def shares(self, evidence: Tensor, labels: Tensor, name: str) -> Tensor:
-        """Probabilities (B, K) on the image of `name`: of the jury that learned without it, or their mean."""
-        unseen = [jury for jury, ids in zip(self.each, self.without, strict=True) if name in ids]
-        return torch.stack([jury(evidence, labels).softmax(-1) for jury in unseen or self.each]).mean(0)
+        """Probabilities (B, K) on the image of `name`."""
+        return torch.stack([jury(evidence, labels).softmax(-1) for jury in self.judges(name)]).mean(0)
 
 
 def train_evidence(config: Config) -> None:
@@ -257,10 +237,8 @@ def train_evidence(config: Config) -> None:
     else:
         print("evidence: nowhere do two atlases disagree on a third, so the votes decide", flush=True)
         write_tsv(layout.fuser_training("evidence"), [], ["step", "loss"])
-    metadata = {**juries.settings, "values": values.tolist()}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in juries.state_dict().items()}
-    with whole(layout.fuser_weights("evidence")) as partial:
-        save_file(tensors, partial, {"atlasmith": json.dumps(metadata)})
+    about = {**juries.settings, "values": values.tolist()}
+    write_weights(layout.fuser_weights("evidence"), juries, about)
     layout.fuser_checkpoint("evidence").unlink(missing_ok=True)
 
 
@@ -272,47 +250,35 @@ def _fit(
     device: torch.device,
 ) -> None:
     """Train on voxels: their evidence, their labels, the truth's position among these, and whose they are."""
-    settings, layout = config.fusion.evidence, config.layout
     evidence, labels, truth, owner = voxels
     taught = torch.tensor([[atlas.id not in ids for ids in juries.without] for atlas in atlases])
     for k, jury in enumerate(juries.each):
         present = evidence[(labels >= 0) & taught[owner, k, None]]
         jury.mean.copy_(present.mean(0))
         jury.deviation.copy_(present.std(0) + 1e-3)
-    optimiser = torch.optim.AdamW(juries.parameters(), lr=settings.learning_rate)
+
+    def loss(jury: Jury, voxels: Tensor) -> Tensor:
+        logits = jury(evidence[voxels].to(device), labels[voxels].to(device))
+        right = truth[voxels].to(device)
+        return F.cross_entropy(logits, right, ignore_index=NO_VOTES, reduction="sum")
 
     def step(index: int) -> dict[str, Tensor]:
         some = torch.randint(len(truth), (BATCH,), generator=generator(config.seed, 31, index))
         known = taught[owner[some]]
-        learned, judged = [], []
-        for k, jury in enumerate(juries.each):
-
-            def loss(voxels: Tensor, jury: Jury = jury) -> Tensor:
-                logits = jury(evidence[voxels].to(device), labels[voxels].to(device))
-                right = truth[voxels].to(device)
-                return F.cross_entropy(logits, right, ignore_index=NO_VOTES, reduction="sum")
-
-            learned.append(loss(some[known[:, k]]))
-            if (index + 1) % VALIDATE_EVERY == 0:
-                with torch.no_grad():
-                    judged.append(loss(some[~known[:, k]]))
+        learned = [loss(jury, some[known[:, k]]) for k, jury in enumerate(juries.each)]
         terms = {"loss": torch.stack(learned).sum() / max(int(known.sum()), 1)}
-        if judged and not known.all():
+        if (index + 1) % VALIDATE_EVERY == 0 and not known.all():
+            with torch.no_grad():
+                judged = [loss(jury, some[~known[:, k]]) for k, jury in enumerate(juries.each)]
             terms["validation"] = torch.stack(judged).sum() / (~known).sum()
         return terms
 
-    fit(
-        module=juries,
-        optimiser=optimiser,
-        step=step,
-        steps=settings.steps,
-        schedule=one_cycle(settings.steps),
-        checkpoint=layout.fuser_checkpoint("evidence"),
-        table=layout.fuser_training("evidence"),
-        every=settings.checkpoint_every,
-        digest=training_digest(config, len(atlases)),
-        description="evidence",
-    )
+    learn(config, "evidence", juries, step, len(atlases))
+
+
+def positions(labels: Array, values: Array) -> Array:
+    """Where labels are among the sorted `values`; -1 for those that aren't."""
+    return label_index(labels, values).astype(np.int64) - 1
 
 
 class Verdict:
@@ -320,11 +286,9 @@ class Verdict:
 
     def __init__(self, config: Config) -> None:
         self.device = pick_device(config.device)
-        with safe_open(config.layout.fuser_weights("evidence"), framework="pt") as file:
-            metadata = json.loads(file.metadata()["atlasmith"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self.values = np.array(metadata.pop("values"))
-        self.juries = Juries(**metadata)
+        about, tensors = read_weights(config.layout.fuser_weights("evidence"))
+        self.values = np.array(about.pop("values"))
+        self.juries = Juries(**about)
         self.juries.load_state_dict(tensors)
         self.juries.to(self.device).eval()
 
@@ -347,13 +311,11 @@ def said(stack: Stack, case: Case, shares: Array) -> Iterator[Share]:
     """Each label, in rising order, with its box and its share (M, K) of what is disputed, or the whole."""
     agreed = np.ones(stack.target.shape, dtype=bool)
     agreed.ravel()[case.where] = False
-    values, index = np.unique(stack.labels, return_inverse=True)
     order = np.argsort(case.labels, axis=None, kind="stable")
     ranked = case.labels.ravel()[order]
-    for value, where in zip(values, find_objects(index.reshape(stack.labels.shape) + 1), strict=True):
-        box = where[1:]
+    for value, box in case.boxes:
         share = ((stack.labels[0][box] == value) & agreed[box]).astype(np.float32)
         mine = order[np.searchsorted(ranked, value) : np.searchsorted(ranked, value, "right")]
         places = np.unravel_index(case.where[mine // case.labels.shape[1]], stack.target.shape)
         share[tuple(p - s.start for p, s in zip(places, box, strict=True))] = shares.ravel()[mine]
-        yield int(value), box, share
+        yield value, box, share

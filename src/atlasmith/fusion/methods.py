@@ -101,10 +101,15 @@ def shares(labels: Array, weights: Array) -> Iterator[Share]:
     labels, weights: (N, *shape). One label at a time, so memory doesn't grow with their number.
     """
     total = np.maximum(weights.sum(axis=0), np.finfo(np.float32).tiny)
-    values, index = np.unique(labels, return_inverse=True)
-    for value, where in zip(values, find_objects(index.reshape(labels.shape) + 1), strict=True):
+    for value, where in boxes(labels):
         box = where[1:]
-        yield int(value), box, np.where(labels[where] == value, weights[where], 0).sum(axis=0) / total[box]
+        yield value, box, np.where(labels[where] == value, weights[where], 0).sum(axis=0) / total[box]
+
+
+def boxes(labels: Array) -> list[tuple[int, tuple[slice, ...]]]:
+    """Each label of some maps (N, *shape), in rising order, and its bounding box, atlases included."""
+    values, index = np.unique(labels, return_inverse=True)
+    return list(zip(values.tolist(), find_objects(index.reshape(labels.shape) + 1), strict=True))
 
 
 def _weighted(weigh: Weigher, votes: Votes) -> Iterator[Share]:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from atlasmith import __version__
-from atlasmith.config import Config
 from atlasmith.errors import AtlasmithError
 from atlasmith.geometry import Array, Grid
 from atlasmith.io.images import read_image, read_labels
@@ -45,21 +43,20 @@ def read_stack(layout: Layout, subject: Subject) -> Stack:
     return Stack(atlas_first(labels.data), atlas_first(images.data), target, grid)
 
 
+def disputed(stack: Stack) -> Array:
+    """Flat indices of the voxels where the atlases disagree."""
+    return np.flatnonzero((stack.labels != stack.labels[0]).any(axis=0))
+
+
 def library_of(layout: Layout) -> list[Subject]:
-    """The atlases, which learned methods see in the place of targets, labelled by all others."""
+    """The atlases, to be seen in the place of targets, labelled by all others."""
     atlases = [subject for subject in read_cohort(layout.cohort) if subject.role == "atlas"]
     if len(atlases) < 2:
         raise AtlasmithError(
-            "Learned fusion learns from atlas to atlas, so it needs two or more. Drop votenet and evidence "
-            "from fusion.methods."
+            "Fusion learns from atlas to atlas, so it needs two or more. Drop votenet and evidence from "
+            "fusion.methods, and set fusion.assess: false."
         )
     return atlases
-
-
-def training_digest(config: Config, count: int) -> str:
-    """What a checkpoint is of, when `count` atlases teach."""
-    stages = ("cohort", "affine", "template", "register", "fusion")
-    return f"{config.digest(*stages)}-{count}-{__version__}"
 
 
 def own_labels(subject: Subject, grid: Grid) -> Array:
@@ -69,9 +66,3 @@ def own_labels(subject: Subject, grid: Grid) -> Array:
     own = read_labels(subject.labels)
     voxels = pull_coordinates(own.grid, [], grid)
     return sample_labels(torch.from_numpy(own.grid.squeeze(own.data)), voxels).numpy()
-
-
-def positions(labels: Array, values: Array) -> Array:
-    """Where labels are among the sorted `values`; -1 for those that aren't."""
-    found = np.searchsorted(values, labels).clip(max=len(values) - 1)
-    return np.where(values[found] == labels, found, -1)

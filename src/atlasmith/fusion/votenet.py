@@ -9,26 +9,24 @@ whether the label is background.
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from atlasmith.augmentation import intensities
 from atlasmith.config import Config
-from atlasmith.fusion.stack import Stack, library_of, own_labels, read_stack, training_digest
+from atlasmith.fusion.learn import learn
+from atlasmith.fusion.stack import Stack, disputed, library_of, own_labels, read_stack
 from atlasmith.geometry import Array
-from atlasmith.io.files import whole
 from atlasmith.io.tables import Subject
+from atlasmith.io.weights import read_weights, write_weights
 from atlasmith.naming import Layout
 from atlasmith.networks import UNet
-from atlasmith.training import fit, generator, one_cycle, pick_device
+from atlasmith.training import generator, pick_device
 
 CHANNELS = 5
 NEIGHBOURHOOD = 5  # voxels a side
@@ -80,8 +78,7 @@ class _Library:
             self._kept.move_to_end(index)
             return self._kept[index]
         stack = read_stack(self.layout, self.atlases[index])
-        disputed = np.flatnonzero((stack.labels != stack.labels[0]).any(axis=0))
-        entry = (stack, own_labels(self.atlases[index], stack.grid), disputed)
+        entry = (stack, own_labels(self.atlases[index], stack.grid), disputed(stack))
         self._kept[index] = entry
         self._bytes += stack.labels.nbytes + stack.images.nbytes
         while self._bytes > CACHE_BYTES and len(self._kept) > 1:
@@ -117,13 +114,12 @@ def train_votenet(config: Config) -> None:
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
     net = UNet(library[0][0].grid.ndim, CHANNELS, 1, settings.channels).to(device)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate)
 
     def loss(target: int, voters: int, random: torch.Generator, augment: bool) -> Tensor:
-        stack, truth, disputed = library[target]
+        stack, truth, where = library[target]
         shape = stack.target.shape
-        if disputed.size:
-            flat = int(disputed[int(torch.randint(disputed.size, (1,), generator=random))])
+        if where.size:
+            flat = int(where[int(torch.randint(where.size, (1,), generator=random))])
         else:
             flat = int(np.prod(shape)) // 2
         centre = np.unravel_index(flat, shape)
@@ -167,36 +163,23 @@ def train_votenet(config: Config) -> None:
                 terms["validation"] = torch.stack([loss(t, 4, random, False) for t in validation]).mean()
         return terms
 
-    fit(
-        module=net,
-        optimiser=optimiser,
-        step=step,
-        steps=settings.steps,
-        schedule=one_cycle(settings.steps),
-        checkpoint=layout.fuser_checkpoint("votenet"),
-        table=layout.fuser_training("votenet"),
-        every=settings.checkpoint_every,
-        digest=training_digest(config, len(atlases)),
-        description="votenet",
-    )
+    learn(config, "votenet", net, step, len(atlases))
     scale, offset = 1.0, 0.0
     if validation:
         judged = []
         for target in validation:
-            stack, truth, disputed = library[target]
+            stack, truth, where = library[target]
             right = torch.from_numpy(stack.labels == truth).float()
             said = torch.stack([logits(net, stack, device), right]).flatten(2)
-            judged.append(said[:, :, torch.from_numpy(disputed)].flatten(1))
+            judged.append(said[:, :, torch.from_numpy(where)].flatten(1))
         scale, offset = platt(*torch.cat(judged, dim=1))
         print(f"votenet: calibrated on {len(validation)} atlases: {scale:.3f} z {offset:+.3f}", flush=True)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-    settings_of_net = {
+    about = {
         "ndim": library[0][0].grid.ndim,
         "channels": list(settings.channels),
         "calibration": [scale, offset],
     }
-    with whole(layout.fuser_weights("votenet")) as partial:
-        save_file(tensors, partial, {"atlasmith": json.dumps(settings_of_net)})
+    write_weights(layout.fuser_weights("votenet"), net, about)
     layout.fuser_checkpoint("votenet").unlink()
 
 
@@ -205,13 +188,11 @@ class Trust:
 
     def __init__(self, config: Config) -> None:
         self.device = pick_device(config.device)
-        with safe_open(config.layout.fuser_weights("votenet"), framework="pt") as file:
-            metadata = json.loads(file.metadata()["atlasmith"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self.net = UNet(metadata["ndim"], CHANNELS, 1, metadata["channels"])
+        about, tensors = read_weights(config.layout.fuser_weights("votenet"))
+        self.net = UNet(about["ndim"], CHANNELS, 1, about["channels"])
         self.net.load_state_dict(tensors)
         self.net.to(self.device).eval()
-        self.scale, self.offset = metadata["calibration"]
+        self.scale, self.offset = about["calibration"]
 
     def __call__(self, stack: Stack) -> Array:
         """The probability (N, *shape) that each atlas's label is right."""

@@ -3,14 +3,16 @@
 What a registration network takes and gives, `atlasmith.networks.registration` tells.
 """
 
+from atlasmith.networks.crossfit import CrossFitted, left_out
 from atlasmith.networks.groupwise import CovariateCode, Groupwise
 from atlasmith.networks.registration import NETWORKS, fold
-from atlasmith.networks.segmenter import Segmenters, label_channels, left_out, unions
+from atlasmith.networks.segmenter import Segmenters, label_channels, unions
 from atlasmith.networks.unet import UNet
 
 __all__ = [
     "NETWORKS",
     "CovariateCode",
+    "CrossFitted",
     "Groupwise",
     "Segmenters",
     "UNet",

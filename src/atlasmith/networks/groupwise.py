@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,13 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from atlasmith.errors import AtlasmithError, look_up
 from atlasmith.geometry import Grid
-from atlasmith.io.files import whole
+from atlasmith.io.weights import read_weights, write_weights
 from atlasmith.networks.registration import NETWORKS, VELOCITY_SCALE
 from atlasmith.networks.segmenter import Segmenters
 from atlasmith.warp import (
@@ -225,16 +222,11 @@ class Groupwise(nn.Module):
 
     def save(self, path: str | Path) -> None:
         metadata = {"grid": self.grid.to_dict(), "code": asdict(self.code), "settings": self.settings}
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        with whole(path) as partial:
-            # One entry: safetensors writes several in any order, and equal models should be equal bytes.
-            save_file(tensors, partial, {"atlasmith": json.dumps(metadata)})
+        write_weights(path, self, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> Groupwise:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = json.loads(file.metadata()["atlasmith"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata, tensors = read_weights(path)
         continuous = {name: (mean, sd) for name, (mean, sd) in metadata["code"]["continuous"].items()}
         code = CovariateCode(continuous, metadata["code"]["categorical"])
         model = cls(Grid.from_dict(metadata["grid"]), code, **metadata["settings"])

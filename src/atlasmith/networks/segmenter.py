@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atlasmith.networks.crossfit import CrossFitted
 from atlasmith.networks.unet import UNet, cut
 
 CHANNELS = 16  # at most; more labels than that share them
@@ -57,25 +57,13 @@ class Segmenter(nn.Module):
         return self.logits(image).float().sigmoid()
 
 
-def left_out(atlases: Sequence[str], count: int) -> list[list[str]]:
-    """The atlases that each of at most `count` segmenters learns without: every atlas once, where there are
-    two or more to share."""
-    count = min(count, len(atlases))
-    return [list(atlases[first::count]) for first in range(count)] if count > 1 else [[]]
-
-
-class Segmenters(nn.Module):
-    """Segmenters that learn from a part of the atlases each, so that there is one to see any of them as it
-    sees the image of someone new (cross-fitting). `without` says what each learns without, by id."""
+class Segmenters(CrossFitted[Segmenter]):
+    """Segmenters, cross-fitted."""
 
     def __init__(
         self, ndim: int, outputs: int, channels: Sequence[int], without: Sequence[Sequence[str]]
     ) -> None:
-        super().__init__()
-        self.without = [frozenset(ids) for ids in without]
-        self.each: Sequence[Segmenter] = nn.ModuleList(  # type: ignore[assignment]
-            Segmenter(ndim, outputs, channels) for _ in without
-        )
+        super().__init__((Segmenter(ndim, outputs, channels) for _ in without), without)
 
     def forward(self, image: Tensor, ids: Sequence[str] = ()) -> Tensor:
         """(B, 1, *shape) to probabilities (B, outputs, *shape).
@@ -84,11 +72,9 @@ class Segmenters(nn.Module):
         its image, and all of them see others', whose probabilities are the mean.
         """
         if not ids:
-            return torch.stack([segmenter(image) for segmenter in self.each]).mean(0)
-        return torch.cat([self._one(image[i : i + 1], name) for i, name in enumerate(ids)])
+            return self._seen(image, self.each)
+        one_by_one = zip(image.split(1), ids, strict=True)
+        return torch.cat([self._seen(one, self.judges(name)) for one, name in one_by_one])
 
-    def _one(self, image: Tensor, name: str) -> Tensor:
-        for segmenter, unseen in zip(self.each, self.without, strict=True):
-            if name in unseen:
-                return cast(Tensor, segmenter(image))
-        return cast(Tensor, self(image))
+    def _seen(self, image: Tensor, segmenters: Iterable[Segmenter]) -> Tensor:
+        return torch.stack([segmenter(image) for segmenter in segmenters]).mean(0)

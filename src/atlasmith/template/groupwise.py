@@ -22,7 +22,7 @@ from atlasmith.losses import across, pair
 from atlasmith.networks import CovariateCode, Groupwise, left_out, unions
 from atlasmith.template.refinement import refine_template, start_from_regression
 from atlasmith.template.segmenter import train_segmenters
-from atlasmith.training import autocast, fit, generator, one_cycle, pick_device
+from atlasmith.training import autocast, fit, generator, pick_device
 
 # Of the template's learning rate. The decoder's weights act together: each as fast as a free voxel, they move
 # the template's contrast, which a local correlation doesn't see, long before its shape.
@@ -44,8 +44,6 @@ class _Features:
         if index in self._kept:
             return self._kept[index].float()
         image, _ = self.images.batch([index])
-        if self.model.segmenters is None:
-            return image
         device = self.model.base.device
         with autocast(device):
             features = self.model.features(image.to(device), [self.images.subjects[index].id]).half().cpu()
@@ -124,13 +122,14 @@ def train(config: Config) -> None:
     def step(index: int) -> dict[str, Tensor]:
         chosen = draw(index)
         image, mask = images.batch(chosen)
+        if settings.augment:
+            image, mask, _ = augmented(image, mask, generator(config.seed, 4, index))
+        elif model.segmenters is not None:
+            image = as_they_are(chosen)
+        image, mask = image.to(device), mask.to(device)
         with autocast(device):
             if settings.augment:
-                image, mask, _ = augmented(image, mask, generator(config.seed, 4, index))
-                image = model.features(image.to(device), [subjects[i].id for i in chosen])
-            else:
-                image = as_they_are(chosen).to(device)
-            mask = mask.to(device)
+                image = model.features(image, [subjects[i].id for i in chosen])
             template = model.template_features(codes[chosen].to(device))
             velocity = model.velocity(template, image)
         if velocity.log_variance is not None:
@@ -157,7 +156,6 @@ def train(config: Config) -> None:
         optimiser=optimiser,
         step=step,
         steps=settings.steps,
-        schedule=one_cycle(settings.steps),
         checkpoint=layout.template_checkpoint,
         table=layout.template_training,
         every=settings.checkpoint_every,

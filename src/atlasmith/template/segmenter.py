@@ -17,7 +17,7 @@ from atlasmith.config import Config
 from atlasmith.io.tables import read_label_values
 from atlasmith.losses import SIMILARITY
 from atlasmith.networks import Segmenters, label_channels
-from atlasmith.training import autocast, fit, generator, one_cycle
+from atlasmith.training import autocast, fit, generator
 from atlasmith.warp import warp
 
 
@@ -63,7 +63,6 @@ def train_segmenters(
         optimiser=optimiser,
         step=step,
         steps=settings.steps,
-        schedule=one_cycle(settings.steps),
         checkpoint=layout.segmenter_checkpoint,
         table=layout.segmenter_training,
         every=config.template.checkpoint_every,

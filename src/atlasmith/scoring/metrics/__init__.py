@@ -6,6 +6,7 @@ Displacements are those of `atlasmith.warp` without the batch: (d, *shape) in vo
 d 2 or 3.
 """
 
+from atlasmith.overlap import Counts, count, dice, label_index
 from atlasmith.scoring.metrics.calibration import (
     UNCERTAINTY,
     ause,
@@ -42,12 +43,8 @@ from atlasmith.scoring.metrics.image import (
 from atlasmith.scoring.metrics.overlap import (
     MULTILABEL,
     OVERLAP,
-    Counts,
-    count,
-    dice,
     generalised_dice,
     jaccard,
-    label_index,
     precision,
     recall,
     volume_similarity,

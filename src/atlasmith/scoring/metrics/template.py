@@ -8,8 +8,8 @@ import numpy as np
 from scipy.special import xlogy
 
 from atlasmith.geometry import Array
+from atlasmith.overlap import count, dice
 from atlasmith.scoring import statistics
-from atlasmith.scoring.metrics.overlap import count, dice
 from atlasmith.scoring.metrics.votes import plurality
 
 

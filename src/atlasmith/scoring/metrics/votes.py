@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 from atlasmith.geometry import Array
-from atlasmith.scoring.metrics.overlap import Counts, dice
+from atlasmith.overlap import Counts, dice
 
 
 def plurality(votes: Array) -> tuple[Array, Array]:

@@ -1,0 +1,29 @@
+"""Trained networks as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from atlasmith.io.files import whole
+
+
+def write_weights(path: str | Path, network: nn.Module, about: Mapping[str, Any]) -> None:
+    """Write a network's weights, and what is to be known about it, as safetensors."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    with whole(path) as partial:
+        # One entry: safetensors writes several in any order, and equal networks should be equal bytes.
+        save_file(tensors, partial, {"atlasmith": json.dumps(about)})
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `write_weights` was told about the network, and its weights."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return json.loads(file.metadata()["atlasmith"]), tensors
