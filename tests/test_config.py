@@ -95,11 +95,11 @@ def test_the_resolved_config_says_everything_and_loads_again(tmp_path: Path) -> 
         {
             "cohort": {"bids": "d", "covariates": ["age", "sex"]},
             "template": {"condition_on": ["age", "sex"], "views": {"age": [60, 90], "sex": ["F"]}},
-            "register": {"chunk": 3},
+            "register": {"refine_steps": 3},
         }
     )
     resolved = config.resolved()
-    assert resolved["register"]["chunk"] == 3 and resolved["template"]["steps"] == 500
+    assert resolved["register"]["refine_steps"] == 3 and resolved["template"]["steps"] == 500
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(resolved))
     assert load_config(path) == config

@@ -80,7 +80,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _read_table(config: Config, problems: list[Problem]) -> dict[str, dict[str, str]]:
-    """Rows of participants.tsv by id (without `sub-`), sorted; faults are added to `problems`."""
+    """Rows of participants.tsv by id (without `sub-`), in its order; faults are added to `problems`."""
     table = config.cohort.bids / "participants.tsv"
     role = config.cohort.role
     if not table.is_file():
@@ -129,7 +129,7 @@ def _read_table(config: Config, problems: list[Problem]) -> dict[str, dict[str, 
     for name in config.cohort.covariates:
         if name in columns:
             _check_covariate(config, name, table, rows, problems)
-    return dict(sorted(by_id.items()))
+    return by_id
 
 
 def _hold_out(config: Config, table: Path, rows: dict[str, dict[str, str]], problems: list[Problem]) -> None:
@@ -220,7 +220,7 @@ def _check_covariate(
 
 
 def read_participants(config: Config) -> list[tuple[str, str]]:
-    """(id without `sub-`, role) of each subject, in the order of the ids, from participants.tsv alone.
+    """(id without `sub-`, role) of each subject, in the order of participants.tsv, from there alone.
 
     Raises `InputError` with every fault of the table.
     """
@@ -557,7 +557,7 @@ def check_cohort(config: Config) -> CheckedCohort:
             check(config)
         except InputError as error:
             problems += error.problems
-    rows = _read_table(config, problems)
+    rows = dict(sorted(_read_table(config, problems).items()))
     roles = {name: row[config.cohort.role] for name, row in rows.items()}
     images = _find_images(config, list(rows), problems)
     label_files = _find_labels(config, roles, problems) if rows else {}

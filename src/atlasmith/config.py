@@ -114,7 +114,6 @@ class RegisterSection(Section):
     pair_steps: Annotated[int, Field(ge=0)] = Field(
         0, description="instance optimisation of each pair, from what it has through the template"
     )
-    chunk: Count = Field(8, description="subjects a job, also of scoring")
 
 
 class VoteNetSection(Section):
@@ -178,6 +177,7 @@ class Config(Section):
     seed: int = 0
     output: Path = Path("results")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    chunk: Count = Field(8, description="subjects a job")
     cohort: CohortSection
     affine: AffineSection = AffineSection()
     template: TemplateSection = TemplateSection()

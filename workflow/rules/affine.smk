@@ -16,20 +16,25 @@ rule affine_reference:
         "atlasmith affine-reference --config {params.config:q} > {log:q} 2>&1"
 
 
-rule affine:
-    input:
-        cohort=LAYOUT.cohort,
-        reference=LAYOUT.affine_reference,
-    output:
-        transform=LAYOUT.affine("{subject}"),
-        image=LAYOUT.affine_image("{subject}"),
-    log:
-        LAYOUT.log("affine", "sub-{subject}"),
-    conda:
-        "../envs/atlasmith.yaml"
-    params:
-        version=VERSION,
-        config=LAYOUT.config,
-        digest=CONFIG.digest("affine"),
-    shell:
-        "atlasmith affine --config {params.config:q} --subject {wildcards.subject} > {log:q} 2>&1"
+for number, chunk in chunks(SUBJECTS):
+
+    rule:
+        name:
+            f"affine_{number}"
+        input:
+            cohort=LAYOUT.cohort,
+            reference=LAYOUT.affine_reference,
+        output:
+            transforms=[LAYOUT.affine(subject) for subject in chunk],
+            images=[LAYOUT.affine_image(subject) for subject in chunk],
+        log:
+            LAYOUT.log("affine", f"chunk-{number}"),
+        conda:
+            "../envs/atlasmith.yaml"
+        params:
+            version=VERSION,
+            config=LAYOUT.config,
+            digest=CONFIG.digest("affine"),
+            subjects=chunk,
+        shell:
+            "atlasmith affine --config {params.config:q} --subjects {params.subjects} > {log:q} 2>&1"

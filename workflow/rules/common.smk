@@ -8,14 +8,9 @@ LAYOUT = CONFIG.layout
 TABLE = CONFIG.cohort.bids / "participants.tsv"
 LABELS = CONFIG.cohort.bids / (CONFIG.cohort.labels or "")
 VERSION = atlasmith.__version__
-SUBJECTS = sorted(subject for subject, _ in PARTICIPANTS)
-ATLASES = sorted(subject for subject, role in PARTICIPANTS if role == "atlas")
-TARGETS = sorted(subject for subject, role in PARTICIPANTS if role == "target")
-# A chunk of subjects shares one start of Python. No wildcard can name a set of subjects, hence rules for each.
-CHUNKS = [
-    SUBJECTS[start : start + CONFIG.register_.chunk]
-    for start in range(0, len(SUBJECTS), CONFIG.register_.chunk)
-]
+SUBJECTS = [subject for subject, _ in PARTICIPANTS]
+ATLASES = [subject for subject, role in PARTICIPANTS if role == "atlas"]
+TARGETS = [subject for subject, role in PARTICIPANTS if role == "target"]
 # Learned methods need networks, and atlases propagated to atlases to train them.
 NETWORKS = CONFIG.fusion.networks
 # Atlases are segmented too, each by the others, and tell what a target's segmentation is worth.
@@ -46,13 +41,24 @@ def renew_plan():
         write_text(LAYOUT.config, plan)
 
 
-wildcard_constraints:
-    subject="[A-Za-z0-9]+",
+def chunks(subjects):
+    """(number, subjects) of each job: a chunk of them shares one start of Python. No wildcard can name a set of
+    subjects, hence rules for each. The order is the table's, so that subjects added to its end leave others'
+    jobs as they are."""
+    size = CONFIG.chunk
+    return enumerate((subjects[start : start + size] for start in range(0, len(subjects), size)), start=1)
 
 
-def inverse_of(wildcards):
+# Atlases are segmented apart: they teach fusion, and what a target's segmentation is worth.
+SEGMENTED = [
+    (role, *chunk)
+    for role, people in (("atlases", ATLASES), ("targets", TARGETS))
+    for chunk in chunks(people)
+]
+
+
+def inverse_of(subject):
     """What takes the template's space to the subject's, without its own labels having had a part in it."""
-    subject = wildcards.subject
     return LAYOUT.inverse_blind(subject) if subject in BLIND else LAYOUT.inverse(subject)
 
 

@@ -21,29 +21,36 @@ if NETWORKS:
             "atlasmith fuse-train --config {params.config:q} > {log:q} 2>&1"
 
 
-rule fuse:
-    input:
-        cohort=LAYOUT.cohort,
-        labels=LAYOUT.propagated_labels("{subject}"),
-        images=LAYOUT.propagated_images("{subject}"),
-        sidecar=LAYOUT.propagated_sidecar("{subject}"),
-        weights=[LAYOUT.fuser_weights(name) for name in NETWORKS],
-        assessment=lambda wildcards: [LAYOUT.assessment] if ASSESS and wildcards.subject in TARGETS else [],
-    output:
-        segmentations=[LAYOUT.segmentation("{subject}", method) for method in CONFIG.fusion.methods],
-        confidences=[LAYOUT.confidence("{subject}", method) for method in CONFIG.fusion.methods],
-        volumes=[LAYOUT.volumes("{subject}", method) for method in CONFIG.fusion.methods],
-        sidecars=[LAYOUT.segmentation_sidecar("{subject}", method) for method in CONFIG.fusion.methods],
-    log:
-        LAYOUT.log("fuse", "sub-{subject}"),
-    conda:
-        "../envs/atlasmith.yaml"
-    params:
-        version=VERSION,
-        config=LAYOUT.config,
-        digest=CONFIG.digest("fusion"),
-    shell:
-        "atlasmith fuse --config {params.config:q} --subject {wildcards.subject} > {log:q} 2>&1"
+for role, number, chunk in SEGMENTED:
+
+    rule:
+        name:
+            f"fuse_{role}_{number}"
+        input:
+            cohort=LAYOUT.cohort,
+            labels=[LAYOUT.propagated_labels(subject) for subject in chunk],
+            images=[LAYOUT.propagated_images(subject) for subject in chunk],
+            sidecars=[LAYOUT.propagated_sidecar(subject) for subject in chunk],
+            weights=[LAYOUT.fuser_weights(name) for name in NETWORKS],
+            assessment=[LAYOUT.assessment] if ASSESS and role == "targets" else [],
+        output:
+            segmentations=[LAYOUT.segmentation(s, method) for s in chunk for method in CONFIG.fusion.methods],
+            confidences=[LAYOUT.confidence(s, method) for s in chunk for method in CONFIG.fusion.methods],
+            volumes=[LAYOUT.volumes(s, method) for s in chunk for method in CONFIG.fusion.methods],
+            sidecars=[
+                LAYOUT.segmentation_sidecar(s, method) for s in chunk for method in CONFIG.fusion.methods
+            ],
+        log:
+            LAYOUT.log("fuse", f"{role}-{number}"),
+        conda:
+            "../envs/atlasmith.yaml"
+        params:
+            version=VERSION,
+            config=LAYOUT.config,
+            digest=CONFIG.digest("fusion"),
+            subjects=chunk,
+        shell:
+            "atlasmith fuse --config {params.config:q} --subjects {params.subjects} > {log:q} 2>&1"
 
 
 if ASSESS:

@@ -1,24 +1,29 @@
 # The labels stay, since the scores need them too; the images are large and quickly made again.
-rule propagate:
-    input:
-        cohort=LAYOUT.cohort,
-        atlases=[LAYOUT.forward(atlas) for atlas in ATLASES],
-        inverse=inverse_of,
-    output:
-        labels=LAYOUT.propagated_labels("{subject}"),
-        images=temp(LAYOUT.propagated_images("{subject}")),
-        sidecar=LAYOUT.propagated_sidecar("{subject}"),
-    log:
-        LAYOUT.log("propagate", "sub-{subject}"),
-    conda:
-        "../envs/atlasmith.yaml"
-    params:
-        version=VERSION,
-        config=LAYOUT.config,
-        box=[CONFIG.fusion.spacing, CONFIG.fusion.margin],
-        pairs=CONFIG.register_.pair_steps,
-    shell:
-        "atlasmith propagate --config {params.config:q} --subject {wildcards.subject} > {log:q} 2>&1"
+for role, number, chunk in SEGMENTED:
+
+    rule:
+        name:
+            f"propagate_{role}_{number}"
+        input:
+            cohort=LAYOUT.cohort,
+            atlases=[LAYOUT.forward(atlas) for atlas in ATLASES],
+            inverse=[inverse_of(subject) for subject in chunk],
+        output:
+            labels=[LAYOUT.propagated_labels(subject) for subject in chunk],
+            images=temp([LAYOUT.propagated_images(subject) for subject in chunk]),
+            sidecars=[LAYOUT.propagated_sidecar(subject) for subject in chunk],
+        log:
+            LAYOUT.log("propagate", f"{role}-{number}"),
+        conda:
+            "../envs/atlasmith.yaml"
+        params:
+            version=VERSION,
+            config=LAYOUT.config,
+            box=[CONFIG.fusion.spacing, CONFIG.fusion.margin],
+            pairs=CONFIG.register_.pair_steps,
+            subjects=chunk,
+        shell:
+            "atlasmith propagate --config {params.config:q} --subjects {params.subjects} > {log:q} 2>&1"
 
 
 rule template_labels:

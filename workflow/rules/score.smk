@@ -1,4 +1,4 @@
-for number, chunk in enumerate(CHUNKS, start=1):
+for number, chunk in chunks(SUBJECTS):
 
     rule:
         name:
