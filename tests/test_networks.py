@@ -193,9 +193,12 @@ def test_model_starts_at_its_base_and_at_the_identity(grid: Grid, names: list[st
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("probabilistic", [False, True])
-def test_a_saved_model_comes_back(grid: Grid, probabilistic: bool, tmp_path) -> None:
-    model = Groupwise(grid, CovariateCode.of(["age", "sex"], COHORT), "unet_half", [4, 8], 5, probabilistic)
+@pytest.mark.parametrize(("probabilistic", "decoder"), [(False, "film"), (True, "coordinates")])
+def test_a_saved_model_comes_back(grid: Grid, probabilistic: bool, decoder: str, tmp_path) -> None:
+    code = CovariateCode.of(["age", "sex"], COHORT)
+    model = Groupwise(grid, code, "unet_half", [4, 8], 5, probabilistic, decoder=decoder)
+    for parameter in model.decoder.head.parameters():
+        torch.nn.init.normal_(parameter)
     torch.nn.init.normal_(model.network.body.head.weight)
     torch.nn.init.normal_(model.slopes)
     model.save(tmp_path / "model.safetensors")

@@ -13,7 +13,8 @@ from atlasmith.config import Config, parse_config
 from atlasmith.geometry import Grid
 from atlasmith.io.tables import Subject, read_tsv
 from atlasmith.networks import CovariateCode, Groupwise
-from atlasmith.template.refinement import refine_template, regression, start_from_regression
+from atlasmith.regression import regression
+from atlasmith.template.refinement import refine_template, start_from_regression
 from atlasmith.warp import warp
 
 SIZE = 48

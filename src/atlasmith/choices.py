@@ -66,7 +66,7 @@ def check_choices(config: Config) -> None:
     from atlasmith.affine.engines import ENGINES
     from atlasmith.fusion.methods import FUSERS
     from atlasmith.losses import REGULARISERS, SIMILARITY
-    from atlasmith.networks import NETWORKS
+    from atlasmith.networks import DECODERS, NETWORKS
     from atlasmith.scoring.metrics import SEGMENTATION
 
     template = config.template
@@ -76,6 +76,7 @@ def check_choices(config: Config) -> None:
         *_term_problems("config: template.pairs", template.pairs, SIMILARITY),
         *_term_problems("config: template.regularisation", template.regularisation, REGULARISERS),
         *_unknown("config: template.network.name", [template.network.name], NETWORKS, "network"),
+        *_unknown("config: template.decoder", [template.decoder], DECODERS, "decoder"),
         *_unknown("config: affine.engine", [config.affine.engine], ENGINES, "engine"),
         *_unknown("config: fusion.methods", config.fusion.methods, FUSERS, "method"),
         *_unknown("config: score.metrics", config.score.metrics, SEGMENTATION, "metric"),

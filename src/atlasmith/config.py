@@ -73,6 +73,7 @@ class TemplateSection(Section):
     shape: list[Count] | None = Field(None, description="grid, voxels; from the images where not given")
     margin: NotNegative = Field(4.0, description="mm around the largest object")
     condition_on: list[str] = Field(default_factory=list, description="covariates")
+    decoder: str = Field("dense", description="what makes covariates into more than a straight line")
     network: NetworkSection = NetworkSection()
     squarings: Annotated[int, Field(ge=1, le=12)] = 6
     steps: Count = 500

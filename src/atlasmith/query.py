@@ -13,6 +13,7 @@ from torch import Tensor
 from atlasmith import __version__
 from atlasmith.aligned import AlignedImages
 from atlasmith.asked import Values, check_covariates, numbers_of, tell
+from atlasmith.conditional_labels import ConditionalLabels
 from atlasmith.config import Config, load_config
 from atlasmith.errors import AtlasmithError, InputError
 from atlasmith.geometry import Array
@@ -22,7 +23,7 @@ from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_tsv
 from atlasmith.io.transforms import read_affine, read_composite
 from atlasmith.naming import Layout
 from atlasmith.networks import Groupwise
-from atlasmith.warp import resize, resize_displacement, to_tensor, warp
+from atlasmith.warp import resize, resize_displacement, warp
 
 POINTS = 9  # of a growth chart, over the cohort's range
 
@@ -68,14 +69,14 @@ def _write(
     run, grid = config.layout, model.grid
     code = model.code.encode(values)
     moved = _Moved(model, code)
-    probabilities = to_tensor(grid, read_image(run.template_probabilities).data, model.base)
     table = read_tsv(run.template_label_table)
     labels = np.array([int(row["index"]) for row in table])
-    here = moved(probabilities)[0].numpy()
+    shares = ConditionalLabels(config, model, cohort, labels)
+    here = shares(code)[0].numpy()
     most = np.where(here.max(axis=0) > 1 - here.sum(axis=0), labels[here.argmax(axis=0)], 0)
 
     image = model.template(code[None])[0, 0]
-    rows = _chart(config, model, values, cohort, probabilities, table)
+    rows = _chart(config, model, values, cohort, shares, table)
     written: dict[Path, Array] = {
         answer.template_labels: grid.unsqueeze(most.astype(np.int32)),
         answer.template_probabilities: grid.unsqueeze(np.moveaxis(here, 0, -1)),
@@ -147,7 +148,7 @@ def _chart(
     model: Groupwise,
     values: Values,
     cohort: Sequence[Subject],
-    probabilities: Tensor,
+    shares: ConditionalLabels,
     table: Sequence[Mapping[str, str]],
 ) -> list[dict[str, Any]]:
     """Volumes in mm3 of each label over each number among the covariates, the others as asked.
@@ -156,7 +157,8 @@ def _chart(
     interval by resampling the people.
     """
     voxel = float(np.prod(model.grid.tensor_spacing))
-    volumes = np.stack([_volumes(config, subject, probabilities[0]) for subject in cohort])
+    usual = shares(torch.zeros(model.code.size))[0]
+    volumes = np.stack([_volumes(config, subject, usual) for subject in cohort])
     codes = torch.stack([model.code.encode(subject.covariates) for subject in cohort]).numpy()
     drawn = np.random.default_rng(config.seed).integers(
         len(cohort), size=(config.score.bootstrap, len(cohort))
@@ -171,7 +173,7 @@ def _chart(
         )
         low, high = np.percentile(fits[1:], (2.5, 97.5), axis=0)
         for position, (point, code) in enumerate(zip(points, asked, strict=True)):
-            template = _Moved(model, code)(probabilities)[0].flatten(1).sum(dim=1).numpy() * voxel
+            template = shares(code)[0].flatten(1).sum(dim=1).numpy() * voxel
             for label, row in enumerate(table):
                 rows.append(
                     {

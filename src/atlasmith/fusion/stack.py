@@ -13,7 +13,7 @@ from atlasmith.io.images import read_image, read_labels
 from atlasmith.io.tables import Subject, read_cohort
 from atlasmith.naming import Layout
 from atlasmith.preparation import read_prepared
-from atlasmith.warp import pull, pull_coordinates, sample_labels
+from atlasmith.warp import pull, pull_labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,5 +64,4 @@ def own_labels(subject: Subject, grid: Grid) -> Array:
     if subject.role != "atlas" or subject.labels is None:
         raise ValueError(f"sub-{subject.id} is no atlas: its labels aren't for training")
     own = read_labels(subject.labels)
-    voxels = pull_coordinates(own.grid, [], grid)
-    return sample_labels(torch.from_numpy(own.grid.squeeze(own.data)), voxels).numpy()
+    return pull_labels(own.data, own.grid, [], grid).numpy()

@@ -4,12 +4,14 @@ What a registration network takes and gives, `atlasmith.networks.registration` t
 """
 
 from atlasmith.networks.crossfit import CrossFitted, left_out
+from atlasmith.networks.decoder import DECODERS
 from atlasmith.networks.groupwise import CovariateCode, Groupwise
 from atlasmith.networks.registration import NETWORKS, fold
 from atlasmith.networks.segmenter import Segmenters, label_channels, unions
 from atlasmith.networks.unet import UNet
 
 __all__ = [
+    "DECODERS",
     "NETWORKS",
     "CovariateCode",
     "CrossFitted",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from atlasmith.errors import AtlasmithError, look_up
 from atlasmith.geometry import Grid
 from atlasmith.io.weights import read_weights, write_weights
+from atlasmith.networks.decoder import DECODERS
 from atlasmith.networks.registration import NETWORKS, VELOCITY_SCALE
 from atlasmith.networks.segmenter import Segmenters
 from atlasmith.warp import (
@@ -21,7 +22,6 @@ from atlasmith.warp import (
     compose_velocities,
     exponentiate,
     half_shape,
-    resize,
     resize_displacement,
     warp,
 )
@@ -82,35 +82,6 @@ class CovariateCode:
         return torch.tensor(code, dtype=torch.float32)
 
 
-class Decoder(nn.Module):
-    """Covariates (B, size) to an image (B, 1, *shape), the part that a straight line leaves unexplained.
-
-    A dense layer to a quarter-resolution grid of features, then convolutions up to half resolution (after
-    Dalca et al. 2019), with the value at the mean covariates taken off, so that the template there is the
-    free volume alone.
-    """
-
-    features = 8
-
-    def __init__(self, size: int, shape: Sequence[int]) -> None:
-        super().__init__()
-        convolution = {2: nn.Conv2d, 3: nn.Conv3d}[len(shape)]
-        self.shapes = [tuple(-(-n // stride) for n in shape) for stride in (4, 2, 1)]
-        self.hidden = nn.Sequential(nn.Linear(size, 16), nn.ELU(), nn.Linear(16, 16), nn.ELU())
-        self.dense = nn.Linear(16, self.features * int(np.prod(self.shapes[0])))
-        self.refine = nn.Sequential(convolution(self.features, self.features, 3, padding=1), nn.ELU())
-        self.head = convolution(self.features, 1, 3, padding=1)
-        for parameter in self.head.parameters():
-            nn.init.normal_(parameter, std=1e-5)
-
-    def forward(self, code: Tensor) -> Tensor:
-        quarter, half, full = self.shapes
-        code = torch.cat([code, torch.zeros_like(code[:1])])
-        x = self.dense(self.hidden(code)).reshape(len(code), self.features, *quarter)
-        x = self.head(resize(self.refine(x), half))
-        return resize(x[:-1] - x[-1:], full)
-
-
 class Groupwise(nn.Module):
     """A template t(a), and a network that takes t(a) and an image to a stationary velocity.
 
@@ -135,6 +106,7 @@ class Groupwise(nn.Module):
         probabilistic: bool = False,
         passes: int = 1,
         segmenter: Mapping[str, Any] | None = None,
+        decoder: str = "dense",
     ) -> None:
         super().__init__()
         self.grid, self.code, self.squarings, self.passes = grid, code, squarings, passes
@@ -145,12 +117,14 @@ class Groupwise(nn.Module):
             "probabilistic": probabilistic,
             "passes": passes,
             "segmenter": None if segmenter is None else dict(segmenter),
+            "decoder": decoder,
         }
         shape = grid.tensor_shape
         self.base = nn.Parameter(torch.zeros(1, 1, *shape))
         self.register_buffer("support", torch.ones(1, 1, *shape))
         self.slopes = nn.Parameter(torch.zeros(code.size, *shape)) if code.size else None
-        self.decoder = Decoder(code.size, shape) if code.size else None
+        decode = look_up(DECODERS, decoder, "decoder")
+        self.decoder = decode(code.size, shape) if code.size else None
         self.register_buffer("growth", torch.zeros(code.size, grid.ndim, *half_shape(shape)))
         build = look_up(NETWORKS, network, "network")
         widths = [] if channels is None else [channels]

@@ -27,7 +27,7 @@ from atlasmith.warp import (
     half_shape,
     inside,
     map_points,
-    pull_coordinates,
+    pull_labels,
     resize_displacement,
     sample,
     sample_labels,
@@ -126,8 +126,7 @@ def label_from_template(config: Config, subject_id: str) -> None:
     layout = config.layout
     subject = next(s for s in read_cohort(layout.cohort) if s.id == subject_id)
     native, labels = read_grid(subject.image), read_labels(layout.template_labels)
-    voxels = pull_coordinates(labels.grid, read_composite(layout.inverse(subject_id)), native)
-    moved = sample_labels(torch.from_numpy(labels.grid.squeeze(labels.data)), voxels)
+    moved = pull_labels(labels.data, labels.grid, read_composite(layout.inverse(subject_id)), native)
     path = layout.segmentation(subject_id, "template")
     write_image(path, native.unsqueeze(moved.numpy()), native, like=subject.image)
 

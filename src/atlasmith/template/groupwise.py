@@ -83,6 +83,7 @@ def train(config: Config) -> None:
         probabilistic="kl" in settings.regularisation,
         passes=settings.network.passes,
         segmenter=segmenter,
+        decoder=settings.decoder,
     )
     if model.segmenters is not None:
         train_segmenters(config, model.segmenters.to(device), images, device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from atlasmith.geometry import Array, DisplacementField, Grid, Step
-from atlasmith.warp.dense import Mode, coordinates, sample
+from atlasmith.warp.dense import Mode, coordinates, sample, sample_labels
 
 
 def _apply(matrix: Array, points: Tensor) -> Tensor:
@@ -74,6 +74,13 @@ def pull(image: Tensor, moving: Grid, steps: Sequence[Step], fixed: Grid, mode: 
     """
     points = pull_coordinates(moving, steps, fixed)
     return sample(image, points, mode, "border") * inside(points[0].movedim(0, -1), moving.tensor_shape)
+
+
+def pull_labels(labels: Array, moving: Grid, steps: Sequence[Step], fixed: Grid) -> Tensor:
+    """Integer `labels` (X, Y, Z) on `moving` resampled once onto `fixed`, as `sample_labels` has it:
+    (*fixed.tensor_shape)."""
+    own = torch.from_numpy(moving.squeeze(labels))
+    return sample_labels(own, pull_coordinates(moving, steps, fixed))
 
 
 def displacement_to_field(displacement: Tensor, grid: Grid) -> DisplacementField:
