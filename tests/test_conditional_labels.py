@@ -13,7 +13,7 @@ LEVEL, SLOPE = 0.5, 0.1
 
 def drawn(seed: int, atlases: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Labels and unexpected intensities (N, 14, 14), and codes (N, 1), of atlases that differ among each
-    other by more than the covariate explains. A label is dark, and everyone's line of intensities is known."""
+    other by more than the covariate explains. A label is dark; everyone's line of intensities is known."""
     random = np.random.default_rng(seed)
     codes = random.normal(size=(atlases, 1))
     likely = LEVEL + SLOPE * codes + 0.15 * random.normal(size=(atlases, 1))

@@ -51,26 +51,34 @@ def test_views_follow_the_covariate(toy: Config) -> None:
     assert [c["covariates"]["age"] for c in cohorts.values()] == [30.0, 70.0]
 
 
+def linked(toy: Config, config: Config) -> Config:
+    """`config`, with the toy cohort's affine stage in its output folder."""
+    for subject in read_cohort(toy.layout.cohort):
+        for path in (toy.layout.affine(subject.id), toy.layout.affine_image(subject.id)):
+            link = config.output / path.relative_to(toy.output)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists():
+                link.symlink_to(path)
+    for path in (toy.layout.cohort, toy.layout.labels, toy.layout.grid):
+        (config.output / path.name).write_bytes(path.read_bytes())
+    return config
+
+
+@pytest.mark.parametrize("adversary", [False, True])
 def test_a_killed_training_resumes_to_the_same_weights(
-    toy: Config, tmp_path, monkeypatch: pytest.MonkeyPatch
+    adversary: bool, toy: Config, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
     values = toy.resolved()
     values["template"] |= {"steps": 12, "checkpoint_every": 5, "augment": True}
+    if adversary:
+        values["template"] |= {"adversary": {"weight": 0.1, "channels": [4, 8]}, "refinement": {"rounds": 0}}
     values["template"]["labels"] = {"dice": {"weight": 0.5}}
     values["template"]["segmenter"] = {"channels": [4, 8], "steps": 3}
 
     def run(name: str, stop_at: int | None) -> Config:
         values["output"] = str(tmp_path / name)
-        config = parse_config(values)
-        for subject in read_cohort(toy.layout.cohort):
-            for path in (toy.layout.affine(subject.id), toy.layout.affine_image(subject.id)):
-                link = config.output / path.relative_to(toy.output)
-                link.parent.mkdir(parents=True, exist_ok=True)
-                if not link.exists():
-                    link.symlink_to(path)
-        for path in (toy.layout.cohort, toy.layout.labels, toy.layout.grid):
-            (config.output / path.name).write_bytes(path.read_bytes())
+        config = linked(toy, parse_config(values))
         calls = 0
         real = stage.pair
 
@@ -174,3 +182,22 @@ def test_start_is_the_regression_where_there_is_data() -> None:
     expected = torch.zeros(20, 18)
     expected[5:12] = 1
     torch.testing.assert_close(model.support[0, 0], expected)
+
+
+def test_without_a_network_refinement_alone_makes_the_template(toy: Config, tmp_path) -> None:
+    values = toy.resolved() | {"output": str(tmp_path)}
+    values["template"] |= {"steps": 0, "condition_on": [], "views": {}}
+    values["template"]["refinement"] = {"rounds": 4, "steps": 16}
+    config = linked(toy, parse_config(values))
+    train(config)
+    template, mean = read_image(config.layout.template_image), read_image(toy.layout.affine_reference)
+    grid = template.grid
+    inside = grid.squeeze(foreground(mean.data))
+    ours, before = (
+        gradient_energy_per_mm2(grid.squeeze(image.data), inside, grid.tensor_spacing)
+        for image in (template, mean)
+    )
+    assert ours > 1.05 * before
+    assert read_tsv(config.layout.template_training) == []
+    moved = [float(row["moved_mm"]) for row in read_tsv(config.layout.template_refinement)]
+    assert moved[-1] < 0.5 * moved[0]

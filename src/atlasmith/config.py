@@ -67,6 +67,13 @@ class RefinementSection(Section):
     subjects: Count = Field(60, description="at most so many")
 
 
+class AdversarySection(Section):
+    weight: NotNegative = Field(0.0, description="of the template's loss against the discriminator; 0: none")
+    r1: NotNegative = Field(1e-3, description="weight of the penalty on its gradient at real images")
+    channels: Annotated[list[Count], Field(min_length=1)] = [32, 64, 64]
+    learning_rate: Positive = 3e-3
+
+
 class TemplateSection(Section):
     name: Label = "Template"
     spacing: Positive = Field(1.0, description="voxel size, mm")
@@ -76,7 +83,9 @@ class TemplateSection(Section):
     decoder: str = Field("dense", description="what makes covariates into more than a straight line")
     network: NetworkSection = NetworkSection()
     squarings: Annotated[int, Field(ge=1, le=12)] = 6
-    steps: Count = 500
+    steps: Annotated[int, Field(ge=0)] = Field(
+        500, description="0: no network is trained, and refinement makes the template from the affine mean"
+    )
     batch_size: Annotated[int, Field(ge=2)] = 4
     learning_rate: Positive = 1e-3
     template_learning_rate: Positive = 1e-3
@@ -91,6 +100,7 @@ class TemplateSection(Section):
     )
     segmenter: SegmenterSection = SegmenterSection()
     refinement: RefinementSection = RefinementSection()
+    adversary: AdversarySection = AdversarySection()
     pairs: Terms = Field(
         default_factory=dict, description="similarity of images brought to each other through the template"
     )
@@ -246,6 +256,14 @@ def parse_config(values: dict[str, Any], where: str | Path = "config") -> Config
         for name in config.template.views
         if name not in config.template.condition_on
     ]
+    if config.template.adversary.weight and config.template.refinement.rounds:
+        problems.append(
+            Problem(
+                f"{where}: template.adversary",
+                "refinement would replace the template that learned against it by averages",
+                "Set template.refinement.rounds: 0, or template.adversary.weight: 0.",
+            )
+        )
     if problems:
         raise InputError(problems)
     return config

@@ -111,7 +111,7 @@ def fit(
             _save(checkpoint, module, optimiser, digest, done, rows)
             if progress.disable:
                 print(f"{description}: step {done} of {steps}, loss {rows[-1]['loss']:.4f}", flush=True)
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns = list(dict.fromkeys(["step", "loss", *(name for row in rows for name in row)]))
     write_tsv(table, rows, columns)
     module.eval()
 

@@ -20,9 +20,11 @@ from atlasmith.io.images import write_image
 from atlasmith.io.tables import read_cohort, read_label_values
 from atlasmith.losses import across, pair
 from atlasmith.networks import CovariateCode, Groupwise, left_out, unions
+from atlasmith.template.adversary import Adversary
 from atlasmith.template.refinement import refine_template, start_from_regression
 from atlasmith.template.segmenter import train_segmenters
 from atlasmith.training import autocast, fit, generator, pick_device
+from atlasmith.warp import resize_displacement, warp
 
 # Of the template's learning rate. The decoder's weights act together: each as fast as a free voxel, they move
 # the template's contrast, which a local correlation doesn't see, long before its shape.
@@ -106,6 +108,16 @@ def train(config: Config) -> None:
                 "lr": DECODER_RATE * settings.template_learning_rate,
             },
         ]
+    adversary = None
+    if settings.adversary.weight:
+        adversary = Adversary(grid.ndim, code.size, settings.adversary.channels).to(device)
+        groups += [
+            {
+                "params": list(adversary.parameters()),
+                "lr": settings.adversary.learning_rate,
+                "betas": (0.0, 0.9),
+            }
+        ]
     optimiser = torch.optim.Adam(groups)
 
     def draw(index: int) -> list[int]:
@@ -150,10 +162,21 @@ def train(config: Config) -> None:
             save_memory=settings.save_memory,
         )
         terms = judged.terms | across(image[:, :1].float(), mask, judged, settings.pairs)
+        if adversary is not None:
+            there = resize_displacement(judged.inverse, image.shape[2:])
+            moved = warp(template[:, :1].float(), there) * mask
+            terms |= adversary.terms(
+                moved,
+                image[:, :1].float(),
+                codes[chosen].to(device),
+                settings.adversary.weight,
+                settings.adversary.r1,
+                generator(config.seed, 6, index),
+            )
         return {"loss": torch.stack(list(terms.values())).sum(), **{n: t.detach() for n, t in terms.items()}}
 
     fit(
-        module=model,
+        module=model if adversary is None else torch.nn.ModuleList([model, adversary]),
         optimiser=optimiser,
         step=step,
         steps=settings.steps,
@@ -165,7 +188,7 @@ def train(config: Config) -> None:
     )
     refine_template(config, model, images, codes)
     _write(config, model.cpu())
-    layout.template_checkpoint.unlink()
+    layout.template_checkpoint.unlink(missing_ok=True)
     layout.segmenter_checkpoint.unlink(missing_ok=True)
 
 
