@@ -12,7 +12,7 @@ import torch
 from atlasmith.io.images import Image, read_labels
 from atlasmith.io.transforms import to_sitk
 from atlasmith.preparation import read_prepared
-from atlasmith.warp import pull, pull_coordinates, sample_labels
+from atlasmith.warp import pull, pull_labels
 
 # Of greedy: an affine by NCC over 5 voxels an axis, from the images' centres.
 GREEDY = "-d 3 -V 0 -threads 2 -i fixed moving -m NCC 2x2x2"
@@ -38,9 +38,7 @@ def labels_of(path: Path, spacing: float | None = None) -> Image:
     if spacing is None:
         return labels
     grid = labels.grid.resampled(spacing)
-    voxels = pull_coordinates(labels.grid, [], grid)
-    moved = sample_labels(torch.from_numpy(labels.grid.squeeze(labels.data)), voxels)
-    return Image(grid.unsqueeze(moved.numpy()), grid)
+    return Image(grid.unsqueeze(pull_labels(labels.data, labels.grid, [], grid).numpy()), grid)
 
 
 def ants_image(image: Image) -> Any:
