@@ -1,8 +1,11 @@
 """A toy cohort of discs whose hole widens with age, taken through the chain once for all tests."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from tiny import Tiny
 
 from atlasmith.config import Config, parse_config
 from atlasmith.geometry import Grid
@@ -88,3 +91,8 @@ def toy_registered(toy: Config) -> Config:
 
     register_subjects(toy, [subject.id for subject in read_cohort(toy.layout.cohort)])
     return toy
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Tiny:
+    return Tiny(tmp_path)

@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 ROLES = ("atlas", "target", "train")
 RESERVED = ("participant_id", "role", "image", "labels")  # columns of the checked table
+SAME_PLACE = 0.1  # voxels that a qform and an sform may differ by
 
 # Float32 volumes of the template's grid that training holds at its peak. Per image of a batch: both
 # directions of the warp, each with its field at full resolution, the sums in the windows of LNCC and what
@@ -318,14 +319,22 @@ def _check_header(path: Path) -> Grid:
     if file.get_data_dtype().kind not in "iuf":
         _refuse(path, f"voxels are of type {file.get_data_dtype()}", "Save integers or floats.")
     with ImageOpener(str(path)) as stream:
-        # Unchecked, since nibabel takes a voxel size of 0 for 1 without a word.
-        zooms = type(file.header).from_fileobj(stream, check=False)["pixdim"][1 : len(file.shape) + 1]
-    if not np.all(np.isfinite(zooms)) or np.any(zooms == 0):
+        # Unchecked, since nibabel mends without a word: it takes a voxel size of 0 for 1.
+        raw = type(file.header).from_fileobj(stream, check=False)
+    if raw["sizeof_hdr"] != raw.sizeof_hdr:
+        _refuse(path, f"the header says it has {raw['sizeof_hdr']} bytes", "Copy or convert it again.")
+    zooms = raw["pixdim"][1 : len(file.shape) + 1]
+    if not np.all(np.isfinite(zooms)) or np.any(zooms <= 0):
         _refuse(
             path,
             f"voxel sizes are {zooms.tolist()} mm",
             "Write the true ones into the header (pixdim).",
         )
+    if np.isinf(raw["scl_slope"]):
+        _refuse(path, f"intensities are scaled by {raw['scl_slope']}", "Mend scl_slope in the header.")
+    unit = raw.get_xyzt_units()[0]
+    if unit not in ("mm", "unknown"):
+        _refuse(path, f"its unit is the {unit}", "Write voxel sizes and affine in mm, and say so.")
     matrix = file.affine[:3, :3]
     lengths = np.linalg.norm(matrix, axis=0)
     if not np.all(np.isfinite(file.affine)) or abs(np.linalg.det(matrix)) <= 1e-6 * np.prod(lengths):
@@ -334,7 +343,31 @@ def _check_header(path: Path) -> Grid:
             f"the affine can't be inverted: {file.affine.tolist()}",
             "Write a valid sform or qform; converting from DICOM again is safest.",
         )
+    _check_orientation(path, file)
     return read_grid(path)
+
+
+def _check_orientation(path: Path, file: Any) -> None:
+    """That the header says where the image lies, and doesn't say it twice."""
+    forms = [
+        form for form in (file.get_qform(coded=True)[0], file.get_sform(coded=True)[0]) if form is not None
+    ]
+    if not forms:
+        _refuse(
+            path,
+            "the header has neither a qform nor an sform, so nobody knows left from right",
+            "Convert it from DICOM again, or set the sform if you know the orientation.",
+        )
+    shape = (*file.shape, 1)[:3]
+    corners = np.array([(*np.multiply(corner, np.subtract(shape, 1)), 1) for corner in np.ndindex(2, 2, 2)])
+    places = np.array([corners @ form.T for form in forms])
+    apart = float(np.linalg.norm(places[0] - places[-1], axis=1).max())
+    if apart > SAME_PLACE * min(file.header.get_zooms()[: len(file.shape)]):
+        _refuse(
+            path,
+            f"qform and sform disagree by up to {apart:.3g} mm, and tools differ in which they believe",
+            "Keep the right one: set the other equal to it, or its code to 0.",
+        )
 
 
 def check_image(path: Path) -> None:

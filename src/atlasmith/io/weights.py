@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from atlasmith.errors import AtlasmithError
 from atlasmith.io.files import whole
 
 
@@ -23,7 +24,14 @@ def write_weights(path: str | Path, network: nn.Module, about: Mapping[str, Any]
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `write_weights` was told about the network, and its weights."""
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return json.loads(file.metadata()["atlasmith"]), tensors
+    """What `write_weights` was told about the network, and its weights; raises `AtlasmithError` where the
+    file is none of its."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return json.loads(file.metadata()["atlasmith"]), tensors
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise AtlasmithError(
+            f"{path}: these are no weights of ours ({type(error).__name__}: {error}). Train again, or copy "
+            "the file again."
+        ) from None
