@@ -1,3 +1,4 @@
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ class Stop(Exception):
     pass
 
 
-def run(folder: Path, stop_at: int | None = None, bad: bool = False, digest: str = "a") -> torch.nn.Linear:
-    """Fit a line to noisy data drawn by step number; `stop_at` plays a killed job."""
+def run(
+    folder: Path, stop_at: int | None = None, bad: Collection[int] = (), digest: str = "a"
+) -> torch.nn.Linear:
+    """Fit a line to noisy data drawn by step number; `stop_at` plays a killed job, and the loss isn't finite
+    in steps `bad`."""
     torch.manual_seed(0)
     module = torch.nn.Linear(2, 1)
 
@@ -22,7 +26,7 @@ def run(folder: Path, stop_at: int | None = None, bad: bool = False, digest: str
             raise Stop
         x = torch.randn(8, 2, generator=generator(7, index))
         loss = (module(x)[:, 0] - x @ torch.tensor([1.0, -2.0]) - 3).square().mean()
-        terms = {"loss": loss * float("nan") if bad and index == 5 else loss}
+        terms = {"loss": loss * float("nan") if index in bad else loss}
         return terms | ({"extra": loss.detach()} if index % 2 else {})
 
     fit(
@@ -65,9 +69,23 @@ def test_a_checkpoint_of_another_config_is_not_taken(tmp_path: Path) -> None:
     assert torch.equal(run(tmp_path).weight, run(tmp_path / "fresh").weight)
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_terms(tmp_path: Path) -> None:
-    with pytest.raises(AtlasmithError, match=r"isn't finite at step 5.*'loss': nan"):
-        run(tmp_path, bad=True)
+def test_steps_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
+    """And training goes on more carefully, also after it was killed."""
+    bad = {5, 6, 12}
+    whole = run(tmp_path / "whole", bad=bad)
+    with pytest.raises(Stop):
+        run(tmp_path / "killed", bad=bad, stop_at=27)
+    assert torch.equal(whole.weight, run(tmp_path / "killed", bad=bad).weight)
+    rows = read_tsv(tmp_path / "whole" / "table.tsv")
+    assert [int(row["step"]) - 1 for row in rows if row["loss"] == "n/a"] == sorted(bad)
+    assert float(rows[-1]["loss"]) < 0.5 * float(rows[0]["loss"])
+    assert not torch.equal(whole.weight, run(tmp_path / "sound").weight)
+
+
+def test_a_loss_that_stays_not_finite_stops_with_its_terms(tmp_path: Path) -> None:
+    with pytest.raises(AtlasmithError, match=r"in 4 steps up to step 23.*'loss': nan.*checkpoint"):
+        run(tmp_path, bad=range(20, 40))
+    assert torch.isfinite(run(tmp_path).weight).all(), "the last good state is taken up"
 
 
 def test_random_numbers_depend_on_the_place_alone() -> None:

@@ -59,6 +59,14 @@ def one_cycle(steps: int, warm_up: float = 0.1) -> Callable[[int], float]:
     return schedule
 
 
+PATIENCE = 4  # steps in a row that may fail
+
+
+def _finite(loss: Tensor, module: nn.Module) -> bool:
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    return bool(torch.isfinite(loss) and torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+
+
 def fit(
     *,
     module: nn.Module,
@@ -77,9 +85,15 @@ def fit(
     Every `every` steps the state goes to `checkpoint`, whole; a later call with the same `digest` goes on
     from there to the same weights, since `step` draws its random numbers from its index alone. An entry that
     is missing in some steps is written as n/a. The caller removes the checkpoint once its results are safe.
+
+    A step whose loss or gradient isn't finite is left out, and the rates are halved from then on; after
+    `PATIENCE` such steps in a row, raises `AtlasmithError`.
     """
     schedule = one_cycle(steps)
-    first, rows = _load(checkpoint, module, optimiser, digest) if checkpoint.exists() else (0, [])
+    first, slowed, rows = (
+        _load(checkpoint, module, optimiser, digest) if checkpoint.exists() else (0, 1.0, [])
+    )
+    failed = 0
     rates = [group["lr"] for group in optimiser.param_groups]
     progress = tqdm(
         range(first, steps),
@@ -91,24 +105,31 @@ def fit(
     module.train()
     for index in progress:
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate * schedule(index)
+            group["lr"] = slowed * rate * schedule(index)
         terms = step(index)
-        if not torch.isfinite(terms["loss"]):
-            values = {name: value.item() for name, value in terms.items()}
-            raise AtlasmithError(
-                f"{description}: the loss isn't finite at step {index}: {values}. Lower the learning rate; "
-                f"the last good state is in {checkpoint}."
-            )
         optimiser.zero_grad(set_to_none=True)
         terms["loss"].backward()
-        optimiser.step()
-        rows.append({"step": index + 1, **{name: value.item() for name, value in terms.items()}})
-        progress.set_postfix(loss=f"{rows[-1]['loss']:.4f}", refresh=False)
+        values = {name: value.item() for name, value in terms.items()}
+        rows.append({"step": index + 1, **values})
+        if _finite(terms["loss"], module):
+            failed = 0
+            optimiser.step()
+        else:
+            failed, slowed = failed + 1, slowed / 2
+            if failed == PATIENCE:
+                raise AtlasmithError(
+                    f"{description}: loss or gradient isn't finite in {failed} steps up to step {index}: "
+                    f"{values}. Lower the learning rate; the last good state is in {checkpoint}."
+                )
+            print(
+                f"{description}: left out step {index + 1}, which isn't finite; rates are halved", flush=True
+            )
+        progress.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
         done = index + 1
         if done % every == 0 or done == steps:
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate
-            _save(checkpoint, module, optimiser, digest, done, rows)
+            _save(checkpoint, module, optimiser, digest, done, slowed, rows)
             if progress.disable:
                 print(f"{description}: step {done} of {steps}, loss {rows[-1]['loss']:.4f}", flush=True)
     columns = list(dict.fromkeys(["step", "loss", *(name for row in rows for name in row)]))
@@ -122,6 +143,7 @@ def _save(
     optimiser: torch.optim.Optimizer,
     digest: str,
     step: int,
+    slowed: float,
     rows: list[dict[str, Any]],
 ) -> None:
     tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
@@ -129,17 +151,18 @@ def _save(
         tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     with whole(path) as partial:
-        save_file(tensors, partial, metadata={"digest": digest, "step": str(step), "rows": json.dumps(rows)})
+        about = {"digest": digest, "step": str(step), "slowed": str(slowed), "rows": json.dumps(rows)}
+        save_file(tensors, partial, metadata=about)
 
 
 def _load(
     path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, digest: str
-) -> tuple[int, list[dict[str, Any]]]:
+) -> tuple[int, float, list[dict[str, Any]]]:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         if metadata["digest"] != digest:
             print(f"{path} is of another config: starting anew", flush=True)
-            return 0, []
+            return 0, 1.0, []
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     module.load_state_dict(
         {n.removeprefix("module."): v for n, v in tensors.items() if n.startswith("module.")}
@@ -151,4 +174,4 @@ def _load(
             state.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     print(f"resuming at step {metadata['step']} from {path}", flush=True)
-    return int(metadata["step"]), json.loads(metadata["rows"])
+    return int(metadata["step"]), float(metadata["slowed"]), json.loads(metadata["rows"])
