@@ -78,7 +78,8 @@ def _lines(shown: Tensor, residuals: Tensor, codes: Tensor) -> tuple[Tensor, Ten
     )
     adjusted = (shown - about * residuals)[:, None, None]
     level, slopes = regression(((one, torch.ones_like(one)) for one in adjusted), codes)
-    return level[0, 0], slopes[:, 0]
+    # Smooth: what few atlases say of a single voxel would mostly be cut off at probabilities of 0 and 1.
+    return level[0, 0], torch.stack([_near(slope) for slope in slopes[:, 0]]) if len(slopes) else slopes[:, 0]
 
 
 def _near(values: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class RefinementSection(Section):
     rounds: Annotated[int, Field(ge=0)] = 3
     steps: Count = Field(14, description="of instance optimisation, in each round")
     learning_rate: Positive = 0.15
-    subjects: Count = Field(60, description="at most so many")
+    subjects: Count = Field(60, description="at most so many, but in the last round all")
 
 
 class AdversarySection(Section):

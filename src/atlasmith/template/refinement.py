@@ -9,7 +9,9 @@ covariate, is change that the template should show; it is taken out of them befo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from tempfile import TemporaryFile
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d, max_pool3d
@@ -23,7 +25,7 @@ from atlasmith.losses import to_mm
 from atlasmith.networks import Groupwise
 from atlasmith.regression import regression
 from atlasmith.training import autocast, generator
-from atlasmith.warp import compose, exponentiate, resize_displacement, warp
+from atlasmith.warp import compose, exponentiate, half_shape, resize_displacement, warp
 
 SUPPORT_MARGIN = 3  # voxels
 
@@ -56,42 +58,44 @@ def _set(model: Groupwise, base: Tensor, slopes: Tensor) -> None:
 def refine_template(config: Config, model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
     """Replace the template by what registered images average to, round by round, in place.
 
-    In each round the velocities of some people, drawn once, go on by instance optimisation from where they
-    were. Base and slopes become the regression of the images brought to the mean covariates. The decoder
-    falls silent, and so do the slopes until the last round: they would show a moving edge as a change of
-    intensities, and leave growth nothing to explain.
+    In each round the velocities of some people, drawn once, and in the last one of everybody, go on by
+    instance optimisation from where they were. Base and slopes become the regression of the images brought
+    to the mean covariates. The decoder falls silent, and so do the slopes until the last round: they would
+    show a moving edge as a change of intensities, and leave growth nothing to explain.
     """
     settings, device = config.template.refinement, model.base.device
     if settings.rounds == 0:
         return
-    drawn = torch.randperm(len(codes), generator=generator(config.seed, 5))[: settings.subjects]
-    people = sorted(drawn.tolist())
-    codes = codes[people].to(device)
-    velocities: list[Tensor] = []
+    order = torch.randperm(len(codes), generator=generator(config.seed, 5)).tolist()
+    drawn = sorted(order[: settings.subjects])
+    codes = codes.to(device)
+    velocities = _Velocities(model, len(codes))
     model.eval()
     if model.decoder is not None and model.slopes is not None:
         for parameter in (model.slopes, *model.decoder.head.parameters()):
             parameter.data.zero_()
-    progress = tqdm(total=settings.rounds * len(people), desc="refinement", disable=None)
+    progress = tqdm(total=(settings.rounds - 1) * len(drawn) + len(codes), desc="refinement", disable=None)
     rows = []
     for turn in range(settings.rounds):
-        for place, (person, code) in enumerate(zip(people, codes, strict=True)):
+        last = turn == settings.rounds - 1
+        people = [*range(len(codes))] if last else drawn
+        for person in people:
             image, mask = (x.to(device) for x in images.batch([person]))
             with torch.no_grad(), autocast(device):
-                template = model.template_features(code[None])
+                template = model.template_features(codes[person][None])
                 image = model.features(image, [images.subjects[person].id])
-                if turn == 0:
-                    velocities.append(model.velocity(template, image).mean.float())
+                if person not in velocities:
+                    velocities[person] = model.velocity(template, image).mean.float()
             judge = instance.judge(config, model.grid, template.float(), image.float(), mask)
-            velocities[place] = instance.optimise(
-                judge, velocities[place], settings.steps, settings.learning_rate
+            velocities[person] = instance.optimise(
+                judge, velocities[person], settings.steps, settings.learning_rate
             )
             progress.update()
         with torch.no_grad():
-            moved = _centre(model, velocities, codes)
+            moved = _centre(model, velocities, people, codes)
             before = model.base.clone()
-            base, slopes = regression(_brought(model, images, people, velocities, codes), codes)
-            _set(model, base, slopes if turn == settings.rounds - 1 else torch.zeros_like(slopes))
+            base, slopes = regression(_brought(model, images, people, velocities, codes), codes[people])
+            _set(model, base, slopes if last else torch.zeros_like(slopes))
             change = float((model.base - before).square().mean().sqrt())
         rows.append({"round": turn + 1, "people": len(people), "moved_mm": moved, "changed": change})
         print(
@@ -103,33 +107,55 @@ def refine_template(config: Config, model: Groupwise, images: AlignedImages, cod
     write_tsv(config.layout.template_refinement, rows, list(rows[0]))
 
 
-def _centre(model: Groupwise, velocities: list[Tensor], codes: Tensor) -> float:
-    """Take out of the velocities (1, d, *half), in place, what they have in common, for which the template
-    moves instead, and what goes with the covariates, which is growth.
+class _Velocities:
+    """People's velocities (1, d, *half), in a file without a name: memory doesn't grow with the cohort."""
+
+    def __init__(self, model: Groupwise, people: int) -> None:
+        shape = (people, 1, model.grid.ndim, *half_shape(model.grid.tensor_shape))
+        with TemporaryFile() as file:
+            self._values = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+        self._known: set[int] = set()
+        self._device = model.base.device
+
+    def __contains__(self, person: int) -> bool:
+        return person in self._known
+
+    def __getitem__(self, person: int) -> Tensor:
+        return torch.from_numpy(np.array(self._values[person])).to(self._device)
+
+    def __setitem__(self, person: int, velocity: Tensor) -> None:
+        self._values[person] = velocity.cpu().numpy()
+        self._known.add(person)
+
+
+def _centre(model: Groupwise, velocities: _Velocities, people: list[int], codes: Tensor) -> float:
+    """Take out of people's velocities, in place, what they have in common, for which the template moves
+    instead, and what goes with the covariates, which is growth.
 
     Each is a field on the template at its own covariates; to be compared they are carried along the growth.
     Returns the mean length, mm, of what they had in common.
     """
-    ones = torch.ones_like(velocities[0][:, :1])
-    flows = [model.grown(code[None]) for code in codes]
-    carried = (
-        (warp(velocity, back, padding="border"), ones)
-        for velocity, (_, back) in zip(velocities, flows, strict=True)
-    )
-    common, slopes = regression(carried, codes)
-    model.growth -= slopes
-    for velocity, code, (there, _) in zip(velocities, codes, flows, strict=True):
-        velocity -= warp(common + torch.einsum("k,kc...->c...", code, slopes), there, padding="border")
+    ones = torch.ones_like(velocities[people[0]][:, :1])
+
+    def carried(field: Tensor, person: int, way: int) -> Tensor:
+        return warp(field, model.grown(codes[person][None])[way], padding="border") if model.grows else field
+
+    there = ((carried(velocities[person], person, 1), ones) for person in people)
+    common, slopes = regression(there, codes[people])
+    for person in people:
+        known = common + torch.einsum("k,kc...->c...", codes[person], slopes)
+        velocities[person] = velocities[person] - carried(known, person, 0)
+    model.growth -= slopes  # last: what came by the old one went back by it
     return float(to_mm(common, model.grid.coarser_spacing(common.shape[2:])).norm(dim=1).mean())
 
 
 def _brought(
-    model: Groupwise, images: AlignedImages, people: list[int], velocities: list[Tensor], codes: Tensor
+    model: Groupwise, images: AlignedImages, people: list[int], velocities: _Velocities, codes: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Each person's image on the template at the mean covariates, interpolated once, and its mask."""
-    for person, velocity, code in zip(people, velocities, codes, strict=True):
-        forward = exponentiate(velocity, model.squarings)
+    for person in people:
+        forward = exponentiate(velocities[person], model.squarings)
         if model.grows:
-            forward = compose(forward, model.grown(code[None])[1])
+            forward = compose(forward, model.grown(codes[person][None])[1])
         image, mask = images.through(person, resize_displacement(forward, model.grid.tensor_shape).cpu())
-        yield image.to(velocity), mask.to(velocity)
+        yield image.to(forward), mask.to(forward)
