@@ -19,10 +19,11 @@ import SimpleITK as sitk
 import yaml
 
 from atlasmith.config import Config, load_config
+from atlasmith.geometry import DisplacementField
 from atlasmith.io.images import read_image
 from atlasmith.io.tables import read_cohort, read_tsv
-from atlasmith.io.transforms import from_sitk, to_sitk
-from atlasmith.scoring.metrics import foreground
+from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
+from atlasmith.scoring import metrics
 
 EXPORTS = 20  # subjects whose exported transforms are applied by SimpleITK
 
@@ -41,7 +42,7 @@ def export_difference(config: Config) -> float:
     what SimpleITK makes of the native image and the exported composite; the largest over subjects."""
     layout = config.layout
     template = read_image(layout.template_image)
-    inside = foreground(template.data)
+    inside = metrics.foreground(template.data)
     worst = 0.0
     for subject in read_cohort(layout.cohort)[:EXPORTS]:
         native, ours = read_image(subject.image), read_image(layout.warped(subject.id)).data
@@ -67,6 +68,19 @@ def folding(config: Config) -> tuple[float, float]:
         if row["metric"] == "nonpositive_jacobian_percent"
     ]
     return float(np.mean(values)), max(values)
+
+
+def folded_volume(config: Config) -> float:
+    """Mean over subjects of the non-diffeomorphic volume, % of the template's grid."""
+    values = []
+    for subject in read_cohort(config.layout.cohort)[:EXPORTS]:
+        field, *_ = read_composite(config.layout.forward(subject.id))
+        assert isinstance(field, DisplacementField)
+        # The template's grid is RAS, so millimetres along its axes are voxels times their size.
+        voxels = np.moveaxis(field.grid.squeeze(field.vectors)[..., field.grid.axes], -1, 0)
+        voxels = voxels / np.reshape(field.grid.tensor_spacing, (-1, *[1] * field.grid.ndim))
+        values.append(metrics.nondiffeomorphic_volume_percent(voxels, np.ones(voxels.shape[1:], bool)))
+    return float(np.mean(values))
 
 
 def main() -> None:
@@ -103,6 +117,7 @@ def main() -> None:
             print(f"| {name} | {row['mean']} | {interval} |")
     mean, worst = folding(config)
     print(f"| non-positive Jacobian, mean and worst subject, % | {mean:.5f}, {worst:.5f} | |")
+    print(f"| non-diffeomorphic volume, mean of {EXPORTS}, % | {folded_volume(config):.6f} | |")
     export = export_difference(config)
     print(f"| export: SimpleITK against ours, worst of {EXPORTS}, % of range | {export:.4f} | |")
 
