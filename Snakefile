@@ -12,7 +12,7 @@ from atlasmith.choices import check_choices
 from atlasmith.cohort import check_output, read_participants
 from atlasmith.config import parse_config
 from atlasmith.errors import AtlasmithError
-from atlasmith.io.files import write_text
+from atlasmith.io.files import hold, write_text
 
 min_version("9.0")
 
@@ -41,4 +41,5 @@ rule all:
 
 
 onstart:
+    LOCK = hold_output()  # until this process ends
     renew_plan()

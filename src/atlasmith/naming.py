@@ -39,6 +39,11 @@ class Layout:
     def log(self, stage: str, name: str = "all") -> Path:
         return self.output / "logs" / stage / f"{name}.log"
 
+    @property
+    def lock(self) -> Path:
+        """Held by the workflow that writes here."""
+        return self.output / ".lock"
+
     # The template
     def of_template(self, entities: str, suffix: str, extension: str = ".nii.gz") -> Path:
         """`entities`: what stands between `tpl-X` and the suffix, such as `cohort-1_res-1`."""

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from atlasmith.config import load_config
+from atlasmith.io.files import hold
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [ROOT / "config.yaml", *sorted((ROOT / "examples").glob("*.yaml"))]
@@ -134,6 +135,15 @@ def test_a_wrong_key_is_our_message_alone(tmp_path: Path) -> None:
     assert "Traceback" not in result.stdout
 
 
+def test_an_output_that_is_a_file_is_named(tmp_path: Path) -> None:
+    bids = make_cohort(tmp_path / "bids", ROLES)
+    (tmp_path / "results").write_text("mine")
+    result = snakemake(tmp_path, "--cores", 1, "--configfile", write_config(tmp_path, bids))
+    assert result.returncode != 0
+    assert "results: this is a file" in result.stdout
+    assert "Traceback" not in result.stdout and (tmp_path / "results").read_text() == "mine"
+
+
 def test_lint(tmp_path: Path) -> None:
     bids = make_cohort(tmp_path / "bids", ROLES)
     result = snakemake(tmp_path, "--lint", "--configfile", write_config(tmp_path, bids))
@@ -215,6 +225,15 @@ class TestAfterAFinishedRun:
         result = snakemake(folder, "--cores", 1, "--configfile", config)
         assert result.returncode == 0, result.stdout
         assert load_config(folder / "results" / "config.yaml") == load_config(config)
+
+    def test_a_second_run_on_the_same_output_is_refused(self, folder: Path) -> None:
+        config = write_config(folder, Path("bids"), report={"subjects": 3})
+        with hold(load_config(config).model_copy(update={"output": folder / "results"}).layout.lock):
+            result = snakemake(folder, "--cores", 1, "--configfile", config)
+            assert result.returncode != 0
+            assert "results: another run is writing here" in result.stdout
+            assert "Traceback" not in result.stdout
+            assert planned(folder, "--configfile", config)["report"] == 1, "looking is allowed"
 
     def test_results_of_another_config_are_left_alone(self, folder: Path) -> None:
         before = {path: path.stat().st_mtime_ns for path in (folder / "results").rglob("*") if path.is_file()}

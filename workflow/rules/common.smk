@@ -4,6 +4,9 @@ try:
 except AtlasmithError as error:
     raise WorkflowError(str(error)) from None
 
+if CONFIG.output.exists() and not CONFIG.output.is_dir():
+    raise WorkflowError(f"{CONFIG.output}: this is a file. Choose another `output`.")
+
 LAYOUT = CONFIG.layout
 TABLE = CONFIG.cohort.bids / "participants.tsv"
 LABELS = CONFIG.cohort.bids / (CONFIG.cohort.labels or "")
@@ -27,6 +30,20 @@ def files_of(folder, subjects, suffix):
         (folder / f"sub-{subject}" / "anat").glob(f"sub-{subject}*_{suffix}.nii*") for subject in subjects
     ]
     return [str(path) for paths in found for path in sorted(paths)]
+
+
+def hold_output():
+    """Refuse to run where another run writes. Snakemake itself locks the working directory, not the output."""
+    try:
+        return hold(LAYOUT.lock)
+    except BlockingIOError:
+        raise WorkflowError(
+            f"{CONFIG.output}: another run is writing here. Wait until it ends, or choose another `output`."
+        ) from None
+    except OSError as error:
+        raise WorkflowError(
+            f"{CONFIG.output}: nothing can be written here ({error.strerror}). Choose another `output`."
+        ) from None
 
 
 def renew_plan():
