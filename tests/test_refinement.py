@@ -14,7 +14,7 @@ from atlasmith.geometry import Grid
 from atlasmith.io.tables import Subject, read_tsv
 from atlasmith.networks import CovariateCode, Groupwise
 from atlasmith.regression import regression
-from atlasmith.template.refinement import refine_template, start_from_regression
+from atlasmith.template.refinement import _set_lean, refine_template, start_from_regression
 from atlasmith.warp import warp
 
 SIZE = 48
@@ -135,3 +135,21 @@ def test_without_covariates_it_is_the_usual_iteration(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in models), strict=True))
     before = refined(rings, config_of(tmp_path, 0), none)
     assert float(models[0].base.max()) > float(before.base.max()) + 0.1
+
+
+def test_the_networks_lean_is_taken_off(tmp_path: Path) -> None:
+    rings = Rings(6, growth=0)
+    model = model_of((SIZE, SIZE, 1), {})
+    start_from_regression(model, rings, torch.zeros(6, 0))  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.network.body.head.weight)
+    torch.nn.init.constant_(model.network.body.head.bias, 3.0)
+
+    def common() -> Tensor:
+        with torch.no_grad():
+            found = [model.velocity(model.base, rings.batch([k])[0]).mean for k in range(6)]
+        return torch.cat(found).mean(0)
+
+    assert common().abs().mean() > 0.01
+    _set_lean(model, rings, torch.zeros(6, 0))  # type: ignore[arg-type]
+    assert common().abs().max() < 1e-5

@@ -90,11 +90,13 @@ class Groupwise(nn.Module):
     Contract: with v = velocity(features(t), features(image)).mean, image(x + exp(v)(x)) looks like t(x) on
     the template's grid, and t(x + exp(-v)(x)) like the image. Velocities are (B, d, *half), in
     half-resolution voxels.
-    support (1, 1, *shape): 1 where training moves the template.
+    support (1, 1, *shape): 1 where training moves the template. lean (1, d, *half): what the network's
+    velocities to a central template have in common, which is taken off; zero until the template is refined.
     """
 
     support: Tensor
     growth: Tensor
+    lean: Tensor
 
     def __init__(
         self,
@@ -126,6 +128,7 @@ class Groupwise(nn.Module):
         decode = look_up(DECODERS, decoder, "decoder")
         self.decoder = decode(code.size, shape) if code.size else None
         self.register_buffer("growth", torch.zeros(code.size, grid.ndim, *half_shape(shape)))
+        self.register_buffer("lean", torch.zeros(1, grid.ndim, *half_shape(shape)))
         build = look_up(NETWORKS, network, "network")
         widths = [] if channels is None else [channels]
         self.segmenters = None if segmenter is None else Segmenters(grid.ndim, **segmenter)
@@ -188,7 +191,7 @@ class Groupwise(nn.Module):
             mean = VELOCITY_SCALE * mean
             total = mean if total is None else compose_velocities(total, mean)
         assert total is not None  # there is at least one pass
-        return Velocity(total, *(LOG_VARIANCE + x for x in log_variance))
+        return Velocity(total - self.lean, *(LOG_VARIANCE + x for x in log_variance))
 
     def _moved(self, image: Tensor, velocity: Tensor) -> Tensor:
         displacement = exponentiate(velocity, self.squarings)

@@ -79,6 +79,8 @@ def refine_template(config: Config, model: Groupwise, images: AlignedImages, cod
     for turn in range(settings.rounds):
         last = turn == settings.rounds - 1
         people = [*range(len(codes))] if last else drawn
+        if last:
+            _set_lean(model, images, codes)
         for person in people:
             image, mask = (x.to(device) for x in images.batch([person]))
             with torch.no_grad(), autocast(device):
@@ -105,6 +107,19 @@ def refine_template(config: Config, model: Groupwise, images: AlignedImages, cod
         )
     progress.close()
     write_tsv(config.layout.template_refinement, rows, list(rows[0]))
+
+
+def _set_lean(model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
+    """The network has learned from another template. What its velocities to this one, which rounds have made
+    central, have in common says nothing about anyone: registrations that start from there stay there, where
+    images show little."""
+    total = torch.zeros_like(model.lean)
+    for person, code in enumerate(codes):
+        image, _ = images.batch([person])
+        with torch.no_grad(), autocast(code.device):
+            features = model.features(image.to(code), [images.subjects[person].id])
+            total += model.velocity(model.template_features(code[None]), features).mean.float()
+    model.lean += total / len(codes)
 
 
 class _Velocities:
