@@ -27,13 +27,11 @@ from peers import ants_image, labels_of, normalised, remove_files
 
 from atlasmith.affine import align_subject, build_reference
 from atlasmith.config import Config, load_config, parse_config
-from atlasmith.fusion.apply import on_native
-from atlasmith.fusion.methods import shares
-from atlasmith.fusion.stack import read_stack
+from atlasmith.fusion.stack import own_labels, read_stack
 from atlasmith.geometry import Array
 from atlasmith.io.images import Image, read_image
 from atlasmith.io.tables import Subject, read_cohort, read_label_values, write_cohort
-from atlasmith.overlap import count, dice, label_index
+from atlasmith.overlap import label_index
 from atlasmith.propagate import propagate
 from atlasmith.register import register_subjects
 from atlasmith.scoring import metrics, statistics
@@ -58,15 +56,14 @@ def our_bridge(config: Config, people: Sequence[Subject], values: Array) -> list
     for person in people:
         propagate(config, person.id)
         stack = read_stack(config.layout, person)
-        truth = labels_of(person.labels)
-        ones = np.ones(stack.labels.shape, np.float32)
-        fused = on_native(shares(stack.labels, ones), stack.grid, truth.grid)[0]
-        scores.append(overlap(truth.data, fused, values))
+        scores.append(bridge(stack.labels, own_labels(person, stack.grid), values))
     return scores
 
 
-def overlap(truth: Array, fused: Array, values: Array) -> float:
-    return float(np.mean(dice(count(label_index(truth, values), label_index(fused, values), len(values)))))
+def bridge(votes: Array, own: Array, values: Array) -> float:
+    """The mean bridge Dice over labels of others' maps (N, *shape) and one's own (*shape)."""
+    propagated = label_index(votes, values).reshape(len(votes), -1)
+    return float(np.mean(metrics.bridge_dice(propagated, label_index(own, values).ravel(), len(values))))
 
 
 def theirs(start_from: Image, people: Sequence[Subject]) -> tuple[Image, float]:
@@ -90,8 +87,7 @@ def their_bridge(template: Image, people: Sequence[Subject], values: Array) -> l
     labels = [ants_image(labels_of(person.labels)) for person in people]
     found = [ants.registration(fixed, image, type_of_transform="SyN") for image in images]
     scores = []
-    for j, person in enumerate(people):
-        truth = labels_of(person.labels)
+    for j, own in enumerate(labels):
         votes = []
         for i, moving in enumerate(labels):
             if i == j:
@@ -101,9 +97,7 @@ def their_bridge(template: Image, people: Sequence[Subject], values: Array) -> l
             invert = [True, False, False, False]
             moved = ants.apply_transforms(images[j], moving, chain, "genericLabel", whichtoinvert=invert)
             votes.append(np.rint(moved.numpy()).astype(np.int32))
-        stack = np.stack(votes)
-        said = shares(stack, np.ones(stack.shape, np.float32))
-        scores.append(overlap(truth.data, on_native(said, truth.grid, truth.grid)[0], values))
+        scores.append(bridge(np.stack(votes), own.numpy().astype(np.int32), values))
     for registered in found:
         remove_files(registered)
     return scores

@@ -525,6 +525,12 @@ def _flat(value: Any, key: str) -> dict[str, Any]:
     return {name: leaf for part in value for name, leaf in _flat(value[part], f"{key}.{part}").items()}
 
 
+def check_folder(output: Path) -> None:
+    """Raise `InputError` when the output folder is a file."""
+    if output.exists() and not output.is_dir():
+        _refuse(output, "this is a file", "Choose another `output`.")
+
+
 def check_output(config: Config) -> None:
     """Raise `InputError` when the output folder holds something else, or the results of another config.
 
@@ -533,8 +539,7 @@ def check_output(config: Config) -> None:
     """
     layout, output = config.layout, config.output
     elsewhere = "Choose another `output`, or remove the folder."
-    if output.exists() and not output.is_dir():
-        _refuse(output, "this is a file", "Choose another `output`.")
+    check_folder(output)
     problems = []
     if layout.config.exists():
         try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,8 +22,9 @@ from atlasmith.io.images import read_labels
 from atlasmith.io.tables import Subject
 from atlasmith.io.transforms import read_composite
 from atlasmith.networks import Groupwise
+from atlasmith.overlap import boxes
 from atlasmith.regression import regression
-from atlasmith.warp import pull_labels, resize_displacement, warp
+from atlasmith.warp import pull_labels
 
 RADIUS = 2  # voxels, of the neighbourhood in which labels go with intensities alike
 NOISE = 1e-3  # of intensities in [0, 1], variance
@@ -48,11 +48,11 @@ class ConditionalLabels:
             unexpected.append(((image - model.intensities(codes[index : index + 1])) * seen)[0, 0])
         labels, residuals = torch.stack(maps), torch.stack(unexpected)
         self.parts = []
-        for position, value in enumerate(values.tolist()):
-            box = _box(labels == value)
-            if box is not None:
+        positions = {value: position for position, value in enumerate(values.tolist())}
+        for value, (_, *box) in boxes(labels.numpy()):
+            if value in positions:
                 found = _lines((labels[:, *box] == value).float(), residuals[:, *box], codes)
-                self.parts.append((position, box, *found))
+                self.parts.append((positions[value], tuple(box), *found))
 
     def __call__(self, code: Tensor) -> Tensor:
         """(1, labels, *shape) at encoded covariates (size,), where the template has them."""
@@ -60,29 +60,22 @@ class ConditionalLabels:
         for position, box, level, slopes in self.parts:
             shares[0, position][box] = (level + torch.einsum("k,k...->...", code, slopes)).clamp(0, 1)
         shares /= shares.sum(dim=1, keepdim=True).clamp(min=1)
-        there, _ = self.model.grown(code[None])
-        return warp(shares, resize_displacement(there, self.model.grid.tensor_shape), padding="border")
-
-
-def _box(where: Tensor) -> tuple[slice, ...] | None:
-    """The bounding box (*shape) of what is true in (N, *shape); None where nothing is."""
-    found = np.nonzero(where.any(dim=0).numpy())
-    return tuple(slice(int(i.min()), int(i.max()) + 1) for i in found) if len(found[0]) else None
+        return self.model.as_grown(shares, code[None])
 
 
 def _lines(shown: Tensor, residuals: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """The regression on codes (N, K) of one label (N, *box), 0 or 1, less what an intensity that is
     unexpected at its covariates (N, *box) says about it: level (*box) and slopes (K, *box)."""
-    about = _near((residuals * (shown - shown.mean(0))).sum(0)) / (
-        _near(residuals.square().sum(0)) + len(codes) * NOISE
-    )
+    products = torch.stack([residuals * (shown - shown.mean(0)), residuals.square()]).sum(1)
+    together, alone = _near(products)
+    about = together / (alone + len(codes) * NOISE)
     adjusted = (shown - about * residuals)[:, None, None]
     level, slopes = regression(((one, torch.ones_like(one)) for one in adjusted), codes)
     # Smooth: what few atlases say of a single voxel would mostly be cut off at probabilities of 0 and 1.
-    return level[0, 0], torch.stack([_near(slope) for slope in slopes[:, 0]]) if len(slopes) else slopes[:, 0]
+    return level[0, 0], _near(slopes[:, 0])
 
 
 def _near(values: Tensor) -> Tensor:
-    """The mean of values (*box) over the neighbourhood."""
-    pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[values.ndim]
-    return pool(values[None, None], 2 * RADIUS + 1, 1, RADIUS, count_include_pad=False)[0, 0]
+    """The mean of values (N, *box) over the neighbourhood."""
+    pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[values.ndim - 1]
+    return pool(values[:, None], 2 * RADIUS + 1, 1, RADIUS, count_include_pad=False)[:, 0]

@@ -1,10 +1,11 @@
-"""Label maps as positions among labels, and the voxels that two of them share."""
+"""Label maps: where labels lie, as positions among labels, and the voxels that two maps share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import find_objects
 
 from atlasmith.geometry import Array
 
@@ -19,6 +20,12 @@ class Counts:
     both: Array
     truth: Array
     predicted: Array
+
+
+def boxes(labels: Array) -> list[tuple[int, tuple[slice, ...]]]:
+    """Each label of some maps (N, *shape), in rising order, and its bounding box there, in N too."""
+    values, index = np.unique(labels, return_inverse=True)
+    return list(zip(values.tolist(), find_objects(index.reshape(labels.shape) + 1), strict=True))
 
 
 def label_index(data: Array, labels: Array) -> Array:

@@ -23,7 +23,7 @@ from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_tsv
 from atlasmith.io.transforms import read_affine, read_composite
 from atlasmith.naming import Layout
 from atlasmith.networks import Groupwise
-from atlasmith.warp import resize, resize_displacement, warp
+from atlasmith.warp import resize
 
 POINTS = 9  # of a growth chart, over the cohort's range
 
@@ -68,7 +68,6 @@ def _write(
 ) -> None:
     run, grid = config.layout, model.grid
     code = model.code.encode(values)
-    moved = _Moved(model, code)
     table = read_tsv(run.template_label_table)
     labels = np.array([int(row["index"]) for row in table])
     shares = ConditionalLabels(config, model, cohort, labels)
@@ -81,12 +80,12 @@ def _write(
         answer.template_labels: grid.unsqueeze(most.astype(np.int32)),
         answer.template_probabilities: grid.unsqueeze(np.moveaxis(here, 0, -1)),
         answer.of_template("res-1_desc-spread", config.cohort.suffix): grid.unsqueeze(
-            moved(_spread(config, model, cohort))[0, 0].numpy()
+            model.as_grown(_spread(config, model, cohort), code[None])[0, 0].numpy()
         ),
     }
     for name, rate in _rates(model).items():
         path = answer.of_template(f"res-1_desc-{_word(name)}rate", "jacobian")
-        written[path] = grid.unsqueeze(moved(rate)[0, 0].numpy())
+        written[path] = grid.unsqueeze(model.as_grown(rate, code[None])[0, 0].numpy())
     for path, data in written.items():
         write_image(path, data, grid)
     write_tsv(answer.template_label_table, table, list(table[0]))
@@ -102,17 +101,6 @@ def _write(
     )
     # Last: where it is, the answer is whole.
     write_image(answer.template_image, grid.unsqueeze(image.numpy()), grid)
-
-
-class _Moved:
-    """Maps (1, C, *shape) on the template at the mean covariates, as they lie at a code."""
-
-    def __init__(self, model: Groupwise, code: Tensor) -> None:
-        there, _ = model.grown(code[None])
-        self.displacement = resize_displacement(there, model.grid.tensor_shape)
-
-    def __call__(self, maps: Tensor) -> Tensor:
-        return warp(maps, self.displacement, padding="border")
 
 
 def _word(name: str) -> str:

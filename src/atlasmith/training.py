@@ -18,6 +18,8 @@ from atlasmith.errors import AtlasmithError
 from atlasmith.io.files import whole
 from atlasmith.io.tables import write_tsv
 
+PATIENCE = 4  # steps in a row that may fail
+
 
 def pick_device(name: str) -> torch.device:
     """`auto` takes CUDA where there is one; raises `AtlasmithError` when CUDA is asked for in vain.
@@ -57,9 +59,6 @@ def one_cycle(steps: int, warm_up: float = 0.1) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * (position - warm_up) / (1 - warm_up)))
 
     return schedule
-
-
-PATIENCE = 4  # steps in a row that may fail
 
 
 def _finite(loss: Tensor, module: nn.Module) -> bool:

@@ -1,11 +1,9 @@
 try:
     CONFIG = parse_config(config)
     PARTICIPANTS = read_participants(CONFIG)
+    check_folder(CONFIG.output)
 except AtlasmithError as error:
     raise WorkflowError(str(error)) from None
-
-if CONFIG.output.exists() and not CONFIG.output.is_dir():
-    raise WorkflowError(f"{CONFIG.output}: this is a file. Choose another `output`.")
 
 LAYOUT = CONFIG.layout
 TABLE = CONFIG.cohort.bids / "participants.tsv"

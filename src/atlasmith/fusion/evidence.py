@@ -21,13 +21,13 @@ from tqdm import tqdm
 
 from atlasmith.config import Config
 from atlasmith.fusion.learn import learn
-from atlasmith.fusion.methods import Share, boxes, closeness, patch_distances
+from atlasmith.fusion.methods import Share, closeness, patch_distances
 from atlasmith.fusion.stack import Stack, disputed, library_of, own_labels, read_stack
 from atlasmith.geometry import Array
 from atlasmith.io.tables import Subject, read_label_values, write_tsv
 from atlasmith.io.weights import read_weights, write_weights
 from atlasmith.networks import CrossFitted, left_out
-from atlasmith.overlap import label_index
+from atlasmith.overlap import boxes, label_index
 from atlasmith.training import generator, pick_device
 
 FEATURES = 18  # that make up the evidence

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-from scipy.ndimage import find_objects, uniform_filter
+from scipy.ndimage import uniform_filter
 
 from atlasmith.config import JLFSection
 from atlasmith.geometry import Array
+from atlasmith.overlap import boxes
 
 PATCH = 5  # voxels a side of the patch that local weights compare
 RIDGE = 0.1  # of joint weights
@@ -104,12 +105,6 @@ def shares(labels: Array, weights: Array) -> Iterator[Share]:
     for value, where in boxes(labels):
         box = where[1:]
         yield value, box, np.where(labels[where] == value, weights[where], 0).sum(axis=0) / total[box]
-
-
-def boxes(labels: Array) -> list[tuple[int, tuple[slice, ...]]]:
-    """Each label of some maps (N, *shape), in rising order, and its bounding box, atlases included."""
-    values, index = np.unique(labels, return_inverse=True)
-    return list(zip(values.tolist(), find_objects(index.reshape(labels.shape) + 1), strict=True))
 
 
 def _weighted(weigh: Weigher, votes: Votes) -> Iterator[Share]:

@@ -137,11 +137,7 @@ class Groupwise(nn.Module):
 
     def template(self, code: Tensor) -> Tensor:
         """Template images (B, 1, *shape) at encoded covariates (B, size)."""
-        image = self.intensities(code)
-        if not self.grows:
-            return image
-        there, _ = self.grown(code)
-        return warp(image, resize_displacement(there, image.shape[2:]), padding="border")
+        return self.as_grown(self.intensities(code), code)
 
     def intensities(self, code: Tensor) -> Tensor:
         """What the template at the mean covariates would show at encoded ones (B, size) but for growth."""
@@ -150,6 +146,13 @@ class Groupwise(nn.Module):
             return base
         line = torch.einsum("bk,k...->b...", code, self.slopes)[:, None]
         return base + line + self.support * self.decoder(code)
+
+    def as_grown(self, maps: Tensor, code: Tensor) -> Tensor:
+        """Maps (B, C, *shape) on the template at the mean covariates, as they lie at others (B, size)."""
+        if not self.grows:
+            return maps
+        there, _ = self.grown(code)
+        return warp(maps, resize_displacement(there, maps.shape[2:]), padding="border")
 
     @property
     def grows(self) -> bool:
