@@ -10,7 +10,18 @@ import pytest
 import atlasmith
 
 PACKAGE = Path(atlasmith.__file__).parent
-STAGES = ["cohort", "affine", "template", "register", "propagate", "fusion", "scoring", "report", "demo"]
+STAGES = [
+    "cohort",
+    "affine",
+    "populations",
+    "template",
+    "register",
+    "propagate",
+    "fusion",
+    "scoring",
+    "report",
+    "demo",
+]
 # The command line calls every stage, and so does the way of someone new through them; the check of a config's
 # names reads the stages' tables of choices.
 SEE_ALL = {"cli", "choices", "newcomer"}

@@ -34,6 +34,12 @@ def _affine(config: Config, subjects: list[str]) -> None:
         align_subject(config, subject)
 
 
+def _populations(config: Config) -> None:
+    from atlasmith.populations import find_populations
+
+    find_populations(config)
+
+
 def _template(config: Config) -> None:
     from atlasmith.template import train
 
@@ -112,6 +118,7 @@ def _register_image(args: argparse.Namespace) -> None:
 ONCE: dict[str, tuple[Callable[[Config], None], str]] = {
     "cohort": (_cohort, "check the cohort; write its table, the grid and the resolved config"),
     "affine-reference": (_affine_reference, "build the unbiased groupwise affine reference"),
+    "populations": (_populations, "tell sub-populations apart by their aligned images"),
     "template": (_template, "train template and registration network together"),
     "template-labels": (_template_labels, "give the template labels, from the registered atlases"),
     "fuse-train": (_fuse_train, "train what learned fusion needs, leaving out one atlas at a time"),

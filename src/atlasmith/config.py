@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from atlasmith.errors import AtlasmithError, InputError, Problem, did_you_mean
+from atlasmith.io.tables import POPULATION
 from atlasmith.naming import Layout
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
@@ -80,6 +81,9 @@ class TemplateSection(Section):
     shape: list[Count] | None = Field(None, description="grid, voxels; from the images where not given")
     margin: NotNegative = Field(4.0, description="mm around the largest object")
     condition_on: list[str] = Field(default_factory=list, description="covariates")
+    populations: Annotated[int, Field(ge=1, le=26)] = Field(
+        1, description="sub-populations that are told apart by their images, each with its template"
+    )
     decoder: str = Field("dense", description="what makes covariates into more than a straight line")
     network: NetworkSection = NetworkSection()
     squarings: Annotated[int, Field(ge=1, le=12)] = 6
@@ -115,6 +119,11 @@ class TemplateSection(Section):
     views: dict[str, list[float | str]] = Field(
         default_factory=dict, description="covariate: values at which template images are written"
     )
+
+    @property
+    def conditions(self) -> list[str]:
+        """What the template depends on: covariates, and the population where several are told apart."""
+        return [*self.condition_on, *([POPULATION] if self.populations > 1 else [])]
 
 
 class RegisterSection(Section):
@@ -254,8 +263,16 @@ def parse_config(values: dict[str, Any], where: str | Path = "config") -> Config
             "Condition the template on it, or remove the view.",
         )
         for name in config.template.views
-        if name not in config.template.condition_on
+        if name not in config.template.conditions
     ]
+    if config.template.populations > 1 and POPULATION in config.cohort.covariates:
+        problems.append(
+            Problem(
+                f"{where}: cohort.covariates",
+                f"'{POPULATION}' is what template.populations finds in the images",
+                "Rename the column, or set template.populations: 1.",
+            )
+        )
     if config.template.adversary.weight and config.template.refinement.rounds:
         problems.append(
             Problem(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+POPULATIONS = "populations.tsv"  # beside the cohort's table
+
 
 def method_label(method: str) -> str:
     """A method's name as a BIDS label, which may hold letters and digits alone."""
@@ -27,6 +29,11 @@ class Layout:
     @property
     def cohort(self) -> Path:
         return self.output / "cohort.tsv"
+
+    @property
+    def populations(self) -> Path:
+        """Who belongs to which sub-population, where they are told apart."""
+        return self.output / POPULATIONS
 
     @property
     def labels(self) -> Path:

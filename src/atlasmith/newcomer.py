@@ -15,8 +15,9 @@ from atlasmith.config import load_config
 from atlasmith.errors import AtlasmithError, InputError
 from atlasmith.fusion import fuse_subject
 from atlasmith.io.files import whole
-from atlasmith.io.tables import Subject, read_cohort, write_cohort
+from atlasmith.io.tables import POPULATION, Subject, read_cohort, write_cohort
 from atlasmith.naming import Layout
+from atlasmith.populations import nearest_population
 from atlasmith.propagate import label_from_template, propagate
 from atlasmith.register import register_subjects
 
@@ -43,7 +44,8 @@ def register_image(
     there = out / f"sub-{name}"
     if there.exists():
         raise AtlasmithError(f"{there} exists already. Choose another folder, or remove it.")
-    values = _checked(image, covariates, config.cohort.covariates, cohort)
+    known = list(dict.fromkeys([*config.cohort.covariates, *config.template.conditions]))
+    values = _checked(image, covariates, known, cohort)
     for covariate in config.template.condition_on:
         tell("segment" if segment else "register", covariate, values.get(covariate), cohort)
     if name in {subject.id for subject in cohort}:
@@ -58,8 +60,11 @@ def register_image(
             (view / part).symlink_to((results / part).absolute())
         config = config.model_copy(update={"output": view})
         person = Subject(name, "target", image, None, values)
-        write_cohort(config.layout.cohort, [*atlases, person], config.cohort.covariates)
+        write_cohort(config.layout.cohort, [*atlases, person], known)
         align_subject(config, name)
+        if config.template.populations > 1 and values[POPULATION] is None:
+            person.covariates[POPULATION] = nearest_population(config, person)
+            write_cohort(config.layout.cohort, [*atlases, person], known)
         register_subjects(config, [name])
         label_from_template(config, name)
         made = config.layout.forward(name).parent

@@ -50,7 +50,7 @@ def query_template(results: Path, covariates: Mapping[str, str], out: Path) -> N
     if answer.template_image.exists():
         raise AtlasmithError(f"{answer.template_image} exists already. Choose another folder, or remove it.")
     cohort = read_cohort(run.cohort)
-    values, problems = check_covariates(covariates, config.template.condition_on, cohort)
+    values, problems = check_covariates(covariates, config.template.conditions, cohort)
     if problems:
         raise InputError(problems)
     for name, value in values.items():

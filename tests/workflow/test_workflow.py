@@ -121,6 +121,13 @@ def test_a_vote_alone_trains_nothing(tmp_path: Path) -> None:
     assert jobs["propagate"] == jobs["fuse"] == 1
 
 
+def test_populations_are_told_apart_where_asked(tmp_path: Path) -> None:
+    bids = make_cohort(tmp_path / "bids", ROLES)
+    jobs = planned(tmp_path, "--configfile", write_config(tmp_path, bids, template={"populations": 2}))
+    assert jobs["populations"] == 1
+    assert "populations" not in planned(tmp_path, "--configfile", write_config(tmp_path, bids))
+
+
 def test_the_default_config_doesnt_leak_into_the_users(tmp_path: Path) -> None:
     bids = make_cohort(tmp_path / "bids", ROLES)
     (tmp_path / "config.yaml").write_text("nonsense: 1\n")

@@ -1,8 +1,29 @@
+if CONFIG.template.populations > 1:
+
+    rule populations:
+        input:
+            cohort=LAYOUT.cohort,
+            images=[LAYOUT.affine_image(subject) for subject in SUBJECTS],
+        output:
+            LAYOUT.populations,
+        log:
+            LAYOUT.log("populations"),
+        conda:
+            "../envs/atlasmith.yaml"
+        params:
+            version=VERSION,
+            config=LAYOUT.config,
+            digest=CONFIG.digest("template"),
+        shell:
+            "atlasmith populations --config {params.config:q} > {log:q} 2>&1"
+
+
 # Checkpoints are undeclared files, so a killed training goes on from the last one.
 rule template:
     input:
         cohort=LAYOUT.cohort,
         images=[LAYOUT.affine_image(subject) for subject in SUBJECTS],
+        populations=[LAYOUT.populations] if CONFIG.template.populations > 1 else [],
     output:
         LAYOUT.template_weights,
         LAYOUT.template_training,

@@ -11,11 +11,13 @@ from typing import Any
 
 from atlasmith.errors import AtlasmithError
 from atlasmith.io.files import write_text
+from atlasmith.naming import POPULATIONS
 
 MISSING = "n/a"
 # In place of a label, in rows of scores.
 MEAN = "mean"  # of the mean over labels
 ALL = "all"  # of all labels together
+POPULATION = "population"  # the covariate that is found in the images, not given
 
 
 def read_tsv(path: str | Path) -> list[dict[str, str]]:
@@ -80,9 +82,11 @@ def write_cohort(path: str | Path, subjects: Sequence[Subject], covariates: Sequ
 
 
 def read_cohort(path: str | Path) -> list[Subject]:
-    """The checked cohort, in the order of the ids."""
+    """The checked cohort, in the order of the ids; with people's populations, once they are found."""
     if not Path(path).exists():
         raise AtlasmithError(f"{path} is missing. Run `atlasmith cohort` first.")
+    found = Path(path).with_name(POPULATIONS)
+    populations = {row.pop("participant_id"): row for row in read_tsv(found)} if found.exists() else {}
     return [
         Subject(
             id=row["participant_id"].removeprefix("sub-"),
@@ -91,7 +95,7 @@ def read_cohort(path: str | Path) -> list[Subject]:
             labels=None if row["labels"] == MISSING else Path(row["labels"]),
             covariates={
                 name: parse_covariate(value)
-                for name, value in row.items()
+                for name, value in {**row, **populations.get(row["participant_id"], {})}.items()
                 if name not in ("participant_id", "role", "image", "labels")
             },
         )

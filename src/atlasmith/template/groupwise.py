@@ -17,7 +17,7 @@ from atlasmith.config import Config
 from atlasmith.geometry import Grid
 from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import write_image
-from atlasmith.io.tables import read_cohort, read_label_values
+from atlasmith.io.tables import POPULATION, read_cohort, read_label_values
 from atlasmith.losses import across, pair
 from atlasmith.networks import CovariateCode, Groupwise, left_out, unions
 from atlasmith.template.adversary import Adversary
@@ -66,7 +66,7 @@ def train(config: Config) -> None:
     torch.manual_seed(config.seed)
 
     images = AlignedImages(layout, subjects, grid, config.affine.n4)
-    code = CovariateCode.of(settings.condition_on, [subject.covariates for subject in subjects])
+    code = CovariateCode.of(settings.conditions, [subject.covariates for subject in subjects])
     codes = torch.stack([code.encode(subject.covariates) for subject in subjects])
     segmenter = None
     if settings.labels:
@@ -194,7 +194,9 @@ def train(config: Config) -> None:
 
 @torch.inference_mode()
 def _write(config: Config, model: Groupwise) -> None:
-    layout, grid, views = config.layout, model.grid, config.template.views
+    layout, grid = config.layout, model.grid
+    populations = model.code.categorical.get(POPULATION, {})
+    views = config.template.views or ({POPULATION: list(populations)} if populations else {})
     model.save(layout.template_weights)
 
     def write(path, code: Tensor) -> None:  # type: ignore[no-untyped-def]

@@ -1,0 +1,114 @@
+"""A mixture of templates: populations are planted, told apart, and found again in someone new."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import discs
+
+from atlasmith.affine import align_subject, build_reference
+from atlasmith.config import Config, parse_config
+from atlasmith.errors import AtlasmithError, InputError
+from atlasmith.geometry import Grid
+from atlasmith.io.files import read_json, write_text
+from atlasmith.io.images import read_image, read_labels, write_image
+from atlasmith.io.tables import Subject, read_cohort, write_cohort
+from atlasmith.naming import Layout
+from atlasmith.newcomer import register_image
+from atlasmith.populations import clusters, find_populations, nearest_population
+from atlasmith.propagate import label_template
+from atlasmith.query import query_template
+from atlasmith.register import register_subjects
+from atlasmith.template import train
+
+
+def test_planted_clusters_are_found_also_where_data_is_missing() -> None:
+    random = np.random.default_rng(0)
+    planted = np.repeat([0, 1, 2], (12, 9, 5))
+    values = random.normal(size=(3, 40))[planted] + 0.3 * random.normal(size=(26, 40))
+    shares = np.ones_like(values)
+    shares[::4, :15] = 0
+    values[::4, :15] = 100.0  # what isn't data must not count
+    np.testing.assert_array_equal(clusters(values, shares, 3, seed=0), planted)
+
+
+def test_equal_people_are_one_cluster() -> None:
+    np.testing.assert_array_equal(clusters(np.ones((5, 4)), np.ones((5, 4)), 2, seed=0), 0)
+
+
+@pytest.fixture(scope="module")
+def mixture(toy: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A finished template of discs of which every third has a wide hole; no covariate says so."""
+    folder = tmp_path_factory.mktemp("mixture")
+    random = np.random.default_rng(1)
+    subjects = []
+    for index in range(12):
+        image, labels = discs(120.0 if index % 3 == 0 else 20.0, random)
+        paths = [folder / f"{index:02d}_{kind}.nii.gz" for kind in ("T1w", "dseg")]
+        for path, data in zip(paths, (image, labels), strict=True):
+            write_image(path, data, Grid(image.shape, np.eye(4)))
+        subjects.append(Subject(f"{index:02d}", "atlas", *paths))
+    values = toy.resolved() | {"output": str(folder / "results")}
+    values["cohort"]["covariates"] = []
+    values["template"] |= {"condition_on": [], "views": {}, "populations": 2, "steps": 60}
+    config = parse_config(values)
+    write_cohort(config.layout.cohort, subjects, [])
+    for path in (toy.layout.grid, toy.layout.labels):
+        shutil.copy(path, config.output)
+    write_text(config.layout.config, yaml.safe_dump(config.resolved()))
+    build_reference(config)
+    for subject in subjects:
+        align_subject(config, subject.id)
+    find_populations(config)
+    train(config)
+    register_subjects(config, [subject.id for subject in subjects])
+    label_template(config)
+    return config
+
+
+def test_planted_populations_are_told_apart(mixture: Config) -> None:
+    found = [subject.covariates["population"] for subject in read_cohort(mixture.layout.cohort)]
+    assert found == ["B", "A", "A"] * 4
+
+
+def test_each_population_has_its_template(mixture: Config) -> None:
+    views = read_json(mixture.layout.template_description)["cohort"]
+    assert [view["covariates"] for view in views.values()] == [{"population": "A"}, {"population": "B"}]
+    narrow, wide = (read_image(mixture.layout.template_at(k)).data for k in (1, 2))
+    ring = narrow > 0.7 * narrow.max()
+    assert wide[ring].mean() < 0.9 * narrow[ring].mean()
+
+
+def test_the_template_can_be_asked_for_a_population(mixture: Config, tmp_path: Path) -> None:
+    holes = {}
+    for name in "AB":
+        query_template(mixture.output, {"population": name}, tmp_path / name)
+        found = Layout(tmp_path / name, "Toy", "T1w").template_labels
+        holes[name] = int((read_labels(found).data == 1000).sum())
+    assert holes["B"] > 2 * holes["A"]
+    with pytest.raises(AtlasmithError, match=r"population: 'C' wasn't in the cohort\. Levels: A, B"):
+        query_template(mixture.output, {"population": "C"}, tmp_path / "C")
+
+
+def test_someone_new_goes_to_the_template_that_looks_like_them(mixture: Config, tmp_path: Path) -> None:
+    for index, subject in enumerate(read_cohort(mixture.layout.cohort)):
+        unknown = replace(subject, covariates={})
+        assert nearest_population(mixture, unknown) == "BAA"[index % 3]
+    image = read_cohort(mixture.layout.cohort)[0].image
+    found = []
+    for covariates in ({}, {"population": "B"}, {"population": "A"}):
+        out = tmp_path / str(len(found))
+        register_image(mixture.output, image, covariates, out)
+        found.append(next(out.rglob("*from-T1w_to-Toy_mode-image_xfm.h5")).read_bytes())
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_column_of_that_name_is_refused(toy: Config) -> None:
+    values = toy.resolved()
+    values["template"]["populations"] = 2
+    values["cohort"]["covariates"] = ["age", "population"]
+    with pytest.raises(InputError, match=r"cohort.covariates.*'population'.*Rename"):
+        parse_config(values)
