@@ -1,0 +1,50 @@
+"""A run that is killed at any moment goes on to the results of one that wasn't."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from whole import JOBS, finish, left_by, make_whole, start
+
+KILLS = 20
+LONGEST = 5.0  # seconds within a job
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    make_whole(folder)
+    assert finish(start(folder, "--cores", 1)).count("Finished jobid") == JOBS
+    return left_by(folder)
+
+
+def test_two_jobs_at_a_time_make_the_same(undisturbed: dict[str, str], tmp_path: Path) -> None:
+    make_whole(tmp_path)
+    finish(start(tmp_path, "--cores", 2))
+    assert left_by(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("seed", range(KILLS))
+def test_killed_at_a_random_moment(undisturbed: dict[str, str], tmp_path: Path, seed: int) -> None:
+    job, moment = divmod(np.random.default_rng(seed).uniform(0, JOBS), 1)
+    make_whole(tmp_path)
+    process = start(tmp_path, "--cores", 1)
+    assert process.stdout is not None
+    finished = 0
+    while finished < job:
+        finished += "Finished jobid" in process.stdout.readline()
+    time.sleep(LONGEST * moment)
+    assert process.poll() is None, "it ended before it was killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    finish(start(tmp_path, "--unlock"))
+    messages = finish(start(tmp_path, "--cores", 1, "--rerun-incomplete"))
+    assert messages.count("Finished jobid") <= JOBS - finished
+    assert left_by(tmp_path) == undisturbed
