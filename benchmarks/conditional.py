@@ -16,15 +16,16 @@ table:
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from retrain import beside
 from scipy.stats import wilcoxon
 
 from atlasmith.aligned import AlignedImages
@@ -33,7 +34,7 @@ from atlasmith.config import Config, load_config, parse_config
 from atlasmith.geometry import Array, Grid
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_labels
-from atlasmith.io.tables import Subject, read_cohort, read_label_values, write_cohort
+from atlasmith.io.tables import Subject, read_cohort, read_label_values
 from atlasmith.networks import Groupwise
 from atlasmith.register import register_subjects
 from atlasmith.scoring.metrics import ncc
@@ -44,17 +45,7 @@ RESAMPLES = 2000
 
 def trained(config: Config, people: Sequence[Subject], folder: Path, labelled: bool) -> Groupwise:
     """A template of `people` in `folder`, with the atlases' labels on it where asked."""
-    run = config.output
-    config = config.model_copy(update={"output": folder})
-    write_cohort(config.layout.cohort, people, config.cohort.covariates)
-    for part in ("grid.json", "labels.tsv"):
-        os.symlink(run / part, folder / part)
-    for subject in people:
-        made = config.model_copy(update={"output": run}).layout
-        for path in (made.affine(subject.id), made.affine_image(subject.id)):
-            there = folder / path.relative_to(run)
-            there.parent.mkdir(parents=True, exist_ok=True)
-            os.symlink(path, there)
+    config = beside(config.output, config, folder, people)
     train(config)
     if labelled:
         register_subjects(config, [subject.id for subject in people if subject.role == "atlas"])
@@ -82,6 +73,9 @@ def main() -> None:
     parser.add_argument("--range", type=float, nargs=2, required=True)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--steps", type=int, help="of training, in place of the run's")
+    parser.add_argument(
+        "--all-labels", action="store_true", help="whoever is kept and has labels counts as an atlas"
+    )
     options = parser.parse_args()
     run, name = options.run.resolve(), options.covariate
     settings = load_config(run / "config.yaml").model_copy(update={"output": run}).resolved()
@@ -104,11 +98,11 @@ def main() -> None:
     for fold in range(options.folds):
         left_out = cohort[fold :: options.folds]
         kept = sorted((s for s in cohort if s not in left_out), key=lambda subject: subject.id)
+        if options.all_labels:
+            kept = [replace(s, role="atlas") if s.labels is not None else s for s in kept]
         start = time.monotonic()
         folder = Path(tempfile.mkdtemp())
         try:
-            (folder / "with").mkdir()
-            (folder / "without").mkdir()
             model = trained(conditional, kept, folder / "with", labelled=True)
             plain = trained(unconditional, kept, folder / "without", labelled=False)
             there = conditional.model_copy(update={"output": folder / "with"})

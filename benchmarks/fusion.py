@@ -5,6 +5,9 @@
 The atlases are propagated to the first so many targets again, into a temporary folder. Prints a Markdown
 table: Dice and HD95 (means over labels, then targets, in the native grid) with the 95 % interval of Dice, and
 the median seconds from warped atlases in memory to labels. ANTs' is skipped where antspyx is missing.
+
+With `--leave-one-out` everyone who has labels is an atlas, and segmented by all others; networks are trained
+anew, and each decides on those alone whom it didn't learn from.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +27,9 @@ from typing import Any
 import numpy as np
 from peers import ants_image
 
+from atlasmith import overlap
 from atlasmith.config import FusionSection, JLFSection, load_config
+from atlasmith.fusion import train_fusers
 from atlasmith.fusion.apply import on_native
 from atlasmith.fusion.evidence import Verdict
 from atlasmith.fusion.methods import FUSERS, Fuser, Share, Votes, shares
@@ -31,7 +37,8 @@ from atlasmith.fusion.stack import Stack, read_stack
 from atlasmith.fusion.votenet import Trust
 from atlasmith.geometry import Array, Grid
 from atlasmith.io.images import Image, read_grid, read_labels
-from atlasmith.io.tables import read_cohort, read_label_values
+from atlasmith.io.tables import read_cohort, read_label_values, write_cohort
+from atlasmith.overlap import label_index
 from atlasmith.propagate import propagate
 from atlasmith.scoring import metrics, statistics
 
@@ -88,12 +95,16 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path, help="a finished output folder")
     parser.add_argument("--targets", type=int, default=12)
+    parser.add_argument("--leave-one-out", action="store_true")
     parser.add_argument("--methods", nargs="*", default=[*FUSERS, "ANTs JLF"])
     options = parser.parse_args()
     run = options.run.resolve()
     config = load_config(run / "config.yaml").model_copy(update={"output": run})
-    truths = [s for s in read_cohort(config.layout.cohort) if s.role == "target" and s.labels is not None]
-    targets = truths[: options.targets]
+    everyone = read_cohort(config.layout.cohort)
+    targets = [s for s in everyone if s.role == "target" and s.labels is not None][: options.targets]
+    if options.leave_one_out:
+        everyone = [s if s.labels is None else replace(s, role="atlas") for s in everyone]
+        targets = [s for s in everyone if s.role == "atlas"]
     labels = np.array(read_label_values(config.layout.labels))
     fusion = config.fusion
     known: dict[str, Method] = {name: partial(ours, fuser, fusion) for name, fuser in FUSERS.items()}
@@ -104,11 +115,19 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     with tempfile.TemporaryDirectory() as folder:
         there = Path(folder) / "run"
-        shutil.copytree(run, there, copy_function=os.symlink, ignore=shutil.ignore_patterns("*propagated*"))
+        made = ["*propagated*", "cohort.tsv"]
+        made += ["votenet*", "evidence*"] if options.leave_one_out else []
+        shutil.copytree(run, there, copy_function=os.symlink, ignore=shutil.ignore_patterns(*made))
         config = config.model_copy(update={"output": there})
+        write_cohort(config.layout.cohort, everyone, config.cohort.covariates)
+        if options.leave_one_out:
+            for target in targets:
+                propagate(config, target.id)
+            train_fusers(config)
         judge, jury = cache(lambda: Trust(config)), cache(lambda: Verdict(config))
         for target in targets:
-            propagate(config, target.id)
+            if not options.leave_one_out:
+                propagate(config, target.id)
             stack, native = read_stack(config.layout, target), read_grid(target.image)
             truth = read_labels(target.labels).data
             for name in list(methods):
@@ -123,11 +142,10 @@ def main() -> None:
                     del methods[name], dice[name]
                     continue
                 seconds[name].append(time.perf_counter() - start)
-                pairs = [(found == value, truth == value) for value in labels]
-                dice[name].append(
-                    float(np.mean([2 * (a & b).sum() / max(a.sum() + b.sum(), 1) for a, b in pairs]))
-                )
-                hd95[name].append(float(np.nanmean([_hd95(native, *pair) for pair in pairs])))
+                pair = [label_index(data, labels).ravel() for data in (truth, found)]
+                dice[name].append(float(np.nanmean(overlap.dice(overlap.count(*pair, len(labels))))))
+                masks = ((found == value, truth == value) for value in labels)
+                hd95[name].append(float(np.nanmean([_hd95(native, *both) for both in masks])))
             print(target.id, *(f"{n} {np.mean(d):.4f}" for n, d in dice.items()), file=sys.stderr, flush=True)
     print(
         f"{len(targets)} targets\n\n| method | Dice | 95 % interval | HD95, mm | s |\n|---|---|---|---|---|"

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from peers import ants_image, labels_of, normalised, remove_files
+from retrain import sharpness
 
 from atlasmith.affine import align_subject, build_reference
 from atlasmith.config import Config, load_config, parse_config
@@ -101,21 +102,6 @@ def their_bridge(template: Image, people: Sequence[Subject], values: Array) -> l
     for registered in found:
         remove_files(registered)
     return scores
-
-
-def sharpness(template: Image, mean: Image) -> tuple[float, float]:
-    """Gradient energy and entropy focus criterion inside the mean's object, over those of the mean."""
-    grid = mean.grid
-    inside = grid.squeeze(metrics.foreground(mean.data))
-
-    def judged(image: Image) -> tuple[float, float]:
-        data = grid.squeeze(image.data)
-        low, high = np.percentile(data[inside], (1, 99))
-        data = (data - low) / (high - low)
-        energy = metrics.gradient_energy_per_mm2(data, inside, grid.tensor_spacing)
-        return energy, metrics.entropy_focus_criterion(data[inside].clip(0))
-
-    return tuple(a / b for a, b in zip(judged(template), judged(mean), strict=True))  # type: ignore
 
 
 def main() -> None:

@@ -1,0 +1,110 @@
+"""The same people's template by each mode, as one picture.
+
+    python benchmarks/modes.py results --covariate age --values 25 85 --axis 2 --out docs/modes.png
+
+Trains a template by each mode from a finished run's affine stage, in the run's own config but for the mode.
+A row of the picture is a mode: the template at both values (a mixture's at both populations), and the second
+less the first, red where it is brighter. Prints a Markdown table: sharpness inside the affine mean's object,
+over that of the affine mean, and the seconds of training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from retrain import beside, sharpness
+
+from atlasmith.config import load_config, parse_config
+from atlasmith.geometry import Array
+from atlasmith.io.images import Image, read_image
+from atlasmith.io.tables import POPULATION, read_cohort
+from atlasmith.networks import Groupwise
+from atlasmith.populations import find_populations
+from atlasmith.report import pictures
+from atlasmith.template import train
+
+UNREFINED = {"refinement": {"rounds": 0}}
+MODES: dict[str, dict[str, Any]] = {
+    "one template for all": {"condition_on": []},
+    "refined\n(the default)": {},
+    "without a network": {"steps": 0},
+    "dense decoder,\nnot refined": UNREFINED,
+    "FiLM decoder,\nnot refined": {"decoder": "film", **UNREFINED},
+    "coordinates decoder,\nnot refined": {"decoder": "coordinates", **UNREFINED},
+    "against an adversary": {"adversary": {"weight": 0.1}, **UNREFINED},
+    "driven by labels": {"labels": {"dice": {"weight": 1.0}}},
+    "mixture of two": {"condition_on": [], "populations": 2},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="a finished output folder; its affine stage is enough")
+    parser.add_argument("--covariate", required=True)
+    parser.add_argument("--values", type=float, nargs=2, required=True)
+    parser.add_argument("--axis", type=int, default=2, help="that the shown plane is across")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    run = options.run.resolve()
+    settings = load_config(run / "config.yaml").model_copy(update={"output": run}).resolved()
+    settings["template"] |= {"condition_on": [options.covariate], "views": {}}
+    before = parse_config(settings).layout
+    people = read_cohort(before.cohort)
+    mean = read_image(before.affine_reference)
+    rows: dict[str, list[Array]] = {"affine mean": [mean.data]}
+    print("| mode | gradient energy | entropy focus | s |\n|---|---|---|---|")
+    for mode, changed in MODES.items():
+        config = parse_config(settings | {"template": settings["template"] | changed})
+        with tempfile.TemporaryDirectory() as folder:
+            config = beside(run, config, Path(folder), people)
+            start = time.monotonic()
+            if config.template.populations > 1:
+                find_populations(config)
+            train(config)
+            seconds = time.monotonic() - start
+            model = Groupwise.load(config.layout.template_weights)
+        ends: list[dict[str, Any]] = [{options.covariate: value} for value in options.values]
+        if config.template.populations > 1:
+            ends = [{POPULATION: name} for name in model.code.categorical[POPULATION]][:2]
+        with torch.inference_mode():
+            codes = [model.code.encode(end)[None] for end in ({}, *ends)]
+            middle, *both = (mean.grid.unsqueeze(model.template(code)[0, 0].numpy()) for code in codes)
+        rows[mode] = both if model.code.size else [middle]
+        energy, entropy = sharpness(Image(middle, mean.grid), mean)
+        print(f"| {' '.join(mode.split())} | {energy:.2f} | {entropy:.3f} | {seconds:.0f} |", flush=True)
+    draw(
+        rows, mean, options.axis, [f"{options.covariate} {value:g}" for value in options.values], options.out
+    )
+
+
+def draw(rows: dict[str, list[Array]], mean: Image, axis: int, names: list[str], out: Path) -> None:
+    limits = pictures.window(mean.data)
+    figure = Figure(figsize=(6.4, 1.75 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), 3)
+    for axis_ in axes.flat:
+        axis_.set_axis_off()
+
+    def plane(data: Array) -> Array:
+        return pictures.plane(data, mean.grid, axis, mean.grid.shape[axis] // 2)
+
+    for line, (mode, images) in zip(axes, rows.items(), strict=True):
+        line[0].text(-0.05, 0.5, mode, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
+        titles = ["A", "B"] if mode.startswith("mixture") else names
+        for where, image, title in zip(line, images, titles, strict=False):
+            where.imshow(pictures.grey(plane(image), limits))
+            where.set_title(title if len(images) == 2 else "", fontsize=7, pad=2)
+        if len(images) == 2:
+            line[2].imshow(pictures.diverging(plane(images[1] - images[0]), 0.3 * (limits[1] - limits[0])))
+    figure.savefig(out, dpi=90)
+
+
+if __name__ == "__main__":
+    main()
