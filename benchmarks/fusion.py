@@ -31,7 +31,7 @@ from atlasmith import overlap
 from atlasmith.config import FusionSection, JLFSection, load_config
 from atlasmith.fusion import train_fusers
 from atlasmith.fusion.apply import on_native
-from atlasmith.fusion.evidence import Verdict
+from atlasmith.fusion.evidence import read_court
 from atlasmith.fusion.methods import FUSERS, Fuser, Share, Votes, shares
 from atlasmith.fusion.stack import Stack, read_stack
 from atlasmith.fusion.votenet import Trust
@@ -124,7 +124,7 @@ def main() -> None:
             for target in targets:
                 propagate(config, target.id)
             train_fusers(config)
-        judge, jury = cache(lambda: Trust(config)), cache(lambda: Verdict(config))
+        judge, jury = cache(lambda: Trust(config)), cache(lambda: read_court(config))
         for target in targets:
             if not options.leave_one_out:
                 propagate(config, target.id)
@@ -135,7 +135,10 @@ def main() -> None:
                 start = time.perf_counter()
                 try:
                     found = methods[name](
-                        stack, native, trust, lambda stack=stack, target=target: jury()(stack, target.id)
+                        stack,
+                        native,
+                        trust,
+                        lambda stack=stack, target=target: jury().verdict(stack, target.id),
                     )
                 except ImportError as error:
                     print(f"{name} is skipped: {error}", file=sys.stderr)

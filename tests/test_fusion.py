@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
 
 from atlasmith.config import Config, JLFSection, parse_config
 from atlasmith.fusion import evidence, fuse_subject, methods, train_fusers
@@ -492,15 +492,45 @@ def test_a_label_that_the_jury_never_met_has_no_say() -> None:
 def test_the_jury_that_learned_without_an_atlas_judges_it() -> None:
     stack = crowd((30, 26), [0, 3, 9])
     case = evidence.make_case(stack, evidence.disputed(stack))
-    juries = evidence.Juries(3, 8, [["a"], ["b", "c"]])
+    juries = evidence.Juries(3, 8, [["a"], ["b", "c"]], evidence.FEATURES).requires_grad_(False)
     for jury in juries.each:
         torch.nn.init.normal_(jury.decide.weight)
-    told = torch.from_numpy(case.evidence), torch.from_numpy(positions(case.labels, np.array([0, 3, 9])))
-    first, second = (jury(*told).softmax(-1) for jury in juries.each)
-    assert not torch.allclose(first, second)
-    torch.testing.assert_close(juries.shares(*told, "a"), first)
-    torch.testing.assert_close(juries.shares(*told, "c"), second)
-    torch.testing.assert_close(juries.shares(*told, "new"), (first + second) / 2)
+    told = case.evidence, positions(case.labels, np.array([0, 3, 9]))
+    first, second = (evidence.heard([jury], *told) for jury in juries.each)
+    assert not np.allclose(first, second)
+    for name, expected in (("a", first), ("c", second), ("new", (first + second) / 2)):
+        np.testing.assert_allclose(evidence.heard(juries.judges(name), *told), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(30, 26), (14, 12, 13)])
+def test_second_thoughts_are_of_the_first_verdict(shape: tuple[int, ...]) -> None:
+    stack = crowd(shape, [0, 3, 9])
+    case = evidence.make_case(stack, evidence.disputed(stack))
+    shares = np.where(case.labels >= 0, RANDOM.random(case.labels.shape), 0).astype(np.float32)
+    shares /= shares.sum(axis=1, keepdims=True)
+    thoughts = evidence.second_thoughts(stack, case, shares)
+    assert thoughts.shape == (*shares.shape, evidence.THOUGHTS) and np.isfinite(thoughts).all()
+    np.testing.assert_allclose(thoughts[..., 0], shares)
+    for value in (0, 3, 9):
+        given = (stack.labels == value).all(axis=0).astype(np.float32)
+        given.ravel()[case.where] = np.where(case.labels == value, shares, 0).sum(axis=1)
+        around = uniform_filter(given, 3, mode="nearest").ravel()[case.where]
+        rows, slots = np.nonzero(case.labels == value)
+        np.testing.assert_allclose(thoughts[rows, slots, 1], around[rows], atol=1e-5)
+
+
+def test_an_untrained_court_says_what_the_first_verdict_says_there_and_around() -> None:
+    stack = crowd((30, 26), [0, 3, 9])
+    court = evidence.Court([0, 3, 9], 8, [["a"], ["b"]]).requires_grad_(False)
+    case = evidence.make_case(stack, evidence.disputed(stack))
+    first = evidence.heard(court.first.each, case.evidence, positions(case.labels, court.values))
+    thoughts = evidence.second_thoughts(stack, case, first)
+    expected = np.where(case.labels >= 0, thoughts[..., :2].mean(-1) + evidence.NOISE, 0)
+    expected /= expected.sum(-1, keepdims=True)
+    both = zip(court.verdict(stack, "new"), evidence.said(stack, case, expected), strict=True)
+    for found, known in both:
+        assert found[:2] == known[:2]
+        np.testing.assert_allclose(found[2], known[2], atol=1e-5)
 
 
 def test_a_jury_learns_nothing_of_what_it_leaves_out(tmp_path: Path) -> None:
@@ -514,11 +544,13 @@ def test_a_jury_learns_nothing_of_what_it_leaves_out(tmp_path: Path) -> None:
                 labels = read_labels(path)
                 write_image(path, np.roll(labels.data, 9, axis=0), labels.grid)
         evidence.train_evidence(config)
-        found.append(evidence.Verdict(config).juries)
-    assert found[0].without[0] == {"00", "03", "06"}
-    first, again = (juries.each[0].state_dict() for juries in found)
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(found[0].each[1].hear.weight, found[1].each[1].hear.weight)
+        found.append(evidence.read_court(config))
+    for hearing in ("first", "second"):
+        sound, other = (getattr(court, hearing) for court in found)
+        assert sound.without[0] == {"00", "03", "06"}
+        before, after = (juries.each[0].state_dict() for juries in (sound, other))
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert not torch.equal(sound.each[1].hear.weight, other.each[1].hear.weight)
 
 
 def test_where_all_agree_there_is_no_case() -> None:

@@ -164,6 +164,9 @@ class JLFSection(Section):
     beta: Positive = Field(2.0, description="power of the errors")
 
 
+TRAININGS = {"votenet": ["votenet"], "evidence": ["evidence", "evidence_second"]}  # of fusion's networks
+
+
 class FusionSection(Section):
     methods: list[str] = Field(["majority", "local_weighted", "evidence"], min_length=1)
     spacing: Positive | None = Field(None, description="fuse at this voxel size, mm; None: the target's own")
@@ -178,8 +181,12 @@ class FusionSection(Section):
     @property
     def networks(self) -> list[str]:
         """The networks that the methods ask for, and so for training on the atlases."""
-        known = ("votenet", "evidence")
-        return [name for name in known if any(method.startswith(name) for method in self.methods)]
+        return [name for name in TRAININGS if any(method.startswith(name) for method in self.methods)]
+
+    @property
+    def trainings(self) -> list[str]:
+        """Those of the networks: `evidence` is heard twice."""
+        return [part for name in self.networks for part in TRAININGS[name]]
 
 
 class ScoreSection(Section):

@@ -8,7 +8,7 @@ if NETWORKS:
             sidecars=[LAYOUT.propagated_sidecar(atlas) for atlas in ATLASES],
         output:
             [LAYOUT.fuser_weights(name) for name in NETWORKS],
-            [LAYOUT.fuser_training(name) for name in NETWORKS],
+            [LAYOUT.fuser_training(name) for name in CONFIG.fusion.trainings],
         log:
             LAYOUT.log("fuse_train"),
         conda:

@@ -5,7 +5,7 @@ rule report:
         summary=LAYOUT.summary,
         template=LAYOUT.template_image,
         template_labels=LAYOUT.template_labels,
-        training=[LAYOUT.template_training] + [LAYOUT.fuser_training(name) for name in NETWORKS],
+        training=[LAYOUT.template_training] + [LAYOUT.fuser_training(name) for name in CONFIG.fusion.trainings],
     output:
         LAYOUT.report,
     log:

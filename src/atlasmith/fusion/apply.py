@@ -12,7 +12,7 @@ from torch import Tensor
 from atlasmith.config import Config
 from atlasmith.errors import look_up
 from atlasmith.fusion.assess import COLUMNS, found, predicted, tallied
-from atlasmith.fusion.evidence import Verdict
+from atlasmith.fusion.evidence import read_court
 from atlasmith.fusion.methods import FUSERS, Share, Votes, plurality
 from atlasmith.fusion.stack import read_stack
 from atlasmith.fusion.votenet import Trust
@@ -36,7 +36,7 @@ def fuse_subject(config: Config, subject_id: str) -> None:
         stack.images,
         stack.target,
         cache(lambda: Trust(config)(stack)),
-        lambda: Verdict(config)(stack, subject_id),
+        lambda: read_court(config).verdict(stack, subject_id),
         config.fusion.votenet.sharpness,
         config.fusion.jlf,
     )

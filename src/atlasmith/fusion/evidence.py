@@ -5,12 +5,16 @@ how many vote for it there and around, how well its voters fit the target's inte
 target looks there as it does nearby where that label is likely. That joins label fusion with corrective
 learning (Wang and Yushkevich 2013, doi:10.3389/fninf.2013.00027) and local label learning (Hao et al. 2014,
 doi:10.1002/hbm.22359). As the evidence means the same whatever the label, one network serves 2 labels or 134.
+
+The case is heard twice: what the first verdict says around a voxel, and how the target looks where it puts a
+label, is evidence in the second (auto-context, Tu and Bai 2010, doi:10.1109/TPAMI.2009.186).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +23,9 @@ from scipy.ndimage import uniform_filter
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from atlasmith.config import Config
+from atlasmith.config import TRAININGS, Config
 from atlasmith.fusion.learn import learn
-from atlasmith.fusion.methods import Share, closeness, patch_distances
+from atlasmith.fusion.methods import Box, Share, closeness, patch_distances
 from atlasmith.fusion.stack import Stack, disputed, library_of, own_labels, read_stack
 from atlasmith.geometry import Array
 from atlasmith.io.tables import Subject, read_label_values, write_tsv
@@ -31,8 +35,9 @@ from atlasmith.overlap import boxes, label_index
 from atlasmith.training import generator, pick_device
 
 FEATURES = 18  # that make up the evidence
+THOUGHTS = 9  # that the first verdict adds
 CANDIDATES = 6  # labels at most that are considered at a voxel: those with the most votes
-VOTE_RADII = (0, 1, 2, 4)  # voxels
+VOTE_RADII = (0, 1, 2, 4)  # voxels, of votes and of the first verdict
 LOOK_RADII = (2, 4)  # of the neighbourhoods that say what a label looks like
 REACH = 5  # voxels that evidence looks beyond a label's box
 SURE, FEW = 0.9, 20  # a label is sure of voxels with that share of votes, if there are so many
@@ -68,9 +73,7 @@ def make_case(stack: Stack, where: Array) -> Case:
     if not len(where):
         return Case(where, labels, evidence, found)
     shape = stack.target.shape
-    row = np.full(shape, -1, dtype=np.int64)
-    row.ravel()[where] = np.arange(len(where))
-
+    row = _rows(where, shape)
     most = np.full((len(where), CANDIDATES), -1, dtype=np.float32)
     for value, box in found:
         votes = (stack.labels[:, *box] == value).mean(axis=0)
@@ -85,16 +88,51 @@ def make_case(stack: Stack, where: Array) -> Case:
 
     scene = _Scene(stack)
     for value, box in found:
-        wide = tuple(
-            slice(max(s.start - REACH, 0), min(s.stop + REACH, n)) for s, n in zip(box, shape, strict=True)
-        )
-        rows = row[wide]
-        slots = (labels[rows] == value) & (rows >= 0)[..., None]
-        inside = slots.any(axis=-1)
+        wide, inside, seats = _seats(row, labels, value, box)
+        if inside.any():
+            evidence[seats] = scene.evidence(value, wide)[:, inside].T
+    return Case(where, labels, evidence, found)
+
+
+def _seats(row: Array, labels: Array, value: int, box: Box) -> tuple[Box, Array, tuple[Array, Array]]:
+    """A label's box with room around it, the voxels in there (*wide) where it is a candidate, and their rows
+    and columns in `labels` (M, K); row: (*shape), each voxel's, -1 for none."""
+    wide = tuple(
+        slice(max(s.start - REACH, 0), min(s.stop + REACH, n)) for s, n in zip(box, row.shape, strict=True)
+    )
+    rows = row[wide]
+    slots = (labels[rows] == value) & (rows >= 0)[..., None]
+    inside = slots.any(axis=-1)
+    return wide, inside, (rows[inside], slots[inside].argmax(axis=-1))
+
+
+def _rows(where: Array, shape: Sequence[int]) -> Array:
+    """(*shape): the row of each of the voxels at flat indices `where`, -1 of others."""
+    row = np.full(shape, -1, dtype=np.int64)
+    row.ravel()[where] = np.arange(len(where))
+    return row
+
+
+def second_thoughts(stack: Stack, case: Case, shares: Array) -> Array:
+    """What a verdict `shares` (M, K) on all that is disputed adds to the evidence: (M, K, THOUGHTS), of which
+    the first two are the label's share there, and around."""
+    thoughts = np.zeros((*case.labels.shape, THOUGHTS), dtype=np.float32)
+    row, edges = _rows(case.where, stack.target.shape), _gradient(stack.target)
+    for value, box, share in said(stack, case, shares):
+        wide, inside, seats = _seats(row, case.labels, value, box)
         if not inside.any():
             continue
-        evidence[rows[inside], slots[inside].argmax(axis=-1)] = scene.evidence(value, wide)[:, inside].T
-    return Case(where, labels, evidence, found)
+        given = np.zeros(inside.shape, dtype=np.float32)
+        inner = (slice(b.start - w.start, b.stop - w.start) for b, w in zip(box, wide, strict=True))
+        given[tuple(inner)] = share
+        target = stack.target[wide]
+        found = [given, *(_mean(given, radius) for radius in VOTE_RADII[1:])]
+        mean, deviation = _moments(target, given)
+        found += [*_looks(target, mean, deviation)]
+        found += [deviant for deviant, _ in _looks_nearby(target, given, mean, deviation)]
+        found += [_along_edges(_mean(given, 1), edges[:, *wide])]
+        thoughts[seats] = np.stack(found)[:, inside].T
+    return thoughts
 
 
 def _mean(data: Array, radius: int) -> Array:
@@ -134,14 +172,9 @@ class _Scene:
         if sure.sum() < FEW:
             sure = votes >= min(0.5, 0.8 * votes.max())
         mean, deviation = target[sure].mean(), target[sure].std() + NOISE
-        found += [_clipped((_mean(target, r) - mean) / deviation) for r in (0, 1)]
-        for radius in LOOK_RADII:
-            few = 1e-3  # where no votes are near, what is so everywhere counts
-            total = _mean(weighted, radius) + few
-            near = (_mean(weighted * target, radius) + few * mean) / total
-            squares = _mean(weighted * np.square(target), radius) + few * (mean**2 + deviation**2)
-            spread = np.sqrt(np.maximum(squares / total - np.square(near), 0) + NOISE**2)
-            found += [_clipped((target - near) / spread), np.log(spread)]
+        found += [*_looks(target, mean, deviation)]
+        for deviant, spread in _looks_nearby(target, weighted, mean, deviation):
+            found += [deviant, np.log(spread)]
 
         # How well its voters fit here.
         difference = np.where(mine, self.stack.images[:, *box] - target, 0)
@@ -152,11 +185,43 @@ class _Scene:
         found += [np.minimum((closest - self.best[box]) / (self.best[box] + 1e-4), LIMIT)]
 
         # Whether its border lies along an edge of the target.
-        border, edge = _gradient(_mean(votes, 1)), self.edges[:, *box]
-        lengths = np.sqrt(np.square(border).sum(axis=0) * np.square(edge).sum(axis=0))
-        found += [(border * edge).sum(axis=0) / (lengths + 1e-3)]
+        found += [_along_edges(_mean(votes, 1), self.edges[:, *box])]
         found += [np.full_like(target, value == 0), np.full_like(target, np.log(sure.sum()) / 10)]
         return np.stack(found).astype(np.float32)
+
+
+def _moments(target: Array, weights: Array) -> tuple[float, float]:
+    """The weighted mean and SD of intensities, the latter with noise."""
+    total = weights.sum() + 1e-3
+    mean = float((weights * target).sum() / total)
+    return mean, float(np.sqrt((weights * np.square(target - mean)).sum() / total) + NOISE)
+
+
+def _looks(target: Array, mean: float, deviation: float) -> list[Array]:
+    """How far the target, as it is and smoothed, is from what a label looks like, in SDs."""
+    return [_clipped((_mean(target, radius) - mean) / deviation) for radius in (0, 1)]
+
+
+def _looks_nearby(
+    target: Array, weights: Array, mean: float, deviation: float
+) -> Iterator[tuple[Array, Array]]:
+    """How far the target is from what a label, with weights (*box), looks like around, and the SD there, for
+    each of `LOOK_RADII`."""
+    few = 1e-3  # where nothing has weight nearby, what is so everywhere counts
+    for radius in LOOK_RADII:
+        total = _mean(weights, radius) + few
+        near = (_mean(weights * target, radius) + few * mean) / total
+        squares = _mean(weights * np.square(target), radius) + few * (mean**2 + deviation**2)
+        spread = np.sqrt(np.maximum(squares / total - np.square(near), 0) + NOISE**2)
+        yield _clipped((target - near) / spread), spread
+
+
+def _along_edges(votes: Array, edges: Array) -> Array:
+    """The cosine between the gradients of votes (*box) and of the target (d, *box)."""
+    border = _gradient(votes)
+    lengths = np.sqrt(np.square(border).sum(axis=0) * np.square(edges).sum(axis=0))
+    along: Array = (border * edges).sum(axis=0) / (lengths + 1e-3)
+    return along
 
 
 def _clipped(deviation: Array) -> Array:
@@ -164,19 +229,20 @@ def _clipped(deviation: Array) -> Array:
 
 
 class Jury(nn.Module):
-    """Weighs candidates against each other: their evidence (B, K, FEATURES) and which labels they are (B, K),
-    as positions among all `labels`, -1 for none, to logits (B, K). It starts from the shares of the votes."""
+    """Weighs candidates against each other: their evidence (B, K, features) and which labels they are (B, K),
+    as positions among all `labels`, -1 for none, to logits (B, K). It starts from the mean of the first two
+    features: shares of votes, or of a verdict."""
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, labels: int, width: int) -> None:
+    def __init__(self, labels: int, width: int, features: int = FEATURES) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(FEATURES))
-        self.register_buffer("deviation", torch.ones(FEATURES))
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("deviation", torch.ones(features))
         self.codes = nn.Embedding(labels, CODE)
         nn.init.normal_(self.codes.weight, std=0.1)
-        self.hear = nn.Linear(FEATURES + CODE, width)
+        self.hear = nn.Linear(features + CODE, width)
         self.compare = nn.Linear(2 * width, width)
         self.decide = nn.Linear(width, 1)
         nn.init.zeros_(self.decide.weight)
@@ -197,83 +263,160 @@ class Jury(nn.Module):
 class Juries(CrossFitted[Jury]):
     """Juries, cross-fitted."""
 
-    def __init__(self, labels: int, width: int, without: Sequence[Sequence[str]]) -> None:
-        super().__init__((Jury(labels, width) for _ in without), without)
-        self.settings = {"labels": labels, "width": width, "without": [list(ids) for ids in without]}
+    def __init__(self, labels: int, width: int, without: Sequence[Sequence[str]], features: int) -> None:
+        super().__init__((Jury(labels, width, features) for _ in without), without)
 
-    def shares(self, evidence: Tensor, labels: Tensor, name: str) -> Tensor:
-        """Probabilities (B, K) on the image of `name`."""
-        return torch.stack([jury(evidence, labels).softmax(-1) for jury in self.judges(name)]).mean(0)
+
+def heard(judges: Sequence[Jury], evidence: Array, labels: Array) -> Array:
+    """Their mean probabilities (M, K), of evidence (M, K, features) and positions (M, K)."""
+    device = judges[0].sharpness.device
+    parts = [
+        torch.stack([jury(x.to(device), y.to(device)).softmax(-1) for jury in judges]).mean(0).cpu()
+        for x, y in zip(
+            torch.from_numpy(evidence).split(CHUNK), torch.from_numpy(labels).split(CHUNK), strict=True
+        )
+    ]
+    return torch.cat(parts).numpy()
+
+
+class Court(nn.Module):
+    """The juries of both hearings, on labels `values`. Each jury of the second knows the first verdict of the
+    one alone that leaves out the same atlases."""
+
+    def __init__(self, values: Sequence[int], width: int, without: Sequence[Sequence[str]]) -> None:
+        super().__init__()
+        self.values = np.array(values)
+        self.settings = {
+            "values": self.values.tolist(),
+            "width": width,
+            "without": [list(ids) for ids in without],
+        }
+        self.first = Juries(len(values), width, without, FEATURES)
+        self.second = Juries(len(values), width, without, THOUGHTS + FEATURES)
+
+    @torch.inference_mode()
+    def verdict(self, stack: Stack, name: str) -> Iterator[Share]:
+        """Every label's probability on the image of `name`: the juries' where voters disagree, 1 where they
+        agree."""
+        case = make_case(stack, disputed(stack))
+        labels = positions(case.labels, self.values)
+        thoughts = second_thoughts(stack, case, heard(self.first.judges(name), case.evidence, labels))
+        shares = heard(self.second.judges(name), _joined(thoughts, case.evidence), labels)
+        return said(stack, case, shares)
+
+
+def _joined(thoughts: Any, evidence: Any) -> Any:
+    """As the second hearing has them, of arrays or of tensors (..., THOUGHTS) and (..., FEATURES)."""
+    join = torch.cat if isinstance(evidence, Tensor) else np.concatenate
+    return join([thoughts, evidence], -1)
 
 
 def train_evidence(config: Config) -> None:
     """Train on voxels of the atlases that the other atlases, propagated there, dispute; write weights and
-    training table, whose validation is on the atlases that a jury learns without. A killed run goes on from
-    its checkpoint to the same weights.
+    training tables, whose validation is on the atlases that a jury learns without. A killed run goes on from
+    its checkpoints to the same weights.
     """
     layout, settings = config.layout, config.fusion.evidence
     atlases = library_of(layout)
-    values = np.array([0, *read_label_values(layout.labels)])
     device = pick_device(config.device)
+    torch.manual_seed(config.seed)
+    court = Court(
+        [0, *read_label_values(layout.labels)],
+        settings.width,
+        left_out([atlas.id for atlas in atlases], settings.count),
+    ).to(device)
     parts = []
     for index, atlas in enumerate(tqdm(atlases, desc="evidence: voxels", disable=None)):
         stack = read_stack(layout, atlas)
         where = disputed(stack)
-        order = torch.randperm(len(where), generator=generator(config.seed, 30, index))
-        where = where[np.sort(order[: -(-settings.voxels // len(atlases))].numpy())]
-        case = make_case(stack, where)
-        right = case.labels == own_labels(atlas, stack.grid).ravel()[where, None]
+        case = make_case(stack, where[_drawn(config, index, len(where), len(atlases))])
+        right = case.labels == own_labels(atlas, stack.grid).ravel()[case.where, None]
         truth = np.where(right.any(axis=1), right.argmax(axis=1), NO_VOTES)
-        labels = positions(case.labels, values)
-        parts.append(
-            [*map(torch.from_numpy, (case.evidence, labels, truth)), torch.full((len(where),), index)]
+        labels = positions(case.labels, court.values)
+        owner = np.full(len(truth), index)
+        parts.append([torch.from_numpy(x) for x in (case.evidence, labels, truth, owner)])
+    evidence, *about = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    if len(evidence):
+        _fit(config, "evidence", court.first, atlases, lambda k, voxels: evidence[voxels], about)
+        thoughts = _thoughts(config, court, atlases)
+        _fit(
+            config,
+            "evidence_second",
+            court.second,
+            atlases,
+            lambda k, voxels: _joined(thoughts[k, voxels], evidence[voxels]),
+            about,
         )
-    voxels = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
-    torch.manual_seed(config.seed)
-    without = left_out([atlas.id for atlas in atlases], settings.count)
-    juries = Juries(len(values), settings.width, without).to(device)
-    if len(voxels[0]):
-        _fit(config, juries, atlases, voxels, device)
     else:
         print("evidence: nowhere do two atlases disagree on a third, so the votes decide", flush=True)
-        write_tsv(layout.fuser_training("evidence"), [], ["step", "loss"])
-    about = {**juries.settings, "values": values.tolist()}
-    write_weights(layout.fuser_weights("evidence"), juries, about)
-    layout.fuser_checkpoint("evidence").unlink(missing_ok=True)
+        for training in TRAININGS["evidence"]:
+            write_tsv(layout.fuser_training(training), [], ["step", "loss"])
+    write_weights(layout.fuser_weights("evidence"), court, court.settings)
+    for training in TRAININGS["evidence"]:
+        layout.fuser_checkpoint(training).unlink(missing_ok=True)
+
+
+def _drawn(config: Config, index: int, count: int, atlases: int) -> Array:
+    """Which of so many disputed voxels of an atlas are learned from."""
+    order = torch.randperm(count, generator=generator(config.seed, 30, index))
+    return np.sort(order[: -(-config.fusion.evidence.voxels // atlases)].numpy())
+
+
+@torch.inference_mode()
+def _thoughts(config: Config, court: Court, atlases: Sequence[Subject]) -> Tensor:
+    """What each jury's own first verdict adds at the voxels that are learned from: (juries, M, K, THOUGHTS).
+
+    Its own, for the others' have learned from those that it leaves out.
+    """
+    parts = []
+    for index, atlas in enumerate(tqdm(atlases, desc="evidence: first verdicts", disable=None)):
+        stack = read_stack(config.layout, atlas)
+        case = make_case(stack, disputed(stack))
+        drawn = _drawn(config, index, len(case.where), len(atlases))
+        labels = positions(case.labels, court.values)
+        verdicts = (heard([jury], case.evidence, labels) for jury in court.first.each)
+        parts.append(
+            torch.stack([torch.from_numpy(second_thoughts(stack, case, said)[drawn]) for said in verdicts])
+        )
+    return torch.cat(parts, dim=1)
 
 
 def _fit(
     config: Config,
+    training: str,
     juries: Juries,
     atlases: Sequence[Subject],
-    voxels: Sequence[Tensor],
-    device: torch.device,
+    evidence: Callable[[int, Tensor], Tensor],
+    about: Sequence[Tensor],
 ) -> None:
-    """Train on voxels: their evidence, their labels, the truth's position among these, and whose they are."""
-    evidence, labels, truth, owner = voxels
+    """Train on voxels. evidence: what the k-th jury is told of some (V,), (V, K, features). about: the labels
+    of all, the truth's position among these, and whose they are."""
+    labels, truth, owner = about
+    device = next(juries.parameters()).device
     taught = torch.tensor([[atlas.id not in ids for ids in juries.without] for atlas in atlases])
     for k, jury in enumerate(juries.each):
-        present = evidence[(labels >= 0) & taught[owner, k, None]]
+        known = torch.nonzero(taught[owner, k])[:, 0]
+        present = evidence(k, known)[labels[known] >= 0]
         jury.mean.copy_(present.mean(0))
         jury.deviation.copy_(present.std(0) + 1e-3)
 
-    def loss(jury: Jury, voxels: Tensor) -> Tensor:
-        logits = jury(evidence[voxels].to(device), labels[voxels].to(device))
+    def loss(k: int, voxels: Tensor) -> Tensor:
+        logits = juries.each[k](evidence(k, voxels).to(device), labels[voxels].to(device))
         right = truth[voxels].to(device)
         return F.cross_entropy(logits, right, ignore_index=NO_VOTES, reduction="sum")
 
     def step(index: int) -> dict[str, Tensor]:
         some = torch.randint(len(truth), (BATCH,), generator=generator(config.seed, 31, index))
         known = taught[owner[some]]
-        learned = [loss(jury, some[known[:, k]]) for k, jury in enumerate(juries.each)]
+        learned = [loss(k, some[known[:, k]]) for k in range(len(juries.each))]
         terms = {"loss": torch.stack(learned).sum() / max(int(known.sum()), 1)}
         if (index + 1) % VALIDATE_EVERY == 0 and not known.all():
             with torch.no_grad():
-                judged = [loss(jury, some[~known[:, k]]) for k, jury in enumerate(juries.each)]
+                judged = [loss(k, some[~known[:, k]]) for k in range(len(juries.each))]
             terms["validation"] = torch.stack(judged).sum() / (~known).sum()
         return terms
 
-    learn(config, "evidence", juries, step, len(atlases))
+    learn(config, "evidence", training, juries, step, len(atlases))
 
 
 def positions(labels: Array, values: Array) -> Array:
@@ -281,30 +424,12 @@ def positions(labels: Array, values: Array) -> Array:
     return label_index(labels, values).astype(np.int64) - 1
 
 
-class Verdict:
-    """Trained juries, ready to decide one target."""
-
-    def __init__(self, config: Config) -> None:
-        self.device = pick_device(config.device)
-        about, tensors = read_weights(config.layout.fuser_weights("evidence"))
-        self.values = np.array(about.pop("values"))
-        self.juries = Juries(**about)
-        self.juries.load_state_dict(tensors)
-        self.juries.to(self.device).eval()
-
-    @torch.inference_mode()
-    def __call__(self, stack: Stack, name: str) -> Iterator[Share]:
-        """Every label's probability on the image of `name`: the juries' where voters disagree, 1 where they
-        agree."""
-        case = make_case(stack, disputed(stack))
-        labels = torch.from_numpy(positions(case.labels, self.values))
-        parts = [
-            self.juries.shares(x.to(self.device), y.to(self.device), name).cpu()
-            for x, y in zip(torch.from_numpy(case.evidence).split(CHUNK), labels.split(CHUNK), strict=True)
-            if len(y)
-        ]
-        shares = torch.cat(parts).numpy() if parts else np.zeros(case.labels.shape, np.float32)
-        return said(stack, case, shares)
+def read_court(config: Config) -> Court:
+    """The trained juries, ready to decide."""
+    about, tensors = read_weights(config.layout.fuser_weights("evidence"))
+    court = Court(**about)
+    court.load_state_dict(tensors)
+    return court.to(pick_device(config.device)).eval()
 
 
 def said(stack: Stack, case: Case, shares: Array) -> Iterator[Share]:

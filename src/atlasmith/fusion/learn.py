@@ -15,11 +15,13 @@ from atlasmith.training import fit
 def learn(
     config: Config,
     name: str,
+    training: str,
     network: nn.Module,
     step: Callable[[int], dict[str, Tensor]],
     atlases: int,
 ) -> None:
-    """Fit the network of `name` on so many atlases, by `step` as `fit` has it, with AdamW."""
+    """Fit a network on so many atlases, by `step` as `fit` has it, with AdamW, in the settings of the fuser
+    `name`, to the table and checkpoint of `training`."""
     settings, layout = getattr(config.fusion, name), config.layout
     stages = ("cohort", "affine", "template", "register", "fusion")
     fit(
@@ -27,9 +29,9 @@ def learn(
         optimiser=torch.optim.AdamW(network.parameters(), lr=settings.learning_rate),
         step=step,
         steps=settings.steps,
-        checkpoint=layout.fuser_checkpoint(name),
-        table=layout.fuser_training(name),
+        checkpoint=layout.fuser_checkpoint(training),
+        table=layout.fuser_training(training),
         every=settings.checkpoint_every,
         digest=f"{config.digest(*stages)}-{atlases}-{__version__}",
-        description=name,
+        description=training.replace("_", " "),
     )

@@ -16,8 +16,9 @@ from atlasmith.overlap import boxes
 PATCH = 5  # voxels a side of the patch that local weights compare
 RIDGE = 0.1  # of joint weights
 
+Box = tuple[slice, ...]
 # A label, a box of the grid, and the label's share within (*box), from 0 to 1; it is zero outside.
-Share = tuple[int, tuple[slice, ...], Array]
+Share = tuple[int, Box, Array]
 
 
 @dataclass(frozen=True, eq=False)

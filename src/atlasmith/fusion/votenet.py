@@ -163,7 +163,7 @@ def train_votenet(config: Config) -> None:
                 terms["validation"] = torch.stack([loss(t, 4, random, False) for t in validation]).mean()
         return terms
 
-    learn(config, "votenet", net, step, len(atlases))
+    learn(config, "votenet", "votenet", net, step, len(atlases))
     scale, offset = 1.0, 0.0
     if validation:
         judged = []

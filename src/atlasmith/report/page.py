@@ -437,6 +437,7 @@ def _training(run: _Run) -> str:
         (run.layout.segmenter_training, "Segmenter"),
         (run.layout.fuser_training("votenet"), "VoteNet"),
         (run.layout.fuser_training("evidence"), "Evidence"),
+        (run.layout.fuser_training("evidence_second"), "Evidence, heard again"),
     ]
     for path, what in tables:
         rows = _table_at(path)

@@ -79,7 +79,7 @@ def refine_template(config: Config, model: Groupwise, images: AlignedImages, cod
     for turn in range(settings.rounds):
         last = turn == settings.rounds - 1
         people = [*range(len(codes))] if last else drawn
-        if last and turn > 0:  # before the first, the template isn't central, and the lean no lean
+        if last:
             _set_lean(model, images, codes)
         for person in people:
             image, mask = (x.to(device) for x in images.batch([person]))
@@ -106,14 +106,13 @@ def refine_template(config: Config, model: Groupwise, images: AlignedImages, cod
             flush=True,
         )
     progress.close()
-    _set_lean(model, images, codes)
     write_tsv(config.layout.template_refinement, rows, list(rows[0]))
 
 
 def _set_lean(model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
     """The network has learned from another template. What its velocities to this one, which rounds have made
     central, have in common says nothing about anyone: registrations that start from there stay there, where
-    images show little. Newcomers to the last round start without it, and so does everyone once that is over."""
+    images show little."""
     total = torch.zeros_like(model.lean)
     for person, code in enumerate(codes):
         image, _ = images.batch([person])
