@@ -60,6 +60,7 @@ def main() -> None:
     people = read_cohort(before.cohort)
     mean = read_image(before.affine_reference)
     rows: dict[str, list[Array]] = {"affine mean": [mean.data]}
+    names = [f"{options.covariate} {value:g}" for value in options.values]
     print("| mode | gradient energy | entropy focus | s |\n|---|---|---|---|")
     for mode, changed in MODES.items():
         config = parse_config(settings | {"template": settings["template"] | changed})
@@ -80,9 +81,7 @@ def main() -> None:
         rows[mode] = both if model.code.size else [middle]
         energy, entropy = sharpness(Image(middle, mean.grid), mean)
         print(f"| {' '.join(mode.split())} | {energy:.2f} | {entropy:.3f} | {seconds:.0f} |", flush=True)
-    draw(
-        rows, mean, options.axis, [f"{options.covariate} {value:g}" for value in options.values], options.out
-    )
+        draw(rows, mean, options.axis, names, options.out)
 
 
 def draw(rows: dict[str, list[Array]], mean: Image, axis: int, names: list[str], out: Path) -> None:

@@ -53,7 +53,8 @@ def mixture(toy: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
         subjects.append(Subject(f"{index:02d}", "atlas", *paths))
     values = toy.resolved() | {"output": str(folder / "results")}
     values["cohort"]["covariates"] = []
-    values["template"] |= {"condition_on": [], "views": {}, "populations": 2, "steps": 60}
+    values["template"] |= {"condition_on": [], "views": {}, "populations": 2, "steps": 40}
+    values["template"]["refinement"] = {"rounds": 1, "steps": 10}
     config = parse_config(values)
     write_cohort(config.layout.cohort, subjects, [])
     for path in (toy.layout.grid, toy.layout.labels):
