@@ -6,8 +6,9 @@ The atlases are propagated to the first so many targets again, into a temporary 
 table: Dice and HD95 (means over labels, then targets, in the native grid) with the 95 % interval of Dice, and
 the median seconds from warped atlases in memory to labels. ANTs' is skipped where antspyx is missing.
 
-With `--leave-one-out` everyone who has labels is an atlas, and segmented by all others; networks are trained
-anew, and each decides on those alone whom it didn't learn from.
+With `--leave-one-out` everyone who has labels is an atlas, and segmented by all others; `evidence` is trained
+anew, and decides by the juries alone that didn't learn from the person. VoteNet isn't cross-fitted so, and is
+left out; labels may not have a part in registration.
 """
 
 from __future__ import annotations
@@ -103,6 +104,12 @@ def main() -> None:
     everyone = read_cohort(config.layout.cohort)
     targets = [s for s in everyone if s.role == "target" and s.labels is not None][: options.targets]
     if options.leave_one_out:
+        if config.template.labels:
+            parser.error("in this run labels have a part in registration (template.labels)")
+        options.methods = [name for name in options.methods if not name.startswith("votenet")]
+        fusers = [name for name in options.methods if name in FUSERS]
+        fusion = config.fusion.model_copy(update={"methods": fusers})
+        config = config.model_copy(update={"fusion": fusion})
         everyone = [s if s.labels is None else replace(s, role="atlas") for s in everyone]
         targets = [s for s in everyone if s.role == "atlas"]
     labels = np.array(read_label_values(config.layout.labels))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import discs
+from tiny import Tiny, only
 
 from atlasmith.affine import align_subject, build_reference
 from atlasmith.config import Config, parse_config
@@ -17,6 +18,7 @@ from atlasmith.io.files import read_json, write_text
 from atlasmith.io.images import read_image, read_labels, write_image
 from atlasmith.io.tables import Subject, read_cohort, write_cohort
 from atlasmith.naming import Layout
+from atlasmith.networks import Groupwise
 from atlasmith.newcomer import register_image
 from atlasmith.populations import clusters, find_populations, nearest_population
 from atlasmith.propagate import label_template
@@ -90,7 +92,7 @@ def test_the_template_can_be_asked_for_a_population(mixture: Config, tmp_path: P
         found = Layout(tmp_path / name, "Toy", "T1w").template_labels
         holes[name] = int((read_labels(found).data == 1000).sum())
     assert holes["B"] > 2 * holes["A"]
-    with pytest.raises(AtlasmithError, match=r"population: 'C' wasn't in the cohort\. Levels: A, B"):
+    with pytest.raises(InputError, match=r"nobody in the cohort has population 'C'.*A, B"):
         query_template(mixture.output, {"population": "C"}, tmp_path / "C")
 
 
@@ -105,6 +107,33 @@ def test_someone_new_goes_to_the_template_that_looks_like_them(mixture: Config, 
         register_image(mixture.output, image, covariates, out)
         found.append(next(out.rglob("*from-T1w_to-Toy_mode-image_xfm.h5")).read_bytes())
     assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize("text", ["C", "1"])
+def test_a_population_that_is_none_is_refused(mixture: Config, tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match=rf"nobody in the cohort has population '{text}'.*A, B"):
+        query_template(mixture.output, {"population": text}, tmp_path)
+
+
+def test_one_round_takes_no_lean_off(mixture: Config) -> None:
+    assert not Groupwise.load(mixture.layout.template_weights).lean.any()
+
+
+def test_populations_come_before_the_template(mixture: Config, tmp_path: Path) -> None:
+    config = mixture.model_copy(update={"output": tmp_path})
+    for path in (mixture.layout.grid, mixture.layout.cohort):
+        shutil.copy(path, tmp_path)
+    with pytest.raises(AtlasmithError, match="Run `atlasmith populations` first"):
+        train(config)
+    alone = config.model_copy(update={"template": config.template.model_copy(update={"populations": 1})})
+    with pytest.raises(AtlasmithError, match="nothing to tell apart"):
+        find_populations(alone)
+
+
+def test_too_many_populations_and_views_of_none_are_refused(tiny: Tiny) -> None:
+    only(tiny.faults(template={"populations": 3}), "template.populations", "3", "4 subjects")
+    with pytest.raises(InputError, match=r"views.population.*'C'.*A, B"):
+        tiny.config(template={"populations": 2, "views": {"population": ["A", "C"]}})
 
 
 def test_a_column_of_that_name_is_refused(toy: Config) -> None:

@@ -51,6 +51,7 @@ cohort.tsv
 config.yaml
 grid.json
 labels.tsv
+populations.tsv
 logs/
 model/
 report.html
@@ -125,6 +126,15 @@ def _read_table(config: Config, problems: list[Problem]) -> dict[str, dict[str, 
             )
         else:
             by_id[name.removeprefix("sub-")] = row
+    populations = config.template.populations
+    if populations > 1 and len(rows) < 2 * populations:
+        problems.append(
+            Problem(
+                "config: template.populations",
+                f"{populations} are to be told apart among {len(rows)} subjects",
+                "Lower it: each needs two or more.",
+            )
+        )
     _hold_out(config, table, by_id, problems)
     _check_roles(config, table, rows, problems)
     for name in config.cohort.covariates:

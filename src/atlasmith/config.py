@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -271,6 +272,16 @@ def parse_config(values: dict[str, Any], where: str | Path = "config") -> Config
         )
         for name in config.template.views
         if name not in config.template.conditions
+    ]
+    letters = ascii_uppercase[: config.template.populations]
+    problems += [
+        Problem(
+            f"{where}: template.views.{POPULATION}",
+            f"there is no population {value!r}",
+            f"Those of template.populations are {', '.join(letters)}.",
+        )
+        for value in config.template.views.get(POPULATION, [])
+        if config.template.populations > 1 and value not in list(letters)
     ]
     if config.template.populations > 1 and POPULATION in config.cohort.covariates:
         problems.append(

@@ -30,7 +30,8 @@ def register_image(
     Writes to `out` what the run has of each of its targets, under the same names: transforms both ways, the
     warped image, the log-Jacobian and the template's labels; with `segment` also the labels, confidence and
     volumes by each fusion method.
-    `covariates` are those of the template, as text; one that isn't given counts as the cohort's mean. Nothing
+    `covariates` are those of the template, as text; one that isn't given counts as the cohort's
+    mean, but for the population, which is that of the closest template. Nothing
     in `results` changes. Raises `InputError` with all that is wrong with the image and the covariates, and
     `AtlasmithError` when the run isn't finished or `out` has this person already.
     """
@@ -64,6 +65,7 @@ def register_image(
         align_subject(config, name)
         if config.template.populations > 1 and values[POPULATION] is None:
             person.covariates[POPULATION] = nearest_population(config, person)
+            print(f"population {person.covariates[POPULATION]}, whose template is closest; see --set")
             write_cohort(config.layout.cohort, [*atlases, person], known)
         register_subjects(config, [name])
         label_from_template(config, name)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config
+from atlasmith.errors import AtlasmithError
 from atlasmith.geometry import Array, Grid
 from atlasmith.io.files import read_json
 from atlasmith.io.tables import POPULATION, Subject, read_cohort, write_tsv
@@ -27,8 +28,11 @@ STARTS = 20  # of k-means
 
 
 def find_populations(config: Config) -> None:
-    """Write each subject's population, A the largest, B the next."""
+    """Write each subject's population, A the largest, B the next. Raises `AtlasmithError` when the config
+    tells none apart."""
     layout = config.layout
+    if config.template.populations == 1:
+        raise AtlasmithError("template.populations is 1: there is nothing to tell apart.")
     subjects = read_cohort(layout.cohort)
     grid = Grid.from_dict(read_json(layout.grid))
     images = AlignedImages(layout, subjects, grid, config.affine.n4)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from atlasmith.config import TRAININGS, Config
+from atlasmith.errors import AtlasmithError
 from atlasmith.fusion.learn import learn
 from atlasmith.fusion.methods import Box, Share, closeness, patch_distances
 from atlasmith.fusion.stack import Stack, disputed, library_of, own_labels, read_stack
@@ -300,9 +301,11 @@ class Court(nn.Module):
         agree."""
         case = make_case(stack, disputed(stack))
         labels = positions(case.labels, self.values)
-        thoughts = second_thoughts(stack, case, heard(self.first.judges(name), case.evidence, labels))
-        shares = heard(self.second.judges(name), _joined(thoughts, case.evidence), labels)
-        return said(stack, case, shares)
+        shares = []
+        for first, second in zip(self.first.judges(name), self.second.judges(name), strict=True):
+            thoughts = second_thoughts(stack, case, heard([first], case.evidence, labels))
+            shares.append(heard([second], _joined(thoughts, case.evidence), labels))
+        return said(stack, case, np.mean(shares, axis=0))
 
 
 def _joined(thoughts: Any, evidence: Any) -> Any:
@@ -348,11 +351,11 @@ def train_evidence(config: Config) -> None:
             about,
         )
     else:
-        print("evidence: nowhere do two atlases disagree on a third, so the votes decide", flush=True)
+        print("evidence: nowhere do two atlases disagree on a third: there is nothing to learn", flush=True)
         for training in TRAININGS["evidence"]:
             write_tsv(layout.fuser_training(training), [], ["step", "loss"])
     write_weights(layout.fuser_weights("evidence"), court, court.settings)
-    for training in TRAININGS["evidence"]:
+    for training in reversed(TRAININGS["evidence"]):  # a second hearing never outlives its first
         layout.fuser_checkpoint(training).unlink(missing_ok=True)
 
 
@@ -426,9 +429,15 @@ def positions(labels: Array, values: Array) -> Array:
 
 def read_court(config: Config) -> Court:
     """The trained juries, ready to decide."""
-    about, tensors = read_weights(config.layout.fuser_weights("evidence"))
-    court = Court(**about)
-    court.load_state_dict(tensors)
+    path = config.layout.fuser_weights("evidence")
+    about, tensors = read_weights(path)
+    try:
+        court = Court(**about)
+        court.load_state_dict(tensors)
+    except (TypeError, RuntimeError):
+        raise AtlasmithError(
+            f"{path}: another version of atlasmith made this. Run `atlasmith fuse-train` again."
+        ) from None
     return court.to(pick_device(config.device)).eval()
 
 

@@ -14,6 +14,7 @@ from atlasmith import __version__
 from atlasmith.aligned import CACHE_BYTES, AlignedImages
 from atlasmith.augmentation import augmented
 from atlasmith.config import Config
+from atlasmith.errors import AtlasmithError
 from atlasmith.geometry import Grid
 from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import write_image
@@ -62,6 +63,8 @@ def train(config: Config) -> None:
     layout, settings = config.layout, config.template
     grid = Grid.from_dict(read_json(layout.grid))
     subjects = read_cohort(layout.cohort)
+    if settings.populations > 1 and not layout.populations.exists():
+        raise AtlasmithError(f"{layout.populations} is missing. Run `atlasmith populations` first.")
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
 
@@ -196,7 +199,10 @@ def train(config: Config) -> None:
 def _write(config: Config, model: Groupwise) -> None:
     layout, grid = config.layout, model.grid
     populations = model.code.categorical.get(POPULATION, {})
-    views = config.template.views or ({POPULATION: list(populations)} if populations else {})
+    views = ({POPULATION: [*populations]} if populations else {}) | config.template.views
+    for missing in [value for value in views.get(POPULATION, []) if value not in populations]:
+        print(f"template: no population {missing} was found, so there is no view of it", flush=True)
+        views[POPULATION] = [value for value in views[POPULATION] if value != missing]
     model.save(layout.template_weights)
 
     def write(path, code: Tensor) -> None:  # type: ignore[no-untyped-def]

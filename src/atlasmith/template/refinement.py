@@ -79,7 +79,7 @@ def refine_template(config: Config, model: Groupwise, images: AlignedImages, cod
     for turn in range(settings.rounds):
         last = turn == settings.rounds - 1
         people = [*range(len(codes))] if last else drawn
-        if last:
+        if last and turn > 0:  # no round has made the template central before the first
             _set_lean(model, images, codes)
         for person in people:
             image, mask = (x.to(device) for x in images.batch([person]))
