@@ -5,7 +5,8 @@ rule report:
         summary=LAYOUT.summary,
         template=LAYOUT.template_image,
         template_labels=LAYOUT.template_labels,
-        training=[LAYOUT.template_training] + [LAYOUT.fuser_training(name) for name in CONFIG.fusion.trainings],
+        training=[LAYOUT.template_training]
+        + [LAYOUT.fuser_training(name) for name in CONFIG.fusion.trainings],
     output:
         LAYOUT.report,
     log:
