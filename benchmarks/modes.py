@@ -14,6 +14,7 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -32,11 +33,11 @@ from atlasmith.template import train
 UNREFINED = {"refinement": {"rounds": 0}}
 MODES: dict[str, dict[str, Any]] = {
     "one template for all": {"condition_on": []},
-    "refined\n(the default)": {},
+    "refined, the default": {},
     "without a network": {"steps": 0},
-    "dense decoder,\nnot refined": UNREFINED,
-    "FiLM decoder,\nnot refined": {"decoder": "film", **UNREFINED},
-    "coordinates decoder,\nnot refined": {"decoder": "coordinates", **UNREFINED},
+    "dense decoder, not refined": UNREFINED,
+    "FiLM decoder, not refined": {"decoder": "film", **UNREFINED},
+    "coordinates decoder, not refined": {"decoder": "coordinates", **UNREFINED},
     "against an adversary": {"adversary": {"weight": 0.1}, **UNREFINED},
     "driven by labels": {"labels": {"dice": {"weight": 1.0}}},
     "mixture of two": {"condition_on": [], "populations": 2},
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--values", type=float, nargs=2, required=True)
     parser.add_argument("--axis", type=int, default=2, help="that the shown plane is across")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     options = parser.parse_args()
     run = options.run.resolve()
     settings = load_config(run / "config.yaml").model_copy(update={"output": run}).resolved()
@@ -62,8 +64,8 @@ def main() -> None:
     rows: dict[str, list[Array]] = {"affine mean": [mean.data]}
     names = [f"{options.covariate} {value:g}" for value in options.values]
     print("| mode | gradient energy | entropy focus | s |\n|---|---|---|---|")
-    for mode, changed in MODES.items():
-        config = parse_config(settings | {"template": settings["template"] | changed})
+    for mode in options.modes:
+        config = parse_config(settings | {"template": settings["template"] | MODES[mode]})
         with tempfile.TemporaryDirectory() as folder:
             config = beside(run, config, Path(folder), people)
             start = time.monotonic()
@@ -80,7 +82,7 @@ def main() -> None:
             middle, *both = (mean.grid.unsqueeze(model.template(code)[0, 0].numpy()) for code in codes)
         rows[mode] = both if model.code.size else [middle]
         energy, entropy = sharpness(Image(middle, mean.grid), mean)
-        print(f"| {' '.join(mode.split())} | {energy:.2f} | {entropy:.3f} | {seconds:.0f} |", flush=True)
+        print(f"| {mode} | {energy:.2f} | {entropy:.3f} | {seconds:.0f} |", flush=True)
         draw(rows, mean, options.axis, names, options.out)
 
 
@@ -95,7 +97,9 @@ def draw(rows: dict[str, list[Array]], mean: Image, axis: int, names: list[str],
         return pictures.plane(data, mean.grid, axis, mean.grid.shape[axis] // 2)
 
     for line, (mode, images) in zip(axes, rows.items(), strict=True):
-        line[0].text(-0.05, 0.5, mode, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
+        line[0].text(
+            -0.05, 0.5, fill(mode, 18), transform=line[0].transAxes, ha="right", va="center", fontsize=8
+        )
         titles = ["A", "B"] if mode.startswith("mixture") else names
         for where, image, title in zip(line, images, titles, strict=False):
             where.imshow(pictures.grey(plane(image), limits))
