@@ -72,7 +72,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Config:
             "fusion": {
                 "methods": ["majority", "local_weighted", "votenet", "evidence"],
                 "votenet": {"channels": [8, 16], "steps": 60, "patch": 24},
-                "evidence": {"steps": 100, "voxels": 5000, "width": 16},
+                "evidence": {"steps": 60, "voxels": 5000, "width": 16},
             },
         }
     )

@@ -22,6 +22,7 @@ from atlasmith.errors import AtlasmithError
 CALLS_ONCE = {
     "cohort": "cohort.run",
     "affine-reference": "affine.build_reference",
+    "populations": "populations.find_populations",
     "template": "template.train",
     "template-labels": "propagate.label_template",
     "fuse-train": "fusion.train_fusers",

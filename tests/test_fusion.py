@@ -150,7 +150,7 @@ def phantom_library(folder: Path) -> Config:
             "fusion": {
                 "methods": ["majority", "votenet", "votenet_hard", "evidence"],
                 "votenet": {"channels": [8, 16], "steps": 150, "patch": 32, "batch_size": 8},
-                "evidence": {"steps": 300, "voxels": 20_000},
+                "evidence": {"steps": 120, "voxels": 10_000, "width": 32},
             },
         }
     )
