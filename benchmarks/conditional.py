@@ -106,7 +106,6 @@ def main() -> None:
         folder = Path(tempfile.mkdtemp())
         try:
             model = trained(conditional, kept, folder / "with", labelled=True)
-            plain = model
             if not options.all_labels:  # of which specificity knows nothing
                 plain = trained(unconditional, kept, folder / "without", labelled=False)
             there = conditional.model_copy(update={"output": folder / "with"})
@@ -153,7 +152,8 @@ def main() -> None:
     print(f"| slope of the label's share, template, by fold | {', '.join(f'{s:.2e}' for s in slopes)} |")
     print(f"| slope, {len(ages)} people left out | {theirs:.2e} |")
     print(f"| ratio | {mine / theirs:.2f} ({low:.2f} to {high:.2f}) |")
-    for title, values_ in zip(("NCC", "mean squared difference"), np.array(gains).T, strict=False):
+    titles = ("NCC", "mean squared difference") if gains else ()
+    for title, values_ in zip(titles, np.array(gains).T, strict=True):
         test = wilcoxon(values_)
         print(
             f"| {title}, template at the person's {name} less the unconditional one, {len(values_)} people "

@@ -39,8 +39,8 @@ MODES: dict[str, dict[str, Any]] = {
     "FiLM decoder, not refined": {"decoder": "film", **UNREFINED},
     "coordinates decoder, not refined": {"decoder": "coordinates", **UNREFINED},
     "against an adversary": {"adversary": {"weight": 0.1}, **UNREFINED},
-    "driven by labels": {"labels": {"dice": {"weight": 1.0}}},
     "mixture of two": {"condition_on": [], "populations": 2},
+    "driven by labels": {"labels": {"dice": {"weight": 1.0}}},
 }
 
 

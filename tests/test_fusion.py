@@ -492,14 +492,25 @@ def test_a_label_that_the_jury_never_met_has_no_say() -> None:
 def test_the_jury_that_learned_without_an_atlas_judges_it() -> None:
     stack = crowd((30, 26), [0, 3, 9])
     case = evidence.make_case(stack, evidence.disputed(stack))
-    juries = evidence.Juries(3, 8, [["a"], ["b", "c"]], evidence.FEATURES).requires_grad_(False)
+    juries = evidence.Court([0, 3, 9], 8, [["a"], ["b", "c"]]).requires_grad_(False).first
     for jury in juries.each:
         torch.nn.init.normal_(jury.decide.weight)
-    told = case.evidence, positions(case.labels, np.array([0, 3, 9]))
-    first, second = (evidence.heard([jury], *told) for jury in juries.each)
+    told = torch.from_numpy(case.evidence), torch.from_numpy(positions(case.labels, np.array([0, 3, 9])))
+    first, second = (evidence.heard(jury, *told) for jury in juries.each)
     assert not np.allclose(first, second)
     for name, expected in (("a", first), ("c", second), ("new", (first + second) / 2)):
-        np.testing.assert_allclose(evidence.heard(juries.judges(name), *told), expected, rtol=1e-5)
+        found = np.mean([evidence.heard(jury, *told) for jury in juries.judges(name)], axis=0)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_someone_new_is_judged_by_all_pairs_of_juries() -> None:
+    stack = crowd((30, 26), [0, 3, 9])
+    court = evidence.Court([0, 3, 9], 8, [["a"], ["b", "c"]]).requires_grad_(False)
+    for jury in (*court.first.each, *court.second.each):
+        torch.nn.init.normal_(jury.decide.weight)
+    for one, two, both in zip(*(court.verdict(stack, name) for name in ("a", "b", "new")), strict=True):
+        assert one[:2] == two[:2] == both[:2]
+        np.testing.assert_allclose(both[2], (one[2] + two[2]) / 2, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(30, 26), (14, 12, 13)])
@@ -523,7 +534,8 @@ def test_an_untrained_court_says_what_the_first_verdict_says_there_and_around() 
     stack = crowd((30, 26), [0, 3, 9])
     court = evidence.Court([0, 3, 9], 8, [["a"], ["b"]]).requires_grad_(False)
     case = evidence.make_case(stack, evidence.disputed(stack))
-    first = evidence.heard(court.first.each, case.evidence, positions(case.labels, court.values))
+    told = torch.from_numpy(case.evidence), torch.from_numpy(positions(case.labels, court.values))
+    first = evidence.heard(court.first.each[0], *told)
     thoughts = evidence.second_thoughts(stack, case, first)
     expected = np.where(case.labels >= 0, thoughts[..., :2].mean(-1) + evidence.NOISE, 0)
     expected /= expected.sum(-1, keepdims=True)

@@ -28,7 +28,7 @@ def check_covariates(
             continue
         values[name] = parse_covariate(text)
         numbers = numbers_of(name, cohort)
-        levels = {str(subject.covariates.get(name)) for subject in cohort} - {str(None)}
+        levels = {str(level) for subject in cohort if (level := subject.covariates.get(name)) is not None}
         if numbers and not isinstance(values[name], float):
             problems.append(Problem("--set", f"{name} is '{text}', no number", f"Try {name}={numbers[0]:g}."))
         elif not numbers and levels and text not in levels:
@@ -42,7 +42,7 @@ def tell(verb: str, name: str, value: float | str | None, cohort: Sequence[Subje
     numbers = numbers_of(name, cohort)
     if value is None:
         print(f"{verb}: no {name} is given, so the template at the cohort's mean is used. See --set.")
-    elif numbers and isinstance(value, float) and not min(numbers) <= value <= max(numbers):
+    elif isinstance(value, float) and not min(numbers) <= value <= max(numbers):
         print(
             f"{verb}: {name} {value:g} is outside the cohort's range, {min(numbers):g} to "
             f"{max(numbers):g}: the template there is a guess."

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -261,23 +260,11 @@ class Jury(nn.Module):
         return torch.where(present, verdict + self.sharpness * shares[..., None], -torch.inf)[..., 0]
 
 
-class Juries(CrossFitted[Jury]):
-    """Juries, cross-fitted."""
-
-    def __init__(self, labels: int, width: int, without: Sequence[Sequence[str]], features: int) -> None:
-        super().__init__((Jury(labels, width, features) for _ in without), without)
-
-
-def heard(judges: Sequence[Jury], evidence: Array, labels: Array) -> Array:
-    """Their mean probabilities (M, K), of evidence (M, K, features) and positions (M, K)."""
-    device = judges[0].sharpness.device
-    parts = [
-        torch.stack([jury(x.to(device), y.to(device)).softmax(-1) for jury in judges]).mean(0).cpu()
-        for x, y in zip(
-            torch.from_numpy(evidence).split(CHUNK), torch.from_numpy(labels).split(CHUNK), strict=True
-        )
-    ]
-    return torch.cat(parts).numpy()
+def heard(jury: Jury, evidence: Tensor, labels: Tensor) -> Array:
+    """Its probabilities (M, K), of evidence (M, K, features) and positions (M, K)."""
+    device = jury.sharpness.device
+    parts = zip(evidence.split(CHUNK), labels.split(CHUNK), strict=True)
+    return torch.cat([jury(x.to(device), y.to(device)).softmax(-1).cpu() for x, y in parts]).numpy()
 
 
 class Court(nn.Module):
@@ -292,26 +279,27 @@ class Court(nn.Module):
             "width": width,
             "without": [list(ids) for ids in without],
         }
-        self.first = Juries(len(values), width, without, FEATURES)
-        self.second = Juries(len(values), width, without, THOUGHTS + FEATURES)
+        self.first, self.second = (
+            CrossFitted([Jury(len(values), width, features) for _ in without], without)
+            for features in (FEATURES, THOUGHTS + FEATURES)
+        )
 
     @torch.inference_mode()
     def verdict(self, stack: Stack, name: str) -> Iterator[Share]:
         """Every label's probability on the image of `name`: the juries' where voters disagree, 1 where they
         agree."""
         case = make_case(stack, disputed(stack))
-        labels = positions(case.labels, self.values)
+        evidence, labels = map(torch.from_numpy, (case.evidence, positions(case.labels, self.values)))
         shares = []
         for first, second in zip(self.first.judges(name), self.second.judges(name), strict=True):
-            thoughts = second_thoughts(stack, case, heard([first], case.evidence, labels))
-            shares.append(heard([second], _joined(thoughts, case.evidence), labels))
+            thoughts = torch.from_numpy(second_thoughts(stack, case, heard(first, evidence, labels)))
+            shares.append(heard(second, _joined(thoughts, evidence), labels))
         return said(stack, case, np.mean(shares, axis=0))
 
 
-def _joined(thoughts: Any, evidence: Any) -> Any:
-    """As the second hearing has them, of arrays or of tensors (..., THOUGHTS) and (..., FEATURES)."""
-    join = torch.cat if isinstance(evidence, Tensor) else np.concatenate
-    return join([thoughts, evidence], -1)
+def _joined(thoughts: Tensor, evidence: Tensor) -> Tensor:
+    """What the second hearing is told, of (..., THOUGHTS) and (..., FEATURES)."""
+    return torch.cat([thoughts, evidence], dim=-1)
 
 
 def train_evidence(config: Config) -> None:
@@ -376,8 +364,8 @@ def _thoughts(config: Config, court: Court, atlases: Sequence[Subject]) -> Tenso
         stack = read_stack(config.layout, atlas)
         case = make_case(stack, disputed(stack))
         drawn = _drawn(config, index, len(case.where), len(atlases))
-        labels = positions(case.labels, court.values)
-        verdicts = (heard([jury], case.evidence, labels) for jury in court.first.each)
+        told = torch.from_numpy(case.evidence), torch.from_numpy(positions(case.labels, court.values))
+        verdicts = (heard(jury, *told) for jury in court.first.each)
         parts.append(
             torch.stack([torch.from_numpy(second_thoughts(stack, case, said)[drawn]) for said in verdicts])
         )
@@ -387,7 +375,7 @@ def _thoughts(config: Config, court: Court, atlases: Sequence[Subject]) -> Tenso
 def _fit(
     config: Config,
     training: str,
-    juries: Juries,
+    juries: CrossFitted[Jury],
     atlases: Sequence[Subject],
     evidence: Callable[[int, Tensor], Tensor],
     about: Sequence[Tensor],
