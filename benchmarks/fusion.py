@@ -6,6 +6,9 @@ The atlases are propagated to the first so many targets again, into a temporary 
 table: Dice and HD95 (means over labels, then targets, in the native grid) with the 95 % interval of Dice, and
 the median seconds from warped atlases in memory to labels. ANTs' is skipped where antspyx is missing.
 
+With `--atlases N` the first N atlases of the cohort are the library, and with `--closest N` the N that look
+most like a target vote; networks are trained anew for either.
+
 With `--leave-one-out` everyone who has labels is an atlas, and segmented by all others; `evidence` is trained
 anew, and decides by the juries alone that didn't learn from the person. VoteNet isn't cross-fitted so, and is
 left out; labels may not have a part in registration.
@@ -55,8 +58,7 @@ def ours(
     trust: Callable[[], Array],
     verdict: Callable[[], Iterator[Share]],
 ) -> Array:
-    sharpness = fusion.votenet.sharpness
-    votes = Votes(stack.labels, stack.images, stack.target, trust, verdict, sharpness, fusion.jlf)
+    votes = Votes(stack.labels, stack.images, stack.target, trust, verdict, fusion)
     return on_native(fuser(votes), stack.grid, native)[0]
 
 
@@ -96,6 +98,8 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path, help="a finished output folder")
     parser.add_argument("--targets", type=int, default=12)
+    parser.add_argument("--atlases", type=int)
+    parser.add_argument("--closest", type=int)
     parser.add_argument("--leave-one-out", action="store_true")
     parser.add_argument("--methods", nargs="*", default=[*FUSERS, "ANTs JLF"])
     options = parser.parse_args()
@@ -107,13 +111,17 @@ def main() -> None:
         if config.template.labels:
             parser.error("in this run labels have a part in registration (template.labels)")
         options.methods = [name for name in options.methods if not name.startswith("votenet")]
-        fusers = [name for name in options.methods if name in FUSERS]
-        fusion = config.fusion.model_copy(update={"methods": fusers})
-        config = config.model_copy(update={"fusion": fusion})
         everyone = [s if s.labels is None else replace(s, role="atlas") for s in everyone]
         targets = [s for s in everyone if s.role == "atlas"]
+    elif options.atlases:
+        spare = [s for s in everyone if s.role == "atlas"][options.atlases :]
+        everyone = [s for s in everyone if s not in spare]
+    fusers = [name for name in options.methods if name in FUSERS]
+    fusion = config.fusion.model_copy(update={"methods": fusers, "closest": options.closest})
+    config = config.model_copy(update={"fusion": fusion})
+    another = options.leave_one_out or options.atlases or options.closest  # library than the run's
+    library = [s for s in everyone if s.role == "atlas"]
     labels = np.array(read_label_values(config.layout.labels))
-    fusion = config.fusion
     known: dict[str, Method] = {name: partial(ours, fuser, fusion) for name, fuser in FUSERS.items()}
     known["ANTs JLF"] = partial(ants, fusion.jlf)
     methods = {name: known[name] for name in options.methods}
@@ -123,17 +131,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         there = Path(folder) / "run"
         made = ["*propagated*", "cohort.tsv"]
-        made += ["votenet*", "evidence*"] if options.leave_one_out else []
+        made += ["votenet*", "evidence*"] if another else []
         shutil.copytree(run, there, copy_function=os.symlink, ignore=shutil.ignore_patterns(*made))
         config = config.model_copy(update={"output": there})
         write_cohort(config.layout.cohort, everyone, config.cohort.covariates)
-        if options.leave_one_out:
-            for target in targets:
-                propagate(config, target.id)
+        if another and fusion.networks:
+            for atlas in library:
+                propagate(config, atlas.id)
             train_fusers(config)
         judge, jury = cache(lambda: Trust(config)), cache(lambda: read_court(config))
         for target in targets:
-            if not options.leave_one_out:
+            if not config.layout.propagated_images(target.id).exists():
                 propagate(config, target.id)
             stack, native = read_stack(config.layout, target), read_grid(target.image)
             truth = read_labels(target.labels).data

@@ -190,6 +190,18 @@ def test_an_atlas_that_was_spoilt_is_found_and_no_other(seed: int, spoil: Spoil)
 
 
 @pytest.mark.parametrize("seed", range(20))
+def test_an_atlas_is_judged_by_those_that_it_met(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    maps, who = library(random), seed % 12
+    dice, ratios = overlaps(random, maps, {who: lambda labels: labels[::-1]})
+    for target in range(12):  # each is labelled by five others
+        others = np.delete(np.arange(12), target)
+        dice[random.permutation(others)[5:], target] = np.nan
+    rows = judge(dice, ratios)
+    assert [k for k, row in enumerate(rows) if row["finding"]] == [who]
+
+
+@pytest.mark.parametrize("seed", range(20))
 def test_twins_find_each_other(seed: int) -> None:
     random = np.random.default_rng(seed)
     maps, (a, b) = library(random), (seed % 12, (seed + 5) % 12)

@@ -7,7 +7,7 @@ import SimpleITK as sitk
 import torch
 from scipy.ndimage import gaussian_filter, uniform_filter
 
-from atlasmith.config import Config, JLFSection, parse_config
+from atlasmith.config import Config, FusionSection, JLFSection, parse_config
 from atlasmith.fusion import evidence, fuse_subject, methods, train_fusers
 from atlasmith.fusion.apply import on_native
 from atlasmith.fusion.evidence import positions
@@ -33,11 +33,18 @@ def untrained(stack: Stack) -> Iterator[methods.Share]:
     return evidence.said(stack, case, logits.softmax(-1).detach().numpy())
 
 
-def votes(labels: np.ndarray, trust: np.ndarray | None = None, **kwargs: object) -> Votes:
-    images = np.zeros(labels.shape, np.float32)
-    fields: dict[str, object] = {"images": images, "target": images[0], "trust": lambda: trust, **kwargs}
-    fields["verdict"] = lambda: untrained(Stack(labels, fields["images"], fields["target"], None))
-    return Votes(labels=labels, **fields)  # type: ignore[arg-type]
+def votes(
+    labels: np.ndarray,
+    trust: np.ndarray | None = None,
+    images: np.ndarray | None = None,
+    target: np.ndarray | None = None,
+    **settings: object,
+) -> Votes:
+    images = np.zeros(labels.shape, np.float32) if images is None else images
+    target = images[0] if target is None else target
+    stack = Stack(labels, images, target, None)  # type: ignore[arg-type]
+    fusion = FusionSection.model_validate(settings)
+    return Votes(labels, images, target, lambda: trust, lambda: untrained(stack), fusion)
 
 
 @pytest.mark.parametrize("shape", [(9, 8), (7, 8, 6)])
@@ -74,11 +81,31 @@ def test_local_weights_prefer_the_atlas_that_looks_like_the_target() -> None:
     np.testing.assert_allclose(alike, 1)
 
 
+def test_the_locally_closest_atlases_alone_vote() -> None:
+    target = RANDOM.random((16, 32)).astype(np.float32)
+    images = RANDOM.random((5, *target.shape)).astype(np.float32)
+    labels = np.ones(images.shape, np.int32)
+    for half, two in ((np.s_[:, :16], [1, 3]), (np.s_[:, 16:], [0, 4])):
+        for k in two:
+            images[k][half] = target[half]
+            labels[k][half] = 5
+    given = votes(labels, images=images, target=target, local_closest=2)
+    weights = methods.local_closest(given)
+    assert ((weights == 0) | (weights == 1)).all()
+    away = np.abs(np.arange(32) - 15.5) > methods.PATCH
+    assert (weights[:, :, away].sum(0) == 2).all()
+    assert (plurality(shares(labels, weights), target.shape)[0][:, away] == 5).all()
+    everyone = votes(labels, images=images, target=target, local_closest=9)
+    np.testing.assert_array_equal(methods.local_closest(everyone), methods.majority(everyone))
+
+
 def test_votenet_weighs_by_trust_and_hard_votes_fall_back() -> None:
     labels = np.array([[[1, 1]], [[1, 1]], [[2, 2]]], np.int32)
     trust = np.array([[[0.4, 0.1]], [[0.3, 0.2]], [[0.9, 0.45]]], np.float32)
-    soft, _ = plurality(FUSERS["votenet"](votes(labels, trust, sharpness=1.0)), labels.shape[1:])
-    hard, _ = plurality(FUSERS["votenet_hard"](votes(labels, trust, sharpness=1.0)), labels.shape[1:])
+    soft, _ = plurality(FUSERS["votenet"](votes(labels, trust, votenet={"sharpness": 1})), labels.shape[1:])
+    hard, _ = plurality(
+        FUSERS["votenet_hard"](votes(labels, trust, votenet={"sharpness": 1})), labels.shape[1:]
+    )
     np.testing.assert_array_equal(soft, [[2, 2]])
     np.testing.assert_array_equal(hard, [[2, 2]])
     assert plurality(FUSERS["majority"](votes(labels)), labels.shape[1:])[0].tolist() == [[1, 1]]
@@ -284,7 +311,9 @@ def test_platt_finds_a_planted_calibration() -> None:
 def test_small_trust_in_all_atlases_still_decides(method: str) -> None:
     labels = np.array([[[7, 0]], [[7, 0]], [[5, 0]]], np.int32)
     trust = np.full(labels.shape, 1e-3, np.float32)
-    fused, confidence = plurality(FUSERS[method](votes(labels, trust, sharpness=16.0)), labels.shape[1:])
+    fused, confidence = plurality(
+        FUSERS[method](votes(labels, trust, votenet={"sharpness": 16})), labels.shape[1:]
+    )
     assert fused.tolist() == [[7, 0]]
     np.testing.assert_allclose(confidence, [[2 / 3, 1]], rtol=1e-6)
 

@@ -5,11 +5,11 @@ import torch
 from atlasmith.config import Config, parse_config
 from atlasmith.errors import AtlasmithError
 from atlasmith.io.files import read_json
-from atlasmith.io.images import read_grid, read_image, read_labels
+from atlasmith.io.images import read_grid, read_image, read_labels, write_image
 from atlasmith.io.tables import read_cohort, read_tsv
 from atlasmith.io.transforms import read_composite, write_composite
 from atlasmith.preparation import read_prepared
-from atlasmith.propagate import label_from_template, label_template, propagate
+from atlasmith.propagate import closest_atlases, label_from_template, label_template, propagate
 from atlasmith.warp import pull, pull_coordinates, sample_labels
 
 
@@ -91,6 +91,29 @@ def test_a_coarser_fusion_grid(toy_registered: Config) -> None:
     propagate(parse_config(values), "10")
     grid = read_labels(toy_registered.layout.propagated_labels("10")).grid
     assert grid.tensor_spacing == pytest.approx((3.0, 3.0), rel=0.1)
+
+
+def test_the_atlases_that_look_most_like_a_subject_vote(toy_registered: Config) -> None:
+    layout = toy_registered.layout
+    label_template(toy_registered)
+    values = toy_registered.resolved()
+    values["fusion"]["closest"] = 3
+    config = parse_config(values)
+    subjects = read_cohort(layout.cohort)
+    target, atlases = subjects[8], subjects[:8]
+    chosen = closest_atlases(config, target, atlases)
+    assert chosen == sorted(chosen, key=lambda s: s.id) and len(chosen) == 3
+    assert {s.id for s in closest_atlases(config, target, atlases[::-1])} == {s.id for s in chosen}
+    kept = layout.warped(target.id).read_bytes()
+    for twin in atlases:  # whoever looks the same is among the chosen, whatever the intensities' scale
+        image = read_image(layout.warped(twin.id))
+        write_image(layout.warped(target.id), 3 * image.data + 7, image.grid)
+        assert twin in closest_atlases(config, target, atlases)
+    layout.warped(target.id).write_bytes(kept)
+    propagate(config, target.id)
+    assert read_json(layout.propagated_sidecar(target.id))["atlases"] == [s.id for s in chosen]
+    assert read_labels(layout.propagated_labels(target.id)).data.shape[-1] == 3
+    assert closest_atlases(toy_registered, target, atlases) == atlases
 
 
 def test_a_failed_registration_is_named(toy_registered: Config, tmp_path) -> None:

@@ -170,6 +170,10 @@ TRAININGS = {"votenet": ["votenet"], "evidence": ["evidence", "evidence_second"]
 
 class FusionSection(Section):
     methods: list[str] = Field(["majority", "local_weighted", "evidence"], min_length=1)
+    closest: Count | None = Field(
+        None, description="so many atlases vote, those that look most like the subject; None: all"
+    )
+    local_closest: Count = Field(10, description="so many atlases vote at a voxel in `local_closest`")
     spacing: Positive | None = Field(None, description="fuse at this voxel size, mm; None: the target's own")
     margin: NotNegative = Field(6.0, description="mm around the propagated labels")
     assess: bool = Field(

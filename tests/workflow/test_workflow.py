@@ -185,6 +185,9 @@ def stand_in(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
 
 
+FUSION = {"propagate", "fuse_train", "fuse", "fuse_assess", "score", "score_summary", "report"}
+
+
 class TestAfterAFinishedRun:
     @pytest.fixture(scope="class")
     def original(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -202,12 +205,10 @@ class TestAfterAFinishedRun:
             ({}, set()),
             ({"report": {"subjects": 3}}, {"report"}),
             ({"score": {"bootstrap": 9}}, {"score", "score_summary", "report"}),
-            (
-                {"fusion": {"evidence": {"steps": 9}}},
-                {"propagate", "fuse_train", "fuse", "fuse_assess", "score", "score_summary", "report"},
-            ),
+            ({"fusion": {"evidence": {"steps": 9}}}, FUSION),
+            ({"fusion": {"closest": 1}}, FUSION),
         ],
-        ids=["nothing", "report", "score", "evidence"],
+        ids=["nothing", "report", "score", "evidence", "fewer atlases"],
     )
     def test_a_changed_section_reruns_what_reads_it(
         self, sections: dict[str, object], rules: set[str], folder: Path

@@ -77,6 +77,16 @@ def inverse_of(subject):
     return LAYOUT.inverse_blind(subject) if subject in BLIND else LAYOUT.inverse(subject)
 
 
+def to_compare(subjects):
+    """What tells which atlases look most like `subjects`, where not all of them vote."""
+    if CONFIG.fusion.closest is None:
+        return []
+    return [
+        LAYOUT.template_labels,
+        *(LAYOUT.warped(subject) for subject in dict.fromkeys([*ATLASES, *subjects])),
+    ]
+
+
 def to_score(subject):
     """What the score of one subject reads: its registration, and for a target its segmentations."""
     files = [

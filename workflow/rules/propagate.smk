@@ -8,6 +8,7 @@ for role, number, chunk in SEGMENTED:
             cohort=LAYOUT.cohort,
             atlases=[LAYOUT.forward(atlas) for atlas in ATLASES],
             inverse=[inverse_of(subject) for subject in chunk],
+            looks=to_compare(chunk),
         output:
             labels=[LAYOUT.propagated_labels(subject) for subject in chunk],
             images=temp([LAYOUT.propagated_images(subject) for subject in chunk]),
@@ -20,6 +21,7 @@ for role, number, chunk in SEGMENTED:
             version=VERSION,
             config=LAYOUT.config,
             box=[CONFIG.fusion.spacing, CONFIG.fusion.margin],
+            closest=CONFIG.fusion.closest,
             pairs=CONFIG.register_.pair_steps,
             subjects=chunk,
         shell:

@@ -37,8 +37,7 @@ def fuse_subject(config: Config, subject_id: str) -> None:
         stack.target,
         cache(lambda: Trust(config)(stack)),
         lambda: read_court(config).verdict(stack, subject_id),
-        config.fusion.votenet.sharpness,
-        config.fusion.jlf,
+        config.fusion,
     )
     known = read_json(layout.assessment) if subject.role != "atlas" and layout.assessment.exists() else None
     for method in config.fusion.methods:

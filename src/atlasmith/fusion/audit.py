@@ -77,24 +77,26 @@ def volume_ratio(own: Array, theirs: Array) -> float:
 
 
 def judge(overlaps: Array, ratios: Array) -> list[dict[str, Any]]:
-    """A row an atlas, from the Dice (N, N) of the labels of the first on the second, NaN on the diagonal, and
-    the volume ratios (N,).
+    """A row an atlas, from the Dice (N, N) of the labels of the first on the second, NaN on the diagonal and
+    where the first had no vote, and the volume ratios (N,).
 
-    An atlas differs from all others whose overlap with them lies `FAR` robust deviations below the median, or
+    The overlap of two is taken as the sum of what the one gives and the other receives, so that nobody is
+    judged by the company: what an atlas gives and receives, on average, is its own overlap.
+    An atlas differs from all others whose own overlap lies `FAR` robust deviations below the median, or
     whose volume ratio is so far from the median. Twins overlap by so many deviations more than what each has
     with others lets expect.
     """
     enough = len(overlaps) >= FEWEST
-    given, received = np.nanmean(overlaps, axis=1), np.nanmean(overlaps, axis=0)
-    overlap = (given + received) / 2
-    deviations = (overlap - np.median(overlap)) / _spread(overlap)
+    given, received = _known_mean(overlaps, axis=1), _known_mean(overlaps, axis=0)
+    effects = _effects(overlaps)
+    deviations = (effects - np.median(effects)) / _spread(effects)
     sizes = np.log(ratios)
     larger = (sizes - np.nanmedian(sizes)) / _spread(sizes)
-    mutual = (overlaps + overlaps.T) / 2
-    surplus = mutual - (overlap[:, None] + overlap) / 2
+    mutual = _known_mean(np.stack([overlaps, overlaps.T]), axis=0)
+    surplus = mutual - (effects[:, None] + effects) / 2
     above = np.triu_indices(len(overlaps), 1)
-    closeness = (surplus - np.median(surplus[above])) / _spread(surplus[above])
-    np.fill_diagonal(closeness, -np.inf)
+    closeness = (surplus - np.nanmedian(surplus[above])) / _spread(surplus[above])
+    closeness[np.isnan(closeness)] = -np.inf  # never together, as with itself
     rows = []
     for k in range(len(overlaps)):
         other = int(closeness[k].argmax())
@@ -123,6 +125,23 @@ def judge(overlaps: Array, ratios: Array) -> list[dict[str, Any]]:
 def robust_deviation(values: Array) -> float:
     """That of a normal distribution with the same median distance to the median; NaN is skipped."""
     return 1.4826 * float(np.nanmedian(np.abs(values - np.nanmedian(values))))
+
+
+def _known_mean(values: Array, axis: int) -> Array:
+    """The mean of what isn't NaN; NaN where all is."""
+    known = ~np.isnan(values)
+    total, count = np.where(known, values, 0).sum(axis=axis), known.sum(axis=axis)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def _effects(overlaps: Array) -> Array:
+    """Half of what each gives and receives, over the mean of all: least squares over what is known."""
+    known = ~np.isnan(overlaps)
+    above = np.where(known, overlaps - np.nanmean(overlaps), 0)
+    given, received = np.diag(known.sum(axis=1)), np.diag(known.sum(axis=0))
+    sums = np.concatenate([above.sum(axis=1), above.sum(axis=0)])
+    both = np.linalg.lstsq(np.block([[given, known], [known.T, received]]).astype(float), sums)[0]
+    return both.reshape(2, -1).mean(axis=0)
 
 
 def _spread(values: Array) -> float:

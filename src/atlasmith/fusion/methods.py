@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from atlasmith.config import JLFSection
+from atlasmith.config import FusionSection
 from atlasmith.geometry import Array
 from atlasmith.overlap import boxes
 
@@ -28,7 +28,7 @@ class Votes:
     labels: (N, *shape) integers, one map an atlas. images: (N, *shape), the warped atlas images, and
     target: (*shape), all normalised to [0, 1]. When a method asks, trust gives (N, *shape), VoteNet's
     probability that the atlas's label is right, and verdict the shares that the trained jury decides.
-    sharpness: the power that soft trust is raised to. jlf: settings of joint label fusion.
+    settings: what the config says about fusion.
     """
 
     labels: Array
@@ -36,8 +36,7 @@ class Votes:
     target: Array
     trust: Callable[[], Array]
     verdict: Callable[[], Iterator[Share]]
-    sharpness: float = 1.0
-    jlf: JLFSection = field(default_factory=JLFSection)
+    settings: FusionSection = field(default_factory=FusionSection)
 
 
 Weigher = Callable[[Votes], Array]
@@ -55,6 +54,15 @@ def local_weighted(votes: Votes) -> Array:
     return closeness(patch_distances(votes.images, votes.target))
 
 
+def local_closest(votes: Votes) -> Array:
+    """Equal weights for the atlases that look most like the target around a voxel, none for others: atlas
+    selection (Aljabar et al. 2009, doi:10.1016/j.neuroimage.2009.02.018), voxel by voxel."""
+    distances = patch_distances(votes.images, votes.target)
+    last = min(votes.settings.local_closest, len(distances)) - 1
+    chosen: Array = (distances <= np.partition(distances, last, axis=0)[last]).astype(np.float32)
+    return chosen
+
+
 def patch_distances(images: Array, target: Array) -> Array:
     """The mean squared difference (N, *shape) of each image (N, *shape) to the target over a patch."""
     return np.stack([uniform_filter(np.square(image - target), PATCH) for image in images])
@@ -69,7 +77,7 @@ def closeness(distances: Array) -> Array:
 
 def votenet(votes: Votes) -> Array:
     """Soft votes: VoteNet's trust, sharpened (after Ding et al. 2019, doi:10.1007/978-3-030-32248-9_23)."""
-    return _sharpened(votes.trust(), votes.sharpness)
+    return _sharpened(votes.trust(), votes.settings.votenet.sharpness)
 
 
 def _sharpened(trust: Array, sharpness: float) -> Array:
@@ -84,7 +92,7 @@ def votenet_hard(votes: Votes) -> Array:
     votes decide."""
     trust = votes.trust()
     trusted = (trust >= 0.5).astype(np.float32)
-    return np.where(trusted.any(axis=0), trusted, _sharpened(trust, votes.sharpness))
+    return np.where(trusted.any(axis=0), trusted, votenet(votes))
 
 
 def votenet_plus(votes: Votes) -> Array:
@@ -123,7 +131,7 @@ def jlf(votes: Votes) -> Iterator[Share]:
     """Joint label fusion (Wang et al. 2013, doi:10.1109/TPAMI.2012.143)."""
     from atlasmith.fusion.jlf import joint_label_fusion
 
-    return joint_label_fusion(votes.labels, votes.images, votes.target, votes.jlf)
+    return joint_label_fusion(votes.labels, votes.images, votes.target, votes.settings.jlf)
 
 
 def evidence(votes: Votes) -> Iterator[Share]:
@@ -134,6 +142,7 @@ def evidence(votes: Votes) -> Iterator[Share]:
 FUSERS: dict[str, Fuser] = {
     "majority": partial(_weighted, majority),
     "local_weighted": partial(_weighted, local_weighted),
+    "local_closest": partial(_weighted, local_closest),
     "staple": staple,
     "jlf": jlf,
     "votenet": partial(_weighted, votenet),

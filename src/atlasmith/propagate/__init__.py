@@ -9,6 +9,8 @@ The template gets its own labels from the atlases too, and gives them to whoever
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -17,7 +19,7 @@ from atlasmith.config import Config
 from atlasmith.errors import AtlasmithError
 from atlasmith.geometry import Array, DisplacementField, Grid
 from atlasmith.io.files import write_json
-from atlasmith.io.images import Image, read_grid, read_labels, write_image
+from atlasmith.io.images import Image, read_grid, read_image, read_labels, write_image
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_tsv
 from atlasmith.io.transforms import read_composite
 from atlasmith.preparation import read_prepared
@@ -35,7 +37,7 @@ from atlasmith.warp import (
     world_points,
 )
 
-__all__ = ["label_from_template", "label_template", "propagate"]
+__all__ = ["closest_atlases", "label_from_template", "label_template", "propagate"]
 
 Seen = tuple[torch.Tensor, torch.Tensor]  # an image, and where it has data; each (1, 1, *shape)
 
@@ -43,7 +45,8 @@ Seen = tuple[torch.Tensor, torch.Tensor]  # an image, and where it has data; eac
 def propagate(config: Config, subject_id: str) -> None:
     """Write every atlas's labels and normalised intensities in the subject's space, as 4-D stacks.
 
-    An atlas is given all atlases but itself, by a registration that hasn't seen its own labels. Where the
+    These are all, or those that look most like the subject where the config asks for so many. An atlas is
+    given all atlases but itself, by a registration that hasn't seen its own labels. Where the
     config asks for it, each pair's map goes on from the template's by instance optimisation. Labels are the
     argmax of linearly interpolated one-hot maps, intensities linear. Raises `AtlasmithError` when no
     label reaches the subject's field of view.
@@ -51,7 +54,7 @@ def propagate(config: Config, subject_id: str) -> None:
     layout = config.layout
     subjects = read_cohort(layout.cohort)
     subject = next(s for s in subjects if s.id == subject_id)
-    atlases = [s for s in subjects if s.role == "atlas" and s.id != subject_id]
+    atlases = closest_atlases(config, subject, [s for s in subjects if s.role == "atlas" and s != subject])
     native = read_grid(subject.image)
     grid = native.resampled(config.fusion.spacing) if config.fusion.spacing else native
     blind = config.template.labels and subject.role == "atlas"
@@ -93,6 +96,29 @@ def propagate(config: Config, subject_id: str) -> None:
             "SpatialReference": str(subject.image),
         },
     )
+
+
+def closest_atlases(config: Config, subject: Subject, atlases: Sequence[Subject]) -> Sequence[Subject]:
+    """As many atlases as `fusion.closest` says, in their order: those whose warped images correlate most with
+    the subject's around the template's labels (Aljabar et al. 2009, doi:10.1016/j.neuroimage.2009.02.018).
+
+    Nothing is resampled for that: the images lie in the template's space as registration left them.
+    """
+    layout, count = config.layout, config.fusion.closest
+    if count is None or count >= len(atlases):
+        return atlases
+    labels = read_labels(layout.template_labels)
+    box = _box(labels.data != 0, labels.grid, config.fusion.margin) or [slice(None)] * 3
+
+    def seen(person: Subject) -> Array:
+        data = read_image(layout.warped(person.id)).data[*box].ravel()
+        centred: Array = data - data.mean()
+        return centred / max(float(np.linalg.norm(centred)), np.finfo(np.float32).tiny)
+
+    own = seen(subject)
+    likeness = [float(seen(atlas) @ own) for atlas in atlases]
+    chosen = sorted(np.argsort(likeness)[-count:].tolist())
+    return [atlases[k] for k in chosen]
 
 
 def label_template(config: Config) -> None:
