@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import os
 import pickle
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tiny import Tiny
 
 from atlasmith.cli import main
@@ -257,6 +260,15 @@ KINDS: dict[str, Spoil] = {
 }
 
 
+# Where a test may take as long as it does, and always sees the same examples.
+RANDOMLY = settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
 def config_of(tiny: Tiny) -> Path:
     return tiny.bids.parent / "config.yaml"
 
@@ -287,6 +299,103 @@ def test_bad_input_is_named(
     assert str(named) in said.err or Path(str(named)).name in said.err, said.err
     assert "Traceback" not in said.err + said.out
     assert files_below(tiny.bids.parent) == before
+
+
+# What scripts leave in headers, and what bytes turn into: small and large numbers, and any eight bytes.
+NUMBERS = st.sampled_from([0, 1, -1, 2, 3, 7, 127, 255, 32767, -32768, 2**31 - 1, -(2**31)])
+BYTES = st.one_of(
+    st.binary(min_size=1, max_size=8),
+    NUMBERS.map(lambda n: struct.pack("<h", n % 65536 - 32768)),
+    st.floats(width=32).map(lambda x: struct.pack("<f", x)),
+)
+EDITS = st.lists(st.tuples(st.integers(0, 10**6), BYTES), min_size=1, max_size=4)
+SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, st.floats(), st.text(max_size=8))
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner))
+
+
+def edited(data: bytes, edits: list[tuple[int, bytes]], among: int | None = None) -> bytes:
+    """Some bytes are overwritten, among the first so many."""
+    raw = bytearray(data)
+    for place, new in edits:
+        start = place % (among or max(len(raw), 1))
+        raw[start : start + len(new)] = new
+    return bytes(raw)
+
+
+def keys(values: dict[str, object], *above: str) -> list[tuple[str, ...]]:
+    """The path of each setting of a config, sections included."""
+    found = []
+    for name, value in values.items():
+        found.append((*above, name))
+        if isinstance(value, dict):
+            found += keys(value, *above, name)
+    return found
+
+
+class TestBrokenAtRandom:
+    """Whatever a byte or a value becomes: it is taken, or refused in a message that names the file."""
+
+    @pytest.fixture
+    def settled(self, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Tiny:
+        monkeypatch.chdir(tiny.bids.parent)
+        return tiny
+
+    def judge(self, tiny: Tiny, named: str, capsys: pytest.CaptureFixture[str], **sections: object) -> None:
+        config_of(tiny).write_text(yaml.safe_dump(tiny.config().resolved() | sections))
+        before = files_below(tiny.bids.parent)
+        shutil.rmtree(tiny.output, ignore_errors=True)
+        code = main(["cohort", "--config", str(config_of(tiny))])
+        said = capsys.readouterr()
+        assert code in (0, 2) and "Traceback" not in said.err
+        assert code == 0 or named in said.err, said.err
+        after = files_below(tiny.bids.parent)
+        assert {p: b for p, b in after.items() if tiny.output not in p.parents} == before
+        shutil.rmtree(tiny.output, ignore_errors=True)
+
+    @RANDOMLY
+    @given(kind=st.sampled_from(["image", "labels"]), edits=EDITS)
+    def test_headers(
+        self, settled: Tiny, capsys: pytest.CaptureFixture[str], kind: str, edits: list[tuple[int, bytes]]
+    ) -> None:
+        path = getattr(settled, kind)("sub-01")
+        kept = path.read_bytes()
+        path.write_bytes(gzip.compress(edited(gzip.decompress(kept), edits, among=348), 1))
+        self.judge(settled, "sub-01", capsys)
+        path.write_bytes(kept)
+
+    @RANDOMLY
+    @given(edits=EDITS)
+    def test_packed_files(
+        self, settled: Tiny, capsys: pytest.CaptureFixture[str], edits: list[tuple[int, bytes]]
+    ) -> None:
+        path = settled.image("sub-01")
+        kept = path.read_bytes()
+        path.write_bytes(edited(kept, edits))
+        self.judge(settled, "sub-01", capsys)
+        path.write_bytes(kept)
+
+    @RANDOMLY
+    @given(edits=EDITS)
+    def test_tables(
+        self, settled: Tiny, capsys: pytest.CaptureFixture[str], edits: list[tuple[int, bytes]]
+    ) -> None:
+        kept = settled.table.read_bytes()
+        settled.table.write_bytes(edited(kept, edits))
+        self.judge(settled, "", capsys)
+        settled.table.write_bytes(kept)
+
+    @RANDOMLY
+    @given(data=st.data(), value=VALUES)
+    def test_configs(
+        self, settled: Tiny, capsys: pytest.CaptureFixture[str], data: st.DataObject, value: object
+    ) -> None:
+        values = settled.config().resolved()
+        *above, last = data.draw(st.sampled_from([k for k in keys(values) if k[0] != "output"]))
+        section = values
+        for name in above:
+            section = section[name]
+        section[last] = value
+        self.judge(settled, "", capsys, **values)
 
 
 class Executed:

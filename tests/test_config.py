@@ -54,6 +54,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(
         (with_section("template", name="my template"), "template.name", "'my template'"),
         (with_section("fusion", methods=[]), "fusion.methods", "[]"),
         ({**MINIMAL, "device": "tpu"}, "my.yaml: device", "'tpu'"),
+        ({**MINIMAL, "processes": 3}, "my.yaml: processes", "a batch of 4"),
     ],
 )
 def test_a_bad_value_is_named(values: dict[str, Any], where: str, found: str) -> None:

@@ -210,6 +210,7 @@ class Config(Section):
     output: Path = Path("results")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     chunk: Count = Field(8, description="subjects a job")
+    processes: Count = Field(1, description="that train the template together, each on its own GPU")
     cohort: CohortSection
     affine: AffineSection = AffineSection()
     template: TemplateSection = TemplateSection()
@@ -293,6 +294,14 @@ def parse_config(values: dict[str, Any], where: str | Path = "config") -> Config
                 f"{where}: cohort.covariates",
                 f"'{POPULATION}' is what template.populations finds in the images",
                 "Rename the column, or set template.populations: 1.",
+            )
+        )
+    if config.template.batch_size % config.processes:
+        problems.append(
+            Problem(
+                f"{where}: processes",
+                f"{config.processes} can't share a batch of {config.template.batch_size} equally",
+                "Give a divisor of template.batch_size.",
             )
         )
     if config.template.adversary.weight and config.template.refinement.rounds:

@@ -14,6 +14,7 @@ from safetensors.torch import safe_open, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from atlasmith import processes
 from atlasmith.errors import AtlasmithError
 from atlasmith.io.files import whole
 from atlasmith.io.tables import write_tsv
@@ -22,13 +23,16 @@ PATIENCE = 4  # steps in a row that may fail
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` takes CUDA where there is one; raises `AtlasmithError` when CUDA is asked for in vain.
+    """`auto` takes CUDA where there is one, each process of torchrun its own GPU; raises `AtlasmithError`
+    when CUDA is asked for in vain.
 
     On the CPU, equal inputs give equal bytes from then on.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise AtlasmithError("device: 'cuda' was asked for, and torch sees no GPU. Set `device: cpu`.")
-    device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    device = torch.device("cpu")
+    if name != "cpu" and torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     # As use_deterministic_algorithms, which imports a compiler for seconds.
     torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")
     # It would also fill all new memory, a sixth of training's time; what we compute reads none unwritten.
@@ -61,9 +65,14 @@ def one_cycle(steps: int, warm_up: float = 0.1) -> Callable[[int], float]:
     return schedule
 
 
-def _finite(loss: Tensor, module: nn.Module) -> bool:
+def _finite(loss: float, module: nn.Module) -> bool:
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    return bool(torch.isfinite(loss) and torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+    return math.isfinite(loss) and bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+
+
+def _say(text: str) -> None:
+    if processes.leads():
+        print(text, flush=True)
 
 
 def fit(
@@ -87,11 +96,15 @@ def fit(
 
     A step whose loss or gradient isn't finite is left out, and the rates are halved from then on; after
     `PATIENCE` such steps in a row, raises `AtlasmithError`.
+
+    Where several processes work together, `step` gives the loss of this one's share, and what is minimised
+    and logged is the mean.
     """
     schedule = one_cycle(steps)
     first, slowed, rows = (
         _load(checkpoint, module, optimiser, digest) if checkpoint.exists() else (0, 1.0, [])
     )
+    processes.wait()  # nobody writes what another still reads
     failed = 0
     rates = [group["lr"] for group in optimiser.param_groups]
     progress = tqdm(
@@ -99,7 +112,7 @@ def fit(
         desc=description,
         initial=first,
         total=steps,
-        disable=None if os.environ.get("TQDM_DISABLE") is None else True,
+        disable=None if processes.leads() and os.environ.get("TQDM_DISABLE") is None else True,
     )
     module.train()
     for index in progress:
@@ -108,9 +121,11 @@ def fit(
         terms = step(index)
         optimiser.zero_grad(set_to_none=True)
         terms["loss"].backward()
-        values = {name: value.item() for name, value in terms.items()}
+        processes.average_gradients(module)
+        means = processes.total(torch.stack([value.detach() for value in terms.values()])) / processes.size()
+        values = dict(zip(terms, means.tolist(), strict=True))
         rows.append({"step": index + 1, **values})
-        if _finite(terms["loss"], module):
+        if _finite(values["loss"], module):
             failed = 0
             optimiser.step()
         else:
@@ -120,19 +135,18 @@ def fit(
                     f"{description}: loss or gradient isn't finite in {failed} steps up to step {index}: "
                     f"{values}. Lower the learning rate; the last good state is in {checkpoint}."
                 )
-            print(
-                f"{description}: left out step {index + 1}, which isn't finite; rates are halved", flush=True
-            )
+            _say(f"{description}: left out step {index + 1}, which isn't finite; rates are halved")
         progress.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
         done = index + 1
-        if done % every == 0 or done == steps:
+        if processes.leads() and (done % every == 0 or done == steps):
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate
             _save(checkpoint, module, optimiser, digest, done, slowed, rows)
             if progress.disable:
                 print(f"{description}: step {done} of {steps}, loss {rows[-1]['loss']:.4f}", flush=True)
     columns = list(dict.fromkeys(["step", "loss", *(name for row in rows for name in row)]))
-    write_tsv(table, rows, columns)
+    if processes.leads():
+        write_tsv(table, rows, columns)
     module.eval()
 
 
@@ -160,7 +174,7 @@ def _load(
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         if metadata["digest"] != digest:
-            print(f"{path} is of another config: starting anew", flush=True)
+            _say(f"{path} is of another config: starting anew")
             return 0, 1.0, []
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     module.load_state_dict(
@@ -172,5 +186,5 @@ def _load(
             _, index, key = name.split(".")
             state.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    print(f"resuming at step {metadata['step']} from {path}", flush=True)
+    _say(f"resuming at step {metadata['step']} from {path}")
     return int(metadata["step"]), float(metadata["slowed"]), json.loads(metadata["rows"])

@@ -72,6 +72,14 @@ SEGMENTED = [
 ]
 
 
+def together(processes, threads):
+    """What starts a verb in several processes that work together and share so many threads."""
+    if processes == 1:
+        return ""
+    each = max(threads // processes, 1)
+    return f"OMP_NUM_THREADS={each} torchrun --standalone --nproc-per-node {processes} --no-python "
+
+
 def inverse_of(subject):
     """What takes the template's space to the subject's, without its own labels having had a part in it."""
     return LAYOUT.inverse_blind(subject) if subject in BLIND else LAYOUT.inverse(subject)

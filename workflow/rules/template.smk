@@ -35,9 +35,12 @@ rule template:
         LAYOUT.log("template"),
     conda:
         "../envs/atlasmith.yaml"
+    threads: CONFIG.processes
     params:
         version=VERSION,
         config=LAYOUT.config,
         digest=CONFIG.digest("template"),
+        # They come to the same template, so their number is no reason to train again.
+        launch=lambda wildcards, output, threads: together(CONFIG.processes, threads),
     shell:
-        "atlasmith template --config {params.config:q} > {log:q} 2>&1"
+        "{params.launch}atlasmith template --config {params.config:q} > {log:q} 2>&1"

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atlasmith import processes
 from atlasmith.losses.similarity.filters import box_mean
 from atlasmith.warp import compose, jacobian_determinant, warp
 
@@ -384,13 +385,14 @@ def centrality(forward: Tensor, spacing: Sequence[float]) -> Tensor:
     arXiv:1908.02738).
 
     The mean over pairs of different subjects of <u_i, u_j>, whose expectation is the square of the mean; so a
-    value may be negative. One subject alone counts as the mean.
+    value may be negative. One subject alone counts as the mean. The batch is that of all processes.
     """
-    count = len(forward)
+    count = len(forward) * processes.size()
     if count == 1:
         return magnitude(forward, spacing)
-    total = forward.sum(dim=0, keepdim=True).square() - forward.square().sum(dim=0, keepdim=True)
-    return total.sum(dim=1).mean() / (count * (count - 1))
+    summed = processes.total(forward.sum(dim=0, keepdim=True))
+    pairs = summed.square() - processes.total(forward.square().sum(dim=0, keepdim=True))
+    return pairs.sum(dim=1).mean() / (count * (count - 1))
 
 
 REGULARISERS: dict[str, Callable[..., Tensor]] = {

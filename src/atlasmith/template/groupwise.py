@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atlasmith import __version__
+from atlasmith import __version__, processes
 from atlasmith.aligned import CACHE_BYTES, AlignedImages
 from atlasmith.augmentation import augmented
 from atlasmith.config import Config
@@ -18,7 +18,7 @@ from atlasmith.errors import AtlasmithError
 from atlasmith.geometry import Grid
 from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import write_image
-from atlasmith.io.tables import POPULATION, read_cohort, read_label_values
+from atlasmith.io.tables import POPULATION, Subject, read_cohort, read_label_values
 from atlasmith.losses import across, pair
 from atlasmith.networks import CovariateCode, Groupwise, left_out, unions
 from atlasmith.template.adversary import Adversary
@@ -58,11 +58,19 @@ class _Features:
 def train(config: Config) -> None:
     """Train on every subject's aligned image; write weights, training table and template images.
 
-    A killed run goes on from its checkpoint to the same weights.
+    A killed run goes on from its checkpoint to the same weights. Under torchrun the processes share each
+    batch and each round of refinement, and come to the same template but for rounding.
     """
+    subjects = read_cohort(config.layout.cohort)
+    refinement = config.template.refinement
+    fewest = min(len(subjects), refinement.subjects if refinement.rounds else len(subjects))
+    with processes.joined(config.template.batch_size, fewest):
+        _train(config, subjects)
+
+
+def _train(config: Config, subjects: Sequence[Subject]) -> None:
     layout, settings = config.layout, config.template
     grid = Grid.from_dict(read_json(layout.grid))
-    subjects = read_cohort(layout.cohort)
     if settings.populations > 1 and not layout.populations.exists():
         raise AtlasmithError(f"{layout.populations} is missing. Run `atlasmith populations` first.")
     device = pick_device(config.device)
@@ -124,22 +132,23 @@ def train(config: Config) -> None:
     optimiser = torch.optim.Adam(groups)
 
     def draw(index: int) -> list[int]:
-        """Subjects of one step: passes over the cohort in random order."""
+        """This process's subjects of one step: passes over the cohort in random order."""
         chosen = []
         for position in range(index * settings.batch_size, (index + 1) * settings.batch_size):
             order = torch.randperm(
                 len(subjects), generator=generator(config.seed, 0, position // len(subjects))
             )
             chosen.append(int(order[position % len(subjects)]))
-        return chosen
+        return processes.share(chosen)
 
     as_they_are = _Features(model, images)
+    own = [processes.rank()] if processes.rank() else []  # random numbers of this process alone
 
     def step(index: int) -> dict[str, Tensor]:
         chosen = draw(index)
         image, mask = images.batch(chosen)
         if settings.augment:
-            image, mask, _ = augmented(image, mask, generator(config.seed, 4, index))
+            image, mask, _ = augmented(image, mask, generator(config.seed, 4, index, *own))
         elif model.segmenters is not None:
             image = as_they_are(chosen)
         image, mask = image.to(device), mask.to(device)
@@ -149,7 +158,7 @@ def train(config: Config) -> None:
             template = model.template_features(codes[chosen].to(device))
             velocity = model.velocity(template, image)
         if velocity.log_variance is not None:
-            random = generator(config.seed, 3, index)
+            random = generator(config.seed, 3, index, *own)
             noise = torch.randn(velocity.mean.shape, generator=random).to(device)
             velocity = replace(velocity, noise=noise)
         judged = pair(
@@ -174,7 +183,7 @@ def train(config: Config) -> None:
                 codes[chosen].to(device),
                 settings.adversary.weight,
                 settings.adversary.r1,
-                generator(config.seed, 6, index),
+                generator(config.seed, 6, index, *own),
             )
         return {"loss": torch.stack(list(terms.values())).sum(), **{n: t.detach() for n, t in terms.items()}}
 
@@ -190,6 +199,8 @@ def train(config: Config) -> None:
         description="template",
     )
     refine_template(config, model, images, codes)
+    if not processes.leads():
+        return
     _write(config, model.cpu())
     layout.template_checkpoint.unlink(missing_ok=True)
     layout.segmenter_checkpoint.unlink(missing_ok=True)

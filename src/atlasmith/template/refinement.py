@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d, max_pool3d
 from tqdm import tqdm
 
-from atlasmith import instance
+from atlasmith import instance, processes
 from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config
 from atlasmith.io.tables import write_tsv
@@ -37,16 +37,17 @@ def start_from_regression(model: Groupwise, images: AlignedImages, codes: Tensor
     """
     erode = {2: max_pool2d, 3: max_pool3d}[model.grid.ndim]
     whole = torch.zeros_like(model.base)
+    mine = processes.share(range(len(codes)))
 
     def each() -> Iterator[tuple[Tensor, Tensor]]:
         nonlocal whole
-        for index in range(len(codes)):
+        for index in mine:
             image, mask = images.batch([index])
             whole = whole - erode(-mask, 2 * SUPPORT_MARGIN + 1, 1, SUPPORT_MARGIN)
             yield image, mask
 
-    _set(model, *regression(each(), codes))
-    model.support.copy_((whole > len(codes) / 2).float())
+    _set(model, *regression(each(), codes[mine]))
+    model.support.copy_((processes.total(whole) > len(codes) / 2).float())
 
 
 def _set(model: Groupwise, base: Tensor, slopes: Tensor) -> None:
@@ -67,18 +68,23 @@ def refine_template(config: Config, model: Groupwise, images: AlignedImages, cod
     if settings.rounds == 0:
         return
     order = torch.randperm(len(codes), generator=generator(config.seed, 5)).tolist()
-    drawn = sorted(order[: settings.subjects])
+    drawn = processes.share(sorted(order[: settings.subjects]))
+    everyone = processes.share(range(len(codes)))
     codes = codes.to(device)
     velocities = _Velocities(model, len(codes))
     model.eval()
     if model.decoder is not None and model.slopes is not None:
         for parameter in (model.slopes, *model.decoder.head.parameters()):
             parameter.data.zero_()
-    progress = tqdm(total=(settings.rounds - 1) * len(drawn) + len(codes), desc="refinement", disable=None)
+    progress = tqdm(
+        total=(settings.rounds - 1) * len(drawn) + len(everyone),
+        desc="refinement",
+        disable=None if processes.leads() else True,
+    )
     rows = []
     for turn in range(settings.rounds):
         last = turn == settings.rounds - 1
-        people = [*range(len(codes))] if last else drawn
+        people = everyone if last else drawn
         if last and turn > 0:  # no round has made the template central before the first
             _set_lean(model, images, codes)
         for person in people:
@@ -99,27 +105,30 @@ def refine_template(config: Config, model: Groupwise, images: AlignedImages, cod
             base, slopes = regression(_brought(model, images, people, velocities, codes), codes[people])
             _set(model, base, slopes if last else torch.zeros_like(slopes))
             change = float((model.base - before).square().mean().sqrt())
-        rows.append({"round": turn + 1, "people": len(people), "moved_mm": moved, "changed": change})
-        print(
-            f"refinement: round {turn + 1} of {settings.rounds}, the template moved by {moved:.3f} mm "
-            f"and changed by {change:.4f}",
-            flush=True,
-        )
+        count = len(codes) if last else min(settings.subjects, len(codes))
+        rows.append({"round": turn + 1, "people": count, "moved_mm": moved, "changed": change})
+        if processes.leads():
+            print(
+                f"refinement: round {turn + 1} of {settings.rounds}, the template moved by {moved:.3f} mm "
+                f"and changed by {change:.4f}",
+                flush=True,
+            )
     progress.close()
-    write_tsv(config.layout.template_refinement, rows, list(rows[0]))
+    if processes.leads():
+        write_tsv(config.layout.template_refinement, rows, list(rows[0]))
 
 
 def _set_lean(model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
     """The network has learned from another template. What its velocities to this one, which rounds have made
     central, have in common says nothing about anyone: registrations that start from there stay there, where
     images show little."""
-    total = torch.zeros_like(model.lean)
-    for person, code in enumerate(codes):
-        image, _ = images.batch([person])
+    summed = torch.zeros_like(model.lean)
+    for person in processes.share(range(len(codes))):
+        code, (image, _) = codes[person], images.batch([person])
         with torch.no_grad(), autocast(code.device):
             features = model.features(image.to(code), [images.subjects[person].id])
-            total += model.velocity(model.template_features(code[None]), features).mean.float()
-    model.lean += total / len(codes)
+            summed += model.velocity(model.template_features(code[None]), features).mean.float()
+    model.lean += processes.total(summed) / len(codes)
 
 
 class _Velocities:
