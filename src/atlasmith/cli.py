@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -241,12 +243,22 @@ def _run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Returns 0, or 2 after printing an error that the user can mend."""
     args = build_parser().parse_args(argv)
+    start = time.monotonic()
     try:
         _run(args)
     except AtlasmithError as error:
         print(f"atlasmith {args.verb}: {error}", file=sys.stderr)
         return 2
+    if args.verb in {**ONCE, **PER_SUBJECT}:
+        print(f"atlasmith {args.verb}: {time.monotonic() - start:.1f} s, {_memory():.2f} GiB at most")
     return 0
+
+
+def _memory() -> float:
+    """The largest that this process was so far, GiB; with what it took of a GPU."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    torch = sys.modules.get("torch")
+    return peak + (torch.cuda.max_memory_allocated() / 2**30 if torch and torch.cuda.is_available() else 0)
 
 
 if __name__ == "__main__":
