@@ -21,6 +21,8 @@ TRAINING_TERMS = ("centrality", "kl")
 
 Terms = Mapping[str, Mapping[str, Any]]
 
+WHOLE = 0.99  # of a voxel's mask, interpolated
+
 # The signs of a velocity: the image is brought to the template, the template to the image.
 FORWARD, INVERSE = 1, -1
 BOTH = (FORWARD, INVERSE)
@@ -109,7 +111,7 @@ def pair(
         full = resize_displacement(displacement, shape)
         if side == FORWARD:
             moved = warp(torch.cat([image, mask], dim=1), full)
-            fixed, moved, seen = template, moved[:, :-1], moved[:, -1:]
+            fixed, moved, seen = template, moved[:, :-1], _whole(moved[:, -1:])
         else:
             fixed, moved, seen = image, warp(template, full), mask
         for measures, prefix, channels in (
@@ -133,6 +135,12 @@ def pair(
     return Pairing(terms, maps)
 
 
+def _whole(mask: Tensor) -> Tensor:
+    """Where a warped mask is of data alone, without a gradient. By soft borders, which move, similarity
+    would push what fits worse than most out of view, and template and people would drift apart there."""
+    return (mask > WHOLE).to(mask)
+
+
 def across(image: Tensor, mask: Tensor, pairing: Pairing, terms: Terms) -> dict[str, Tensor]:
     """`terms` between each image (B, 1, *shape) of a batch and the one before, brought to it through the
     template: both maps composed, sampled once (Aladdin, Ding and Niethammer 2022, arXiv:2202.03563).
@@ -144,7 +152,7 @@ def across(image: Tensor, mask: Tensor, pairing: Pairing, terms: Terms) -> dict[
     others = [x.roll(1, 0) for x in (image, mask, pairing.forward)]
     composed = resize_displacement(compose(others[2], pairing.inverse), image.shape[2:])
     moved = warp(torch.cat(others[:2], dim=1), composed)
-    values = similarities(terms, image, moved[:, :1], mask * moved[:, 1:])
+    values = similarities(terms, image, moved[:, :1], mask * _whole(moved[:, 1:]))
     return {f"pairs_{name}": value for name, value in values.items()}
 
 
