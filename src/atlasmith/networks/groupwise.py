@@ -112,7 +112,7 @@ class Groupwise(nn.Module):
     ) -> None:
         super().__init__()
         self.grid, self.code, self.squarings, self.passes = grid, code, squarings, passes
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "network": network,
             "channels": None if channels is None else list(channels),
             "squarings": squarings,

@@ -23,6 +23,7 @@ from atlasmith.losses import across, pair
 from atlasmith.networks import CovariateCode, Groupwise, left_out, unions
 from atlasmith.template.adversary import Adversary
 from atlasmith.template.refinement import refine_template, start_from_regression
+from atlasmith.template.rehearsal import check_memory
 from atlasmith.template.segmenter import train_segmenters
 from atlasmith.training import autocast, fit, generator, pick_device
 from atlasmith.warp import resize_displacement, warp
@@ -102,7 +103,7 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
         train_segmenters(config, model.segmenters.to(device), images, device)
     if not layout.template_checkpoint.exists():
         start_from_regression(model, images, codes)
-    model.to(device)
+    check_memory(config, model.to(device))
     # Where few images have data the template stays their mean: there nothing but noise would move it.
     model.base.register_hook(lambda gradient: gradient * model.support)
     if model.slopes is not None:
