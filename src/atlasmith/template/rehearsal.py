@@ -49,7 +49,8 @@ def kept_bytes(config: Config, model: Groupwise) -> float:
     """What one image's step keeps for the gradient, but for weights; proportional to the grid, so that a
     small one tells."""
     settings, whole, device = config.template, model.grid, model.base.device
-    grid = Grid(tuple(min(n, CORNER) for n in whole.shape), whole.affine)
+    x, y, z = (min(n, CORNER) for n in whole.shape)
+    grid = Grid((x, y, z), whole.affine)
     with torch.random.fork_rng(devices=[]):
         small = Groupwise(grid, model.code, **model.settings).to(device)
     sizes: dict[int, int] = {}
