@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 import yaml
 from tiny import ROWS, Tiny, only
 
@@ -48,7 +50,13 @@ def test_a_sound_cohort_is_written_whole(tiny: Tiny) -> None:
     assert load_config(layout.config) == config
     description = read_json(config.output / "dataset_description.json")
     assert description["DatasetType"] == "derivative"
-    assert description["GeneratedBy"][0]["Name"] == "atlasmith"
+    made_with = {maker["Name"]: maker["Version"] for maker in description["GeneratedBy"]}
+    assert next(iter(made_with)) == "atlasmith" and made_with["torch"] == torch.__version__
+    hashes = dict(reversed(line.split("  ", 1)) for line in layout.inputs.read_text().splitlines())
+    images = [subject.image for subject in subjects]
+    assert set(map(str, images)) < set(hashes) and len(hashes) == 7  # four images, three of labels
+    for path, found in hashes.items():
+        assert found == hashlib.sha256(Path(path).read_bytes()).hexdigest()
     assert "*_xfm.*" in (config.output / ".bidsignore").read_text()
     in_order_of_the_table = [(row["participant_id"][4:], row["role"]) for row in tiny.rows]
     assert cohort.read_participants(config) == in_order_of_the_table

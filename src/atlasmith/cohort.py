@@ -25,7 +25,7 @@ from atlasmith.geometry import Array, Grid
 from atlasmith.io.files import read_json, write_json, write_text
 from atlasmith.io.images import Image, read_grid, read_image
 from atlasmith.io.tables import Subject, parse_covariate, read_tsv, write_cohort, write_tsv
-from atlasmith.provenance import generated_by
+from atlasmith.provenance import checksums, made_with
 
 T = TypeVar("T")
 
@@ -50,6 +50,7 @@ tpl-*/template_description.json
 cohort.tsv
 config.yaml
 grid.json
+inputs.sha256
 labels.tsv
 populations.tsv
 logs/
@@ -678,13 +679,13 @@ def check_cohort(config: Config) -> CheckedCohort:
 
 
 def run(config: Config) -> None:
-    """Check the cohort, then write config, cohort, labels, grid and what makes the output a BIDS derivative.
+    """Check the cohort, then write config, inputs' hashes, cohort, labels, grid and what makes the output a
+    BIDS derivative.
 
     Nothing is written when there is a problem.
     """
     checked = check_cohort(config)
     layout, output = config.layout, config.output
-    maker = generated_by()
     # First, because it marks the folder as ours.
     write_json(
         output / "dataset_description.json",
@@ -692,7 +693,7 @@ def run(config: Config) -> None:
             "Name": f"{config.template.name}: template, registrations and segmentations",
             "BIDSVersion": "1.11.1",
             "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": maker["Name"], "Version": maker["Version"]}],
+            "GeneratedBy": [{"Name": name, "Version": version} for name, version in made_with().items()],
         },
     )
     write_text(output / ".bidsignore", BIDSIGNORE)
@@ -700,4 +701,6 @@ def run(config: Config) -> None:
     rows = [{"index": index, "name": name} for index, name in checked.label_names.items()]
     write_tsv(layout.labels, rows, ["index", "name"])
     write_json(layout.grid, checked.grid.to_dict())
+    files = [file for subject in checked.subjects for file in (subject.image, subject.labels) if file]
+    write_text(layout.inputs, checksums(files))
     write_cohort(layout.cohort, checked.subjects, config.cohort.covariates)

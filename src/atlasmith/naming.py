@@ -27,6 +27,10 @@ class Layout:
         return self.output / "config.yaml"
 
     @property
+    def inputs(self) -> Path:
+        return self.output / "inputs.sha256"
+
+    @property
     def cohort(self) -> Path:
         return self.output / "cohort.tsv"
 

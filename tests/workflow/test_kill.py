@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -19,11 +20,24 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     make_whole(folder)
     assert finish(start(folder, "--cores", 1)).count("Finished jobid") == JOBS
-    return left_by(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(finished: Path) -> dict[str, str]:
+    return left_by(finished)
+
+
+def test_a_run_is_made_again_from_its_own_record(
+    finished: Path, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    shutil.copyfile(finished / "results" / "config.yaml", make_whole(tmp_path))
+    finish(start(tmp_path, "--cores", 1))
+    assert left_by(tmp_path) == undisturbed
 
 
 def test_two_jobs_at_a_time_make_the_same(undisturbed: dict[str, str], tmp_path: Path) -> None:

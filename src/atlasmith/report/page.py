@@ -21,7 +21,7 @@ from atlasmith.io.files import read_json, write_text
 from atlasmith.io.images import Image, read_image, read_labels
 from atlasmith.io.tables import ALL, MEAN, MISSING, Subject, read_cohort, read_tsv
 from atlasmith.naming import Layout
-from atlasmith.provenance import generated_by
+from atlasmith.provenance import made_with
 from atlasmith.report import pictures
 from atlasmith.report.pictures import PLANES, plane, plane_axes
 
@@ -578,9 +578,9 @@ def _to_look_at(run: _Run) -> str:
 
 def _provenance(run: _Run) -> str:
     settings = yaml.safe_dump(run.config.resolved(), sort_keys=False, allow_unicode=True)
-    return _table(
-        ["software", "version"], [[k, str(v)] for k, v in generated_by().items()], words=2
-    ) + _details("The whole config", f"<pre>{escape(settings)}</pre>")
+    return _table(["software", "version"], [[k, str(v)] for k, v in made_with().items()], words=2) + _details(
+        "The whole config", f"<pre>{escape(settings)}</pre>"
+    )
 
 
 SECTIONS: list[tuple[str, str, Callable[[_Run], str]]] = [
