@@ -1,4 +1,5 @@
 import json
+import math
 import sys
 from pathlib import Path
 from shlex import quote
@@ -13,6 +14,7 @@ from atlasmith.cohort import check_folder, check_output, read_participants
 from atlasmith.config import parse_config
 from atlasmith.errors import AtlasmithError
 from atlasmith.io.files import hold, write_text
+from atlasmith.needs import memory_mb, runtime_minutes
 
 min_version("9.0")
 

@@ -8,6 +8,9 @@ rule affine_reference:
         LAYOUT.log("affine_reference"),
     conda:
         "../envs/atlasmith.yaml"
+    resources:
+        mem_mb=memory("affine_reference"),
+        runtime=runtime("affine_reference", SUBJECTS),
     params:
         version=VERSION,
         config=LAYOUT.config,
@@ -31,6 +34,9 @@ for number, chunk in chunks(SUBJECTS):
             LAYOUT.log("affine", f"chunk-{number}"),
         conda:
             "../envs/atlasmith.yaml"
+        resources:
+            mem_mb=memory("affine"),
+            runtime=runtime("affine", chunk),
         params:
             version=VERSION,
             config=LAYOUT.config,

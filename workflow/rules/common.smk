@@ -72,6 +72,23 @@ SEGMENTED = [
 ]
 
 
+def voxels():
+    """Of the template's grid, which the cohort stage settles: until then jobs are only planned."""
+    return math.prod(json.loads(LAYOUT.grid.read_text())["shape"]) if LAYOUT.grid.exists() else 10**6
+
+
+def memory(stage):
+    """MB; more each time that a job is tried again."""
+    return lambda wildcards, attempt: attempt * memory_mb(stage, CONFIG, voxels(), len(ATLASES))
+
+
+def runtime(stage, people):
+    """Minutes."""
+    return lambda wildcards, attempt: attempt * runtime_minutes(
+        stage, CONFIG, voxels(), len(people), len(ATLASES)
+    )
+
+
 def together(processes, threads):
     """What starts a verb in several processes that work together and share so many threads."""
     if processes == 1:

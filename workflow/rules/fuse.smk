@@ -13,6 +13,9 @@ if NETWORKS:
             LAYOUT.log("fuse_train"),
         conda:
             "../envs/atlasmith.yaml"
+        resources:
+            mem_mb=memory("fuse_train"),
+            runtime=runtime("fuse_train", ATLASES),
         params:
             version=VERSION,
             config=LAYOUT.config,
@@ -44,6 +47,9 @@ for role, number, chunk in SEGMENTED:
             LAYOUT.log("fuse", f"{role}-{number}"),
         conda:
             "../envs/atlasmith.yaml"
+        resources:
+            mem_mb=memory("fuse"),
+            runtime=runtime("fuse", chunk),
         params:
             version=VERSION,
             config=LAYOUT.config,
@@ -73,6 +79,9 @@ if ASSESS:
             LAYOUT.log("fuse_assess"),
         conda:
             "../envs/atlasmith.yaml"
+        resources:
+            mem_mb=memory("fuse_assess"),
+            runtime=runtime("fuse_assess", ATLASES),
         params:
             version=VERSION,
             config=LAYOUT.config,

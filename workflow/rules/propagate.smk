@@ -17,6 +17,9 @@ for role, number, chunk in SEGMENTED:
             LAYOUT.log("propagate", f"{role}-{number}"),
         conda:
             "../envs/atlasmith.yaml"
+        resources:
+            mem_mb=memory("propagate"),
+            runtime=runtime("propagate", chunk),
         params:
             version=VERSION,
             config=LAYOUT.config,
@@ -41,6 +44,9 @@ rule template_labels:
         LAYOUT.log("template_labels"),
     conda:
         "../envs/atlasmith.yaml"
+    resources:
+        mem_mb=memory("template_labels"),
+        runtime=runtime("template_labels", ATLASES),
     params:
         version=VERSION,
         config=LAYOUT.config,

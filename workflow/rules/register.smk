@@ -20,6 +20,9 @@ for number, chunk in chunks(SUBJECTS):
             LAYOUT.log("register", f"chunk-{number}"),
         conda:
             "../envs/atlasmith.yaml"
+        resources:
+            mem_mb=memory("register"),
+            runtime=runtime("register", chunk),
         params:
             version=VERSION,
             config=LAYOUT.config,

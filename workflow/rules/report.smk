@@ -13,6 +13,9 @@ rule report:
         LAYOUT.log("report"),
     conda:
         "../envs/atlasmith.yaml"
+    resources:
+        mem_mb=memory("report"),
+        runtime=runtime("report", SUBJECTS),
     params:
         version=VERSION,
         config=LAYOUT.config,

@@ -12,6 +12,9 @@ for number, chunk in chunks(SUBJECTS):
             LAYOUT.log("score", f"chunk-{number}"),
         conda:
             "../envs/atlasmith.yaml"
+        resources:
+            mem_mb=memory("score"),
+            runtime=runtime("score", chunk),
         params:
             version=VERSION,
             config=LAYOUT.config,
@@ -33,6 +36,9 @@ rule score_summary:
         LAYOUT.log("score_summary"),
     conda:
         "../envs/atlasmith.yaml"
+    resources:
+        mem_mb=memory("score_summary"),
+        runtime=runtime("score_summary", SUBJECTS),
     params:
         version=VERSION,
         config=LAYOUT.config,

@@ -10,6 +10,9 @@ if CONFIG.template.populations > 1:
             LAYOUT.log("populations"),
         conda:
             "../envs/atlasmith.yaml"
+        resources:
+            mem_mb=memory("populations"),
+            runtime=runtime("populations", SUBJECTS),
         params:
             version=VERSION,
             config=LAYOUT.config,
@@ -36,6 +39,9 @@ rule template:
     conda:
         "../envs/atlasmith.yaml"
     threads: CONFIG.processes
+    resources:
+        mem_mb=memory("template"),
+        runtime=runtime("template", SUBJECTS),
     params:
         version=VERSION,
         config=LAYOUT.config,
