@@ -9,6 +9,7 @@ The template gets its own labels from the atlases too, and gives them to whoever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ from atlasmith.io.files import write_json
 from atlasmith.io.images import Image, read_grid, read_image, read_labels, write_image
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_tsv
 from atlasmith.io.transforms import read_composite
+from atlasmith.overlap import label_index
 from atlasmith.preparation import read_prepared
 from atlasmith.warp import (
     displacement_to_field,
@@ -133,17 +135,19 @@ def label_template(config: Config) -> None:
     points = world_points(grid)
     table = read_tsv(layout.labels)
     values = np.array([int(row["index"]) for row in table])
-    counts = np.zeros((*grid.shape, len(values)), dtype=np.float32)
+    counts = np.zeros((math.prod(grid.shape), len(values)), dtype=np.float32)
     for atlas in atlases:
         steps = read_composite(layout.forward(atlas.id))
         moved = _labels_at(_labels_of(atlas), map_points(steps, points), grid)
-        for position, value in enumerate(values):
-            counts[..., position] += moved == value
+        place = label_index(moved.ravel(), values)
+        labelled = np.flatnonzero(place)
+        counts[labelled, place[labelled] - 1] += 1
     unlabelled = len(atlases) - counts.sum(axis=-1)
     most = counts.argmax(axis=-1)
     found = np.where(counts.max(axis=-1) > unlabelled, values[most], 0)
-    write_image(layout.template_probabilities, counts / len(atlases), grid)
-    write_image(layout.template_labels, found, grid)
+    counts /= len(atlases)
+    write_image(layout.template_probabilities, counts.reshape(*grid.shape, -1), grid)
+    write_image(layout.template_labels, found.reshape(grid.shape), grid)
     write_tsv(layout.template_label_table, table, list(table[0]))
 
 
