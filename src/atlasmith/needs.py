@@ -21,6 +21,8 @@ def memory_mb(stage: str, config: Config, voxels: int, atlases: int) -> int:
         gib += 0.4 * config.template.batch_size * millions
     elif stage in ("propagate", "fuse"):
         gib += 0.02 * _voters(config, atlases) * millions
+    elif stage == "template_labels":
+        gib += 1.4 * millions  # with some 130 labels
     elif stage == "fuse_train":
         gib += 0.02 * _voters(config, atlases) * millions + 4
     return round(1024 * SPARE * gib)
