@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -89,7 +88,6 @@ def main() -> None:
                 layout = load_config(folder / "results" / "config.yaml").layout
                 people = len(read_tsv(layout.cohort))
                 voxels = int(np.prod(Grid.from_dict(read_json(layout.grid)).shape))
-                shutil.rmtree(folder / "results")
             for verb, (seconds, memory) in usage.items():
                 each = f"{seconds / people:.2f}" if verb in PER_SUBJECT else ""
                 print(
@@ -98,10 +96,10 @@ def main() -> None:
                 found[verb].append((people, voxels, seconds))
     print("\n| stage | s | |\n|---|---|---|")
     for verb, measured in found.items():
-        numbers, sizes, seconds = np.log(np.array(measured, dtype=float)).T
-        columns = [np.ones_like(numbers), numbers, sizes]
         if len({m[0] for m in measured}) < 2 or len({m[1] for m in measured}) < 2:
             continue
+        numbers, sizes, seconds = np.log(np.array(measured, dtype=float)).T
+        columns = [np.ones_like(numbers), numbers, sizes]
         (c, a, b), *_ = np.linalg.lstsq(np.stack(columns, axis=1), seconds)
         print(f"| {verb} | {np.exp(c):.3g} people^{a:.2f} voxels^{b:.2f} |")
 

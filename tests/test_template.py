@@ -85,7 +85,7 @@ def test_a_killed_training_resumes_to_the_same_weights(
         values["output"] = str(tmp_path / name)
         config = linked(toy, parse_config(values))
         calls = 0
-        real = stage.pair
+        real = stage.judged
 
         def counted(*args, **kwargs):  # type: ignore[no-untyped-def]
             nonlocal calls
@@ -95,7 +95,7 @@ def test_a_killed_training_resumes_to_the_same_weights(
             return real(*args, **kwargs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(stage, "pair", counted)
+            patch.setattr(stage, "judged", counted)
             if stop_at is None:
                 train(config)
             else:

@@ -75,7 +75,7 @@ def write_image(path: str | Path, data: Array, grid: Grid, like: str | Path | No
     the closest-RAS grid of `like`.
     """
     kind = np.float32 if np.issubdtype(data.dtype, np.floating) else small_integer_type(data)
-    data = data.astype(kind)
+    data = data.astype(kind, copy=False)
     affine = grid.affine
     header = None
     if like is not None:
@@ -104,6 +104,6 @@ def write_image(path: str | Path, data: Array, grid: Grid, like: str | Path | No
                 partial.open("wb") as raw,
                 gzip.GzipFile("", "wb", compresslevel=4, fileobj=raw, mtime=0) as packed,
             ):
-                packed.write(image.to_bytes())
+                image.to_stream(packed)
         else:
             image.to_filename(partial)

@@ -19,9 +19,10 @@ from atlasmith.geometry import Grid
 from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import write_image
 from atlasmith.io.tables import POPULATION, Subject, read_cohort, read_label_values
-from atlasmith.losses import across, pair
+from atlasmith.losses import across
 from atlasmith.networks import CovariateCode, Groupwise, left_out, unions
 from atlasmith.template.adversary import Adversary
+from atlasmith.template.objective import judged
 from atlasmith.template.refinement import refine_template, start_from_regression
 from atlasmith.template.rehearsal import check_memory
 from atlasmith.template.segmenter import train_segmenters
@@ -162,21 +163,10 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
             random = generator(config.seed, 3, index, *own)
             noise = torch.randn(velocity.mean.shape, generator=random).to(device)
             velocity = replace(velocity, noise=noise)
-        judged = pair(
-            template.float(),
-            image.float(),
-            mask,
-            velocity,
-            squarings=settings.squarings,
-            velocity_spacing=model.grid.coarser_spacing(velocity.mean.shape[2:]),
-            similarity=settings.similarity,
-            regularisation=settings.regularisation,
-            labels=settings.labels,
-            save_memory=settings.save_memory,
-        )
-        terms = judged.terms | across(image[:, :1].float(), mask, judged, settings.pairs)
+        pairing = judged(settings, grid, template, image, mask, velocity)
+        terms = pairing.terms | across(image[:, :1].float(), mask, pairing, settings.pairs)
         if adversary is not None:
-            there = resize_displacement(judged.inverse, image.shape[2:])
+            there = resize_displacement(pairing.inverse, image.shape[2:])
             moved = warp(template[:, :1].float(), there) * mask
             terms |= adversary.terms(
                 moved,

@@ -11,9 +11,9 @@ from torch import Tensor
 from atlasmith.config import Config
 from atlasmith.errors import AtlasmithError
 from atlasmith.geometry import Grid
-from atlasmith.losses import pair
 from atlasmith.networks import Groupwise
 from atlasmith.processes import leads, size
+from atlasmith.template.objective import judged
 from atlasmith.training import autocast
 
 CORNER = 32  # voxels a side
@@ -48,7 +48,7 @@ def check_memory(config: Config, model: Groupwise) -> None:
 def kept_bytes(config: Config, model: Groupwise) -> float:
     """What one image's step keeps for the gradient, but for weights; proportional to the grid, so that a
     small one tells."""
-    settings, whole, device = config.template, model.grid, model.base.device
+    whole, device = model.grid, model.base.device
     x, y, z = (min(n, CORNER) for n in whole.shape)
     grid = Grid((x, y, z), whole.affine)
     with torch.random.fork_rng(devices=[]):
@@ -65,18 +65,7 @@ def kept_bytes(config: Config, model: Groupwise) -> float:
             template = small.template_features(torch.zeros(1, model.code.size, device=device))
             image = small.features(torch.zeros_like(small.base))
             velocity = small.velocity(template, image)
-        pair(
-            template.float(),
-            image.float(),
-            torch.ones_like(small.base),
-            velocity,
-            squarings=settings.squarings,
-            velocity_spacing=grid.coarser_spacing(velocity.mean.shape[2:]),
-            similarity=settings.similarity,
-            regularisation=settings.regularisation,
-            labels=settings.labels,
-            save_memory=settings.save_memory,
-        )
+        judged(config.template, grid, template, image, torch.ones_like(small.base), velocity)
     weights = {parameter.data_ptr() for parameter in small.parameters()}
     kept = sum(size for place, size in sizes.items() if place not in weights)
     return float(kept * np.prod(whole.shape) / np.prod(grid.shape))
