@@ -10,7 +10,7 @@ from snakemake.utils import min_version
 import atlasmith
 import yaml
 from atlasmith.choices import check_choices
-from atlasmith.cohort import check_folder, check_output, read_participants
+from atlasmith.cohort import check_folder, check_output, checked_participants, read_participants
 from atlasmith.config import parse_config
 from atlasmith.errors import AtlasmithError
 from atlasmith.io.files import hold, write_text

@@ -58,8 +58,11 @@ def test_a_sound_cohort_is_written_whole(tiny: Tiny) -> None:
     for path, found in hashes.items():
         assert found == hashlib.sha256(Path(path).read_bytes()).hexdigest()
     assert "*_xfm.*" in (config.output / ".bidsignore").read_text()
-    in_order_of_the_table = [(row["participant_id"][4:], row["role"]) for row in tiny.rows]
+    in_order_of_the_table = [
+        (row["participant_id"][4:], row["role"], True, (row["age"], row["sex"])) for row in tiny.rows
+    ]
     assert cohort.read_participants(config) == in_order_of_the_table
+    assert sorted(cohort.checked_participants(config).values()) == sorted(in_order_of_the_table)
 
 
 def test_paths_are_absolute_where_the_configs_are_not(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -522,7 +525,59 @@ def test_an_atlas_held_out_is_a_target(tiny: Tiny) -> None:
         ("01", "atlas"),
         ("02", "target"),
     ]
-    assert ("02", "target") in cohort.read_participants(config)
+    assert ("02", "target") in [person[:2] for person in cohort.read_participants(config)]
+
+
+class TestBuilders:
+    @pytest.fixture
+    def some(self, tiny: Tiny) -> Tiny:
+        """A cohort of whom the last two, one of them a man, don't make the template."""
+        for row, builder in zip(tiny.rows, ("yes", "yes", "no", "no"), strict=True):
+            row["maker"] = builder
+        tiny.write_table()
+        return tiny
+
+    def test_they_alone_settle_the_grid(self, some: Tiny) -> None:
+        def grow(data: Array) -> Array:
+            return np.pad(data, 20)
+
+        some.change(some.image("sub-04"), grow)
+        some.change(some.image("sub-04"), lambda data: data + np.arange(data.size).reshape(data.shape))
+        config = some.config(cohort={"builders": "maker"})
+        cohort.run(config)
+        assert Grid.from_dict(read_json(config.layout.grid)).shape == (16, 16, 16)
+        assert [s.id for s in read_cohort(config.layout.cohort) if s.builds] == ["01", "02"]
+        assert [p.id for p in cohort.read_participants(config) if p.builds] == ["02", "01"]
+
+    @pytest.mark.parametrize(
+        ("values", "parts"),
+        [
+            (["yes", "yes", "maybe", "no"], ["column 'maker'", "'maybe' (sub-03)", "yes or no"]),
+            (["yes", "no", "no", "no"], ["column 'maker'", "1 rows say yes"]),
+        ],
+    )
+    def test_the_column_says_yes_or_no(self, some: Tiny, values: list[str], parts: list[str]) -> None:
+        for row, value in zip(some.rows, values, strict=True):
+            row["maker"] = value
+        some.write_table()
+        only(some.faults(cohort={"builders": "maker"}, template={"condition_on": []}), *parts)
+
+    def test_the_template_can_know_everyones_kind(self, some: Tiny) -> None:
+        some.rows[1]["sex"] = "F"
+        some.rows[1]["age"], some.rows[0]["age"] = "60", "70"
+        some.rows[3]["sex"] = "X"
+        some.rows[2]["sex"] = "n/a"
+        some.write_table()
+        faults = some.faults(cohort={"builders": "maker"}, template={"condition_on": ["age", "sex"]})
+        only(faults, "column 'sex'", "every value is F")
+        some.rows[1]["sex"] = "M"
+        some.write_table()
+        faults = some.faults(cohort={"builders": "maker"}, template={"condition_on": ["age", "sex"]})
+        only(faults, "column 'sex'", "'X' (sub-04)", "'maker'")
+
+    def test_populations_are_of_those_who_make_the_template(self, some: Tiny) -> None:
+        faults = some.faults(cohort={"builders": "maker"}, template={"populations": 2})
+        only(faults, "template.populations", "atlasmith segment")
 
 
 def test_only_an_atlas_can_be_held_out(tiny: Tiny) -> None:

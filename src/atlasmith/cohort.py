@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -24,13 +24,21 @@ from atlasmith.errors import AtlasmithError, InputError, Problem, did_you_mean
 from atlasmith.geometry import Array, Grid
 from atlasmith.io.files import read_json, write_json, write_text
 from atlasmith.io.images import Image, read_grid, read_image
-from atlasmith.io.tables import Subject, parse_covariate, read_tsv, write_cohort, write_tsv
+from atlasmith.io.tables import (
+    COLUMNS,
+    Subject,
+    format_value,
+    parse_covariate,
+    read_tsv,
+    write_cohort,
+    write_tsv,
+)
 from atlasmith.provenance import checksums, made_with
 
 T = TypeVar("T")
 
 ROLES = ("atlas", "target", "train")
-RESERVED = ("participant_id", "role", "image", "labels")  # columns of the checked table
+BUILDS = {"yes": True, "no": False}
 SAME_PLACE = 0.1  # voxels that a qform and an sform may differ by
 
 # Float32 volumes of the template's grid that training holds at its peak. Per image of a batch: both
@@ -85,7 +93,7 @@ def _some(names: Sequence[str]) -> str:
 def _read_table(config: Config, problems: list[Problem]) -> dict[str, dict[str, str]]:
     """Rows of participants.tsv by id (without `sub-`), in its order; faults are added to `problems`."""
     table = config.cohort.bids / "participants.tsv"
-    role = config.cohort.role
+    role, builders = config.cohort.role, config.cohort.builders
     if not table.is_file():
         problems.append(
             Problem(table, "no such file", "cohort.bids must name a BIDS folder with a participants.tsv.")
@@ -104,10 +112,11 @@ def _read_table(config: Config, problems: list[Problem]) -> dict[str, dict[str, 
         )
         return {}
     columns = list(rows[0])
-    for name in ("participant_id", role, *config.cohort.covariates):
+    needed = ["participant_id", role, *([builders] if builders else [])]
+    for name in (*needed, *config.cohort.covariates):
         if name not in columns:
             problems.append(Problem(table, f"there is no column '{name}'", did_you_mean(name, columns)))
-    if "participant_id" not in columns or role not in columns:
+    if not set(needed) <= set(columns):
         return {}
 
     by_id: dict[str, dict[str, str]] = {}
@@ -136,6 +145,7 @@ def _read_table(config: Config, problems: list[Problem]) -> dict[str, dict[str, 
                 "Lower it: each needs two or more.",
             )
         )
+    _check_builders(config, table, rows, problems)
     _hold_out(config, table, by_id, problems)
     _check_roles(config, table, rows, problems)
     for name in config.cohort.covariates:
@@ -191,12 +201,33 @@ def _check_roles(config: Config, table: Path, rows: list[dict[str, str]], proble
         problems.append(Problem(table, "there is only one subject", "A template needs 2 or more."))
 
 
+def _check_builders(config: Config, table: Path, rows: list[dict[str, str]], problems: list[Problem]) -> None:
+    name = config.cohort.builders
+    if name is None:
+        return
+    where = f"{table}: column '{name}'"
+    wrong = [f"'{row[name]}' ({row['participant_id']})" for row in rows if row[name] not in BUILDS]
+    builders = [row for row in rows if row[name] == "yes"]
+    if wrong:
+        problems.append(Problem(where, f"found {_some(wrong)}", "Write yes or no."))
+    elif len(builders) < 2:
+        problems.append(Problem(where, f"{len(builders)} rows say yes", "A template needs 2 or more."))
+    elif config.template.populations > 1 and len(builders) < len(rows):
+        problems.append(
+            Problem(
+                "config: template.populations",
+                f"people of whom {where} says no belong to none",
+                "Give them to `atlasmith segment` instead, one by one, or set cohort.builders to null.",
+            )
+        )
+
+
 def _check_covariate(
     config: Config, name: str, table: Path, rows: list[dict[str, str]], problems: list[Problem]
 ) -> None:
     where = f"{table}: column '{name}'"
     remedy = "Write n/a where a value is missing, or remove the name from cohort.covariates."
-    if name in RESERVED:
+    if name in COLUMNS:
         problems.append(Problem(where, "this name has another use here", "Rename the column."))
         return
     values = {row["participant_id"]: parse_covariate(row[name]) for row in rows}
@@ -205,23 +236,33 @@ def _check_covariate(
         problems.append(Problem(where, "every value is missing", remedy))
         return
     texts = {key: value for key, value in given.items() if isinstance(value, str)}
+    known = {given[key] for row in rows if (key := row["participant_id"]) in given and _builds(config, row)}
+    strangers = [f"'{value}' ({key})" for key, value in texts.items() if value not in known]
     infinite = [key for key, value in given.items() if isinstance(value, float) and not math.isfinite(value)]
     if texts and len(texts) < len(given):
         found = _some([f"'{value}' ({key})" for key, value in texts.items()])
         problems.append(Problem(where, f"{found} is no number, while other rows hold numbers", remedy))
     elif infinite:
         problems.append(Problem(where, f"the value of {_some(infinite)} is no finite number", remedy))
-    elif name in config.template.condition_on and len(set(given.values())) == 1:
+    elif name in config.template.condition_on and len(known) <= 1:
         problems.append(
             Problem(
                 where,
-                f"every value is {next(iter(given.values()))}",
+                f"every value is {next(iter(known), 'missing')}",
                 "A template can't depend on it: remove it from template.condition_on.",
+            )
+        )
+    elif strangers and name in config.template.condition_on:
+        problems.append(
+            Problem(
+                where,
+                f"nobody who makes the template has {_some(strangers)}",
+                f"Write n/a, or let others of that kind make it too: column '{config.cohort.builders}'.",
             )
         )
     else:
         for value in config.template.views.get(name, []):
-            if texts and value not in given.values():
+            if texts and value not in known:
                 problems.append(
                     Problem(f"config: template.views.{name}", f"no subject has {value!r}", f"See {where}.")
                 )
@@ -231,8 +272,22 @@ def _check_covariate(
                 )
 
 
-def read_participants(config: Config) -> list[tuple[str, str]]:
-    """(id without `sub-`, role) of each subject, in the order of participants.tsv, from there alone.
+def _builds(config: Config, row: dict[str, str]) -> bool:
+    name = config.cohort.builders
+    return name is None or BUILDS.get(row[name], True)
+
+
+class Participant(NamedTuple):
+    """A subject as tables have it: id without `sub-`, and the texts of all that is known."""
+
+    id: str
+    role: str
+    builds: bool
+    covariates: tuple[str, ...]
+
+
+def read_participants(config: Config) -> list[Participant]:
+    """The subjects in the order of participants.tsv, from there alone.
 
     Raises `InputError` with every fault of the table.
     """
@@ -240,7 +295,28 @@ def read_participants(config: Config) -> list[tuple[str, str]]:
     rows = _read_table(config, problems)
     if problems:
         raise InputError(problems)
-    return [(name, row[config.cohort.role]) for name, row in rows.items()]
+    return [
+        Participant(
+            name,
+            row[config.cohort.role],
+            _builds(config, row),
+            tuple(format_value(parse_covariate(row[key])) for key in config.cohort.covariates),
+        )
+        for name, row in rows.items()
+    ]
+
+
+def checked_participants(config: Config) -> dict[str, Participant]:
+    """By id, what the cohort stage found when it last ran; nothing where it hasn't."""
+    table = config.layout.cohort
+    rows = read_tsv(table) if table.exists() else []
+    return {
+        name: Participant(
+            name, row["role"], BUILDS[row["builder"]], tuple(row[key] for key in config.cohort.covariates)
+        )
+        for row in rows
+        for name in [row["participant_id"].removeprefix("sub-")]
+    }
 
 
 # The files
@@ -621,7 +697,7 @@ def check_cohort(config: Config) -> CheckedCohort:
         if grid is not None:
             grids[name] = grid
             extent = _attempt(problems, _check_voxels, images[name], config.template.margin)
-            if extent is not None:
+            if extent is not None and _builds(config, rows[name]):
                 extents.append(extent)
         if name not in label_files:
             continue
@@ -672,6 +748,7 @@ def check_cohort(config: Config) -> CheckedCohort:
             image=images[name],
             labels=label_files.get(name),
             covariates={key: parse_covariate(row[key]) for key in config.cohort.covariates},
+            builds=_builds(config, row),
         )
         for name, row in rows.items()
     ]

@@ -31,6 +31,9 @@ class CohortSection(Section):
     suffix: Label = "T1w"
     labels: str | None = Field("derivatives/manual", description="folder of label files, relative to bids")
     role: str = Field("role", description="column of participants.tsv: atlas, target or train")
+    builders: str | None = Field(
+        None, description="column of participants.tsv: yes or no, who makes the template; None: all do"
+    )
     hold_out: list[str] = Field(
         default_factory=list, description="atlases (sub-X) to be segmented and scored as targets are"
     )

@@ -60,7 +60,7 @@ def register_image(
         for part in [*parts, *(f"sub-{atlas.id}" for atlas in atlases)]:
             (view / part).symlink_to((results / part).absolute())
         config = config.model_copy(update={"output": view})
-        person = Subject(name, "target", image, None, values)
+        person = Subject(name, "target", image, None, values, builds=False)
         write_cohort(config.layout.cohort, [*atlases, person], known)
         align_subject(config, name)
         if config.template.populations > 1 and values[POPULATION] is None:

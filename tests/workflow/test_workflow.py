@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -30,16 +29,23 @@ def write_image(path: Path, labels: bool) -> None:
 
 
 def make_cohort(folder: Path, roles: list[str]) -> Path:
-    lines = ["\t".join(["participant_id", "role", "age", "sex", "cdr", "nwbv"])]
+    folder.mkdir()
+    columns = ["participant_id", "role", "builder", "age", "sex", "cdr", "nwbv"]
+    (folder / "participants.tsv").write_text("\t".join(columns) + "\n")
     for index, role in enumerate(roles):
-        name = f"sub-{index:02d}"
-        lines.append("\t".join([name, role, str(60 + index), "FM"[index % 2], "0.5", str(0.7 + index / 100)]))
-        write_image(folder / name / "anat" / f"{name}_T1w.nii.gz", labels=False)
-        if role != "train":
-            dseg = folder / "derivatives" / "manual" / name / "anat" / f"{name}_dseg.nii.gz"
-            write_image(dseg, labels=True)
-    (folder / "participants.tsv").write_text("\n".join(lines) + "\n")
+        join(folder, index, role, "yes")
     return folder
+
+
+def join(folder: Path, index: int, role: str, builder: str) -> None:
+    """One more subject of a cohort in `folder`."""
+    name = f"sub-{index:02d}"
+    write_image(folder / name / "anat" / f"{name}_T1w.nii.gz", labels=False)
+    if role != "train":
+        write_image(folder / "derivatives/manual" / name / "anat" / f"{name}_dseg.nii.gz", labels=True)
+    with (folder / "participants.tsv").open("a") as table:
+        values = [name, role, builder, 60 + index, "FM"[index % 2], 0.5, 0.7 + index / 100]
+        table.write("\t".join(map(str, values)) + "\n")
 
 
 def snakemake(directory: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -68,7 +74,8 @@ def planned(directory: Path, *arguments: object) -> dict[str, int]:
 
 def write_config(folder: Path, bids: Path, **sections: object) -> Path:
     path = folder / "my.yaml"
-    path.write_text(yaml.safe_dump({"cohort": {"bids": str(bids)}, "chunk": 3, **sections}))
+    cohort = {"bids": str(bids), "builders": "builder", "covariates": ["age"]}
+    path.write_text(yaml.safe_dump({"cohort": cohort, "chunk": 3, **sections}))
     return path
 
 
@@ -162,15 +169,12 @@ def finished(folder: Path) -> Path:
     """A config in `folder`, with a cohort and every output there, as if a run had just ended."""
     make_cohort(folder / "bids", ROLES)
     config = write_config(folder, Path("bids"))
+    cohort = [sys.executable, "-m", "atlasmith.cli", "cohort", "--config", config]
+    subprocess.run(cohort, cwd=folder, check=True)
     rows = snakemake(folder, "--summary", "--configfile", config).stdout
     for name in re.findall(r"^(results/\S+)\t", rows, flags=re.MULTILINE):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
-    (folder / "results" / "grid.json").write_text('{"shape": [8, 8, 8]}')
-    plan = yaml.safe_dump(load_config(config).resolved(), sort_keys=False)
-    (folder / "results" / "config.yaml").write_text(plan)
-    made_by = {"GeneratedBy": [{"Name": "atlasmith"}]}
-    (folder / "results" / "dataset_description.json").write_text(json.dumps(made_by))
     touched = snakemake(folder, "--touch", "--forceall", "--cores", 1, "--configfile", config)
     assert touched.returncode == 0, touched.stdout
     for name in (folder / "results").rglob("*desc-propagated_T1w.nii.gz"):
@@ -228,6 +232,53 @@ class TestAfterAFinishedRun:
         jobs = planned(folder, "--configfile", folder / "my.yaml")
         assert (jobs["cohort"], jobs["affine"], jobs["template"], jobs["fuse"]) == (1, 3, 1, 3)
 
+    @pytest.mark.parametrize(
+        ("role", "jobs"),
+        [
+            ("train", {}),
+            ("target", {"propagate": 1, "fuse": 1}),
+            (
+                "atlas",
+                {
+                    "template_labels": 1,
+                    "propagate": 4,
+                    "fuse_train": 1,
+                    "fuse": 4,
+                    "fuse_assess": 1,
+                    "score": 3,
+                },
+            ),
+        ],
+    )
+    def test_who_joins_later_leaves_the_template_alone(
+        self, role: str, jobs: dict[str, int], folder: Path
+    ) -> None:
+        join(folder / "bids", 7, role, "no")
+        own = ["cohort", "affine", "register", "score", "score_summary", "report", "all"]
+        assert planned(folder, "--configfile", folder / "my.yaml") == dict.fromkeys(own, 1) | jobs
+
+    def test_who_joins_in_making_the_template_changes_it(self, folder: Path) -> None:
+        join(folder / "bids", 7, "train", "yes")
+        jobs = planned(folder, "--configfile", folder / "my.yaml")
+        assert (jobs["affine"], jobs["template"], jobs["register"]) == (3, 1, 3)
+
+    def test_a_corrected_covariate_concerns_everyone(self, folder: Path) -> None:
+        table = folder / "bids" / "participants.tsv"
+        table.write_text(table.read_text().replace("\t64\t", "\t46\t"))
+        jobs = planned(folder, "--configfile", folder / "my.yaml")
+        assert (jobs["cohort"], jobs["template"], jobs["fuse"]) == (1, 1, 3)
+
+    def test_who_leaves_leaves_the_template_too(self, folder: Path) -> None:
+        table = folder / "bids" / "participants.tsv"
+        table.write_text(re.sub("sub-04.*\n", "", table.read_text()))
+        jobs = planned(folder, "--configfile", folder / "my.yaml")
+        assert (jobs["cohort"], jobs["affine"], jobs["template"], jobs["fuse"]) == (1, 2, 1, 3)
+
+    def test_other_labels_of_an_atlas_leave_the_template_alone(self, folder: Path) -> None:
+        labels = next((folder / "bids" / "derivatives").rglob("sub-06_dseg.nii.gz"))
+        nib.Nifti1Image(np.ones((8, 8, 8), np.uint8), np.eye(4)).to_filename(labels)
+        assert "template" not in planned(folder, "--configfile", folder / "my.yaml")
+
     def test_the_plan_is_renewed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         stand_in(folder, "touch results/report.html", monkeypatch)
         config = write_config(folder, Path("bids"), report={"subjects": 3})
@@ -259,7 +310,7 @@ class TestAfterAFinishedRun:
     ) -> None:
         stand_in(folder, "echo sub-07 has no image >&2; exit 2", monkeypatch)
         with (folder / "bids" / "participants.tsv").open("a") as table:
-            table.write("sub-07\ttrain\t70\tF\t0\t0.7\n")
+            table.write("sub-07\ttrain\tyes\t70\tF\t0\t0.7\n")
         result = snakemake(folder, "--cores", 1, "--configfile", folder / "my.yaml")
         assert result.returncode != 0
         assert "sub-07 has no image" in result.stdout

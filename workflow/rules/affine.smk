@@ -1,7 +1,8 @@
 rule affine_reference:
     input:
-        cohort=LAYOUT.cohort,
-        grid=LAYOUT.grid,
+        cohort=checked(LAYOUT.cohort, EVER_BUILDERS),
+        grid=checked(LAYOUT.grid, EVER_BUILDERS),
+        images=files_of(CONFIG.cohort.bids, BUILDERS, CONFIG.cohort.suffix),
     output:
         LAYOUT.affine_reference,
     log:
@@ -15,6 +16,7 @@ rule affine_reference:
         version=VERSION,
         config=LAYOUT.config,
         digest=CONFIG.digest("affine"),
+        people=known(BUILDERS),
     shell:
         "atlasmith affine-reference --config {params.config:q} > {log:q} 2>&1"
 
@@ -25,7 +27,8 @@ for number, chunk in chunks(SUBJECTS):
         name:
             f"affine_{number}"
         input:
-            cohort=LAYOUT.cohort,
+            cohort=checked(LAYOUT.cohort, chunk),
+            images=files_of(CONFIG.cohort.bids, chunk, CONFIG.cohort.suffix),
             reference=LAYOUT.affine_reference,
         output:
             transforms=[LAYOUT.affine(subject) for subject in chunk],
@@ -42,5 +45,6 @@ for number, chunk in chunks(SUBJECTS):
             config=LAYOUT.config,
             digest=CONFIG.digest("affine"),
             subjects=chunk,
+            people=known(chunk),
         shell:
             "atlasmith affine --config {params.config:q} --subjects {params.subjects} > {log:q} 2>&1"

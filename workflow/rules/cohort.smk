@@ -1,4 +1,4 @@
-# Every file of the user is an input here, and the stages that follow depend on the table.
+# Every file of the user is an input here. What follows depends on the table as `checked` says.
 #
 # The outputs are updated, not deleted beforehand: what is there stays when the verb refuses the cohort.
 # The resolved config is written too, but isn't declared: it is newer than the results after a change of the
@@ -7,7 +7,7 @@ rule cohort:
     input:
         TABLE,
         files_of(CONFIG.cohort.bids, SUBJECTS, CONFIG.cohort.suffix),
-        files_of(LABELS, ATLASES, "dseg"),
+        ATLAS_FILES,
     output:
         update(LAYOUT.cohort),
         update(LAYOUT.labels),

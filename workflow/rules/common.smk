@@ -1,6 +1,7 @@
 try:
     CONFIG = parse_config(config)
     PARTICIPANTS = read_participants(CONFIG)
+    CHECKED = checked_participants(CONFIG)
     check_folder(CONFIG.output)
 except AtlasmithError as error:
     raise WorkflowError(str(error)) from None
@@ -9,9 +10,11 @@ LAYOUT = CONFIG.layout
 TABLE = CONFIG.cohort.bids / "participants.tsv"
 LABELS = CONFIG.cohort.bids / (CONFIG.cohort.labels or "")
 VERSION = atlasmith.__version__
-SUBJECTS = [subject for subject, _ in PARTICIPANTS]
-ATLASES = [subject for subject, role in PARTICIPANTS if role == "atlas"]
-TARGETS = [subject for subject, role in PARTICIPANTS if role == "target"]
+SUBJECTS = [person.id for person in PARTICIPANTS]
+ATLASES = [person.id for person in PARTICIPANTS if person.role == "atlas"]
+TARGETS = [person.id for person in PARTICIPANTS if person.role == "target"]
+PEOPLE = {person.id: person for person in PARTICIPANTS}
+BUILDERS = [person.id for person in PARTICIPANTS if person.builds]
 # Learned methods need networks, and atlases propagated to atlases to train them.
 NETWORKS = CONFIG.fusion.networks
 # Atlases are segmented too, each by the others, and tell what a target's segmentation is worth.
@@ -28,6 +31,48 @@ def files_of(folder, subjects, suffix):
         (folder / f"sub-{subject}" / "anat").glob(f"sub-{subject}*_{suffix}.nii*") for subject in subjects
     ]
     return [str(path) for paths in found for path in sorted(paths)]
+
+
+NAMES = [str(path) for path in LABELS.glob("dseg.tsv")]
+ATLAS_FILES = files_of(LABELS, ATLASES, "dseg") + NAMES
+
+
+def ever(test):
+    """Ids of people for whom `test` holds, now or when the cohort was checked."""
+    return list(dict.fromkeys(p.id for p in (*PARTICIPANTS, *CHECKED.values()) if test(p)))
+
+
+EVERYONE = ever(lambda person: True)
+EVER_BUILDERS = ever(lambda person: person.builds)
+LIBRARY = [*ever(lambda person: person.role == "atlas"), *ATLAS_FILES]
+
+
+def is_newer(file):
+    """Than the check of the cohort."""
+    return not CHECKED or Path(file).stat().st_mtime > LAYOUT.cohort.stat().st_mtime
+
+
+def is_news(subject):
+    """Whether the table says something else of a subject than when it was checked, or the image is newer."""
+    images = files_of(CONFIG.cohort.bids, [subject], CONFIG.cohort.suffix)
+    return CHECKED.get(subject) != PEOPLE.get(subject) or any(is_newer(image) for image in images)
+
+
+NEWS = {*filter(is_news, EVERYONE), *filter(is_newer, ATLAS_FILES)}
+
+
+def checked(file, concerns):
+    """An output of the cohort stage, as the input of a job that some subjects, or files of labels, concern.
+
+    It is written anew whenever anyone joins or leaves. The job waits for that, and runs again, only when there
+    is news of what concerns it; else the file is as good before as after.
+    """
+    return ancient(before_update(file)) if NEWS.isdisjoint(concerns) else file
+
+
+def known(subjects):
+    """What the table says of them, as a parameter of their jobs."""
+    return [" ".join(map(str, PEOPLE[subject])) for subject in subjects]
 
 
 def hold_output():
@@ -59,9 +104,16 @@ def renew_plan():
 def chunks(subjects):
     """(number, subjects) of each job: a chunk of them shares one start of Python. No wildcard can name a set of
     subjects, hence rules for each. The order is the table's, so that subjects added to its end leave others'
-    jobs as they are."""
+    jobs as they are; those who don't make the template have chunks of their own, by role."""
+    alike = {}
+    for subject in subjects:
+        person = PEOPLE[subject]
+        alike.setdefault("builder" if person.builds else person.role, []).append(subject)
     size = CONFIG.chunk
-    return enumerate((subjects[start : start + size] for start in range(0, len(subjects), size)), start=1)
+    return enumerate(
+        (group[start : start + size] for group in alike.values() for start in range(0, len(group), size)),
+        start=1,
+    )
 
 
 # Atlases are segmented apart: they teach fusion, and what a target's segmentation is worth.

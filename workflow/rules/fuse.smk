@@ -2,7 +2,7 @@ if NETWORKS:
 
     rule fuse_train:
         input:
-            cohort=LAYOUT.cohort,
+            cohort=checked(LAYOUT.cohort, LIBRARY),
             labels=[LAYOUT.propagated_labels(atlas) for atlas in ATLASES],
             images=[LAYOUT.propagated_images(atlas) for atlas in ATLASES],
             sidecars=[LAYOUT.propagated_sidecar(atlas) for atlas in ATLASES],
@@ -30,7 +30,7 @@ for role, number, chunk in SEGMENTED:
         name:
             f"fuse_{role}_{number}"
         input:
-            cohort=LAYOUT.cohort,
+            cohort=checked(LAYOUT.cohort, [*LIBRARY, *chunk]),
             labels=[LAYOUT.propagated_labels(subject) for subject in chunk],
             images=[LAYOUT.propagated_images(subject) for subject in chunk],
             sidecars=[LAYOUT.propagated_sidecar(subject) for subject in chunk],
@@ -63,8 +63,8 @@ if ASSESS:
 
     rule fuse_assess:
         input:
-            cohort=LAYOUT.cohort,
-            manual=files_of(LABELS, ATLASES, "dseg"),
+            cohort=checked(LAYOUT.cohort, LIBRARY),
+            manual=ATLAS_FILES,
             propagated=[LAYOUT.propagated_labels(atlas) for atlas in ATLASES],
             sidecars=[LAYOUT.propagated_sidecar(atlas) for atlas in ATLASES],
             segmentations=[

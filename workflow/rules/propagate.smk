@@ -5,7 +5,8 @@ for role, number, chunk in SEGMENTED:
         name:
             f"propagate_{role}_{number}"
         input:
-            cohort=LAYOUT.cohort,
+            cohort=checked(LAYOUT.cohort, [*LIBRARY, *chunk]),
+            manual=ATLAS_FILES,
             atlases=[LAYOUT.forward(atlas) for atlas in ATLASES],
             inverse=[inverse_of(subject) for subject in chunk],
             looks=to_compare(chunk),
@@ -33,7 +34,8 @@ for role, number, chunk in SEGMENTED:
 
 rule template_labels:
     input:
-        cohort=LAYOUT.cohort,
+        cohort=checked(LAYOUT.cohort, LIBRARY),
+        manual=ATLAS_FILES,
         template=LAYOUT.template_image,
         atlases=[LAYOUT.forward(atlas) for atlas in ATLASES],
     output:

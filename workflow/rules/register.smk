@@ -4,7 +4,7 @@ for number, chunk in chunks(SUBJECTS):
         name:
             f"register_{number}"
         input:
-            cohort=LAYOUT.cohort,
+            cohort=checked(LAYOUT.cohort, chunk),
             weights=LAYOUT.template_weights,
             template=LAYOUT.template_image,
             images=[LAYOUT.affine_image(subject) for subject in chunk],
@@ -28,5 +28,6 @@ for number, chunk in chunks(SUBJECTS):
             config=LAYOUT.config,
             digest=CONFIG.digest("register"),
             subjects=chunk,
+            people=known(chunk),
         shell:
             "atlasmith register --config {params.config:q} --subjects {params.subjects} > {log:q} 2>&1"

@@ -1,6 +1,6 @@
 rule report:
     input:
-        cohort=LAYOUT.cohort,
+        cohort=checked(LAYOUT.cohort, EVERYONE),
         scores=LAYOUT.scores,
         summary=LAYOUT.summary,
         template=LAYOUT.template_image,

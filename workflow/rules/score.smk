@@ -5,7 +5,7 @@ for number, chunk in chunks(SUBJECTS):
             f"score_{number}"
         input:
             [to_score(subject) for subject in chunk],
-            cohort=LAYOUT.cohort,
+            cohort=checked(LAYOUT.cohort, chunk),
         output:
             [LAYOUT.subject_scores(subject) for subject in chunk],
         log:
@@ -26,7 +26,7 @@ for number, chunk in chunks(SUBJECTS):
 
 rule score_summary:
     input:
-        cohort=LAYOUT.cohort,
+        cohort=checked(LAYOUT.cohort, EVERYONE),
         subjects=[LAYOUT.subject_scores(subject) for subject in SUBJECTS],
     output:
         LAYOUT.scores,

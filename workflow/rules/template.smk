@@ -2,7 +2,7 @@ if CONFIG.template.populations > 1:
 
     rule populations:
         input:
-            cohort=LAYOUT.cohort,
+            cohort=checked(LAYOUT.cohort, EVERYONE),
             images=[LAYOUT.affine_image(subject) for subject in SUBJECTS],
         output:
             LAYOUT.populations,
@@ -24,8 +24,9 @@ if CONFIG.template.populations > 1:
 # Checkpoints are undeclared files, so a killed training goes on from the last one.
 rule template:
     input:
-        cohort=LAYOUT.cohort,
-        images=[LAYOUT.affine_image(subject) for subject in SUBJECTS],
+        cohort=checked(LAYOUT.cohort, EVER_BUILDERS + (ATLAS_FILES if CONFIG.template.labels else [])),
+        images=[LAYOUT.affine_image(subject) for subject in BUILDERS],
+        labels=ATLAS_FILES if CONFIG.template.labels else [],
         populations=[LAYOUT.populations] if CONFIG.template.populations > 1 else [],
     output:
         LAYOUT.template_weights,
@@ -41,11 +42,12 @@ rule template:
     threads: CONFIG.processes
     resources:
         mem_mb=memory("template"),
-        runtime=runtime("template", SUBJECTS),
+        runtime=runtime("template", BUILDERS),
     params:
         version=VERSION,
         config=LAYOUT.config,
         digest=CONFIG.digest("template"),
+        people=known(BUILDERS),
         # They come to the same template, so their number is no reason to train again.
         launch=lambda wildcards, output, threads: together(CONFIG.processes, threads),
     shell:

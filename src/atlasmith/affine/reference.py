@@ -71,7 +71,8 @@ def build_reference(config: Config) -> None:
     layout = config.layout
     grid = Grid.from_dict(read_json(layout.grid))
     spacing = min(grid.tensor_spacing)
-    subjects = choose(read_cohort(layout.cohort), config.affine.reference_subjects)
+    builders = [subject for subject in read_cohort(layout.cohort) if subject.builds]
+    subjects = choose(builders, config.affine.reference_subjects)
     rounds = config.affine.iterations
     engine = look_up(ENGINES, config.affine.engine, "affine engine")
 

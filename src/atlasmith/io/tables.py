@@ -14,6 +14,7 @@ from atlasmith.io.files import write_text
 from atlasmith.naming import POPULATIONS
 
 MISSING = "n/a"
+COLUMNS = ("participant_id", "role", "image", "labels", "builder")  # of the checked cohort, then covariates
 # In place of a label, in rows of scores.
 MEAN = "mean"  # of the mean over labels
 ALL = "all"  # of all labels together
@@ -58,6 +59,7 @@ class Subject:
 
     id: without `sub-`. role: atlas, target or train. labels: None where there are none.
     covariates: a number (continuous), a text (categorical) or None (missing), by name.
+    builds: takes part in making the template.
     """
 
     id: str
@@ -65,6 +67,7 @@ class Subject:
     image: Path
     labels: Path | None = None
     covariates: dict[str, float | str | None] = field(default_factory=dict)
+    builds: bool = True
 
 
 def write_cohort(path: str | Path, subjects: Sequence[Subject], covariates: Sequence[str]) -> None:
@@ -74,11 +77,12 @@ def write_cohort(path: str | Path, subjects: Sequence[Subject], covariates: Sequ
             "role": subject.role,
             "image": subject.image,
             "labels": subject.labels,
+            "builder": "yes" if subject.builds else "no",
             **subject.covariates,
         }
         for subject in subjects
     ]
-    write_tsv(path, rows, ["participant_id", "role", "image", "labels", *covariates])
+    write_tsv(path, rows, [*COLUMNS, *covariates])
 
 
 def read_cohort(path: str | Path) -> list[Subject]:
@@ -96,8 +100,9 @@ def read_cohort(path: str | Path) -> list[Subject]:
             covariates={
                 name: parse_covariate(value)
                 for name, value in {**row, **populations.get(row["participant_id"], {})}.items()
-                if name not in ("participant_id", "role", "image", "labels")
+                if name not in COLUMNS
             },
+            builds=row["builder"] == "yes",
         )
         for row in read_tsv(path)
     ]

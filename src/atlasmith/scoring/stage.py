@@ -81,7 +81,7 @@ def summarise(config: Config) -> None:
     for subject in subjects:
         for row in read_tsv(_existing(layout.subject_scores(subject.id), "score")):
             rows.append({**row, "value": _number(row["value"])})
-    rows += _template_rows(config, subjects)
+    rows += _template_rows(config, [subject for subject in subjects if subject.builds])
     write_tsv(layout.scores, rows, COLUMNS)
     write_tsv(layout.summary, _summary_rows(config, rows), SUMMARY)
     write_tsv(layout.comparisons, _comparison_rows(config, rows), COMPARISONS)

@@ -58,12 +58,12 @@ class _Features:
 
 
 def train(config: Config) -> None:
-    """Train on every subject's aligned image; write weights, training table and template images.
+    """Train on the aligned images of all who build the template; write weights, training table and templates.
 
     A killed run goes on from its checkpoint to the same weights. Under torchrun the processes share each
     batch and each round of refinement, and come to the same template but for rounding.
     """
-    subjects = read_cohort(config.layout.cohort)
+    subjects = [subject for subject in read_cohort(config.layout.cohort) if subject.builds]
     refinement = config.template.refinement
     fewest = min(len(subjects), refinement.subjects if refinement.rounds else len(subjects))
     with processes.joined(config.template.batch_size, fewest):
