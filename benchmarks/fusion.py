@@ -6,6 +6,9 @@ The atlases are propagated to the first so many targets again, into a temporary 
 table: Dice and HD95 (means over labels, then targets, in the native grid) with the 95 % interval of Dice, and
 the median seconds from warped atlases in memory to labels. ANTs' is skipped where antspyx is missing.
 
+How well probabilities are calibrated follows, where voters disagree: VoteNet's, that an atlas is right, and
+those of each label that `evidence` gives; the expected calibration error (Guo et al. 2017) in 15 bins.
+
 With `--atlases N` the first N atlases of the cohort are the library, and with `--closest N` the N that look
 most like a target vote; networks are trained anew for either.
 
@@ -22,6 +25,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
@@ -36,8 +40,8 @@ from atlasmith.config import FusionSection, JLFSection, load_config
 from atlasmith.fusion import train_fusers
 from atlasmith.fusion.apply import on_native
 from atlasmith.fusion.evidence import read_court
-from atlasmith.fusion.methods import FUSERS, Fuser, Share, Votes, shares
-from atlasmith.fusion.stack import Stack, read_stack
+from atlasmith.fusion.methods import FUSERS, Fuser, Share, Votes, plurality, shares
+from atlasmith.fusion.stack import Stack, disputed, read_stack
 from atlasmith.fusion.votenet import Trust
 from atlasmith.geometry import Array, Grid
 from atlasmith.io.images import Image, read_grid, read_labels
@@ -45,6 +49,9 @@ from atlasmith.io.tables import read_cohort, read_label_values, write_cohort
 from atlasmith.overlap import label_index
 from atlasmith.propagate import propagate
 from atlasmith.scoring import metrics, statistics
+from atlasmith.warp import pull_labels
+
+BINS = 15
 
 # A target's atlases and its own grid, VoteNet's trust and the verdict on evidence, to labels on that grid.
 Method = Callable[[Stack, Grid, Callable[[], Array], Callable[[], Iterator[Share]]], Array]
@@ -92,6 +99,15 @@ def _hd95(grid: Grid, found: Array, truth: Array) -> float:
     return metrics.hd95_mm(metrics.surface_distances(*masks, grid.tensor_spacing))
 
 
+def calibration_error(judged: list[tuple[Array, Array]]) -> float:
+    """Of probabilities and whether what they speak for is right: the mean over bins, by how much falls into
+    each, of how far the mean probability is from the share that is right."""
+    values, hits = (np.concatenate(parts) for parts in zip(*judged, strict=True))
+    places = np.minimum((values * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(places, values - hits, BINS)
+    return float(np.abs(gaps).sum() / len(values))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -128,6 +144,7 @@ def main() -> None:
     dice: dict[str, list[float]] = {name: [] for name in methods}
     hd95: dict[str, list[float]] = {name: [] for name in methods}
     seconds: dict[str, list[float]] = {name: [] for name in methods}
+    judged: dict[str, list[tuple[Array, Array]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         there = Path(folder) / "run"
         made = ["*propagated*", "cohort.tsv"]
@@ -144,7 +161,16 @@ def main() -> None:
             if not config.layout.propagated_images(target.id).exists():
                 propagate(config, target.id)
             stack, native = read_stack(config.layout, target), read_grid(target.image)
-            truth = read_labels(target.labels).data
+            manual = read_labels(target.labels)
+            truth = manual.data
+            own, where = pull_labels(truth, manual.grid, [], stack.grid).numpy().ravel(), disputed(stack)
+            if "votenet" in methods:
+                said = judge()(stack).reshape(len(stack.labels), -1)[:, where]
+                voted = stack.labels.reshape(len(stack.labels), -1)[:, where]
+                judged["VoteNet"].append((said.ravel(), (voted == own[where]).ravel()))
+            if "evidence" in methods:
+                labelled, said = plurality(jury().verdict(stack, target.id), stack.target.shape)
+                judged["evidence"].append((said.ravel()[where], labelled.ravel()[where] == own[where]))
             for name in list(methods):
                 trust = cache(lambda stack=stack: judge()(stack))
                 start = time.perf_counter()
@@ -174,6 +200,8 @@ def main() -> None:
             f"| {name} | {np.mean(values):.4f} | {low:.3f} to {high:.3f} | {np.mean(hd95[name]):.2f} "
             f"| {np.median(seconds[name]):.1f} |"
         )
+    for name, pairs in judged.items():
+        print(f"\n{name}: calibration error {100 * calibration_error(pairs):.1f} %")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from safetensors import SafetensorError
 
 from atlasmith import __version__
 from atlasmith.cli import ONCE, PER_SUBJECT, main
@@ -139,6 +142,57 @@ def test_a_stages_error_is_a_message(
     assert (
         capsys.readouterr().err == "atlasmith report: grid.json is missing. Run `atlasmith cohort` first.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "parts"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x.nii.gz"), ["x.nii.gz", "The disk is full"]),
+        (OSError("write failed (file x.h5, error message = 'No space left on device')"), ["x.h5", "is full"]),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), ["is full"]),
+        (OSError(errno.EROFS, "Read-only file system", "x.tsv"), ["x.tsv", "Nothing can be written"]),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x.nii.gz"), ["x.nii.gz", "was there"]),
+        (MemoryError(), ["out of memory", "docs/scaling.md"]),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), ["out of memory"]),
+    ],
+    ids=["full disk", "HDF5's", "safetensors'", "read-only", "vanished", "memory", "torch's memory"],
+)
+def test_faults_of_the_system_are_messages(
+    error: Exception,
+    parts: list[str],
+    config: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fails(config: object) -> None:
+        raise error
+
+    monkeypatch.setitem(ONCE, "report", (fails, ""))
+    assert main(["report", "--config", config]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("atlasmith report: ") and "What is finished stays" in message
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="no limits of file size here")
+def test_a_file_that_cant_be_finished_isnt_there(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys, numpy as np\n"
+        "from atlasmith import cli\n"
+        "from atlasmith.geometry import Grid\n"
+        "from atlasmith.io.images import write_image\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "image, grid = np.random.default_rng(0).random((40, 40, 40)), Grid((40, 40, 40), np.eye(4))\n"
+        "cli.ONCE['report'] = (lambda config: write_image(sys.argv[2], image, grid), '')\n"
+        "sys.exit(cli.main(['report', '--config', sys.argv[1]]))\n"
+    )
+    config, image = tmp_path / "config.yaml", tmp_path / "x.nii.gz"
+    config.write_text("cohort: {bids: somewhere}\n")
+    ended = subprocess.run([sys.executable, "-c", code, config, image], capture_output=True, text=True)
+    assert ended.returncode == 2, ended.stderr
+    assert "may not grow so large" in ended.stderr and "Traceback" not in ended.stderr
+    assert sorted(tmp_path.iterdir()) == [config]
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

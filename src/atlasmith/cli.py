@@ -12,7 +12,7 @@ from pathlib import Path
 
 from atlasmith import __version__
 from atlasmith.config import Config, load_config
-from atlasmith.errors import AtlasmithError
+from atlasmith.errors import AtlasmithError, system_fault
 
 # Each verb imports its stage when it is called: `atlasmith --help` and the affine stage need no torch.
 
@@ -248,6 +248,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run(args)
     except AtlasmithError as error:
         print(f"atlasmith {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        fault = system_fault(error)
+        if fault is None:
+            raise
+        print(f"atlasmith {args.verb}: {fault} What is finished stays; start again.", file=sys.stderr)
         return 2
     if args.verb in {**ONCE, **PER_SUBJECT}:
         print(f"atlasmith {args.verb}: {time.monotonic() - start:.1f} s, {_memory():.2f} GiB at most")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,36 @@ class InputError(AtlasmithError):
         count = len(self.problems)
         head = f"{count} problem{'s' if count != 1 else ''} found:"
         super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
+
+
+# What the system says when it can't go on, and what that means for the user.
+FAULTS = {
+    errno.ENOSPC: "The disk is full.",
+    errno.EDQUOT: "Your quota is used up.",
+    errno.EFBIG: "Files may not grow so large here.",
+    errno.EROFS: "Nothing can be written there.",
+    errno.EACCES: "You may not read or write there.",
+    errno.ENOENT: "It was there when the cohort was checked, or an earlier stage should have made it.",
+    errno.EIO: "The disk, or the way to it, fails.",
+    errno.ENOMEM: "Give the job more memory, or see docs/scaling.md for what takes less.",
+}
+NO_MEMORY = ("can't allocate memory", "out of memory")  # as torch has it
+
+
+def system_fault(error: Exception) -> str | None:
+    """A message about a full disk, a vanished file, too little memory and the like; None for other errors.
+
+    Libraries hand on the system's words, but often no number.
+    """
+    said = str(error)
+    if isinstance(error, MemoryError) or any(words in said for words in NO_MEMORY):
+        return f"out of memory. {FAULTS[errno.ENOMEM]}"
+    for number, meaning in FAULTS.items():
+        if getattr(error, "errno", None) == number:
+            return f"{getattr(error, 'filename', None) or 'a file'}: {os.strerror(number)}. {meaning}"
+        if os.strerror(number) in said:
+            return f"{said}. {meaning}"
+    return None
 
 
 def did_you_mean(value: str, choices: Iterable[str]) -> str:

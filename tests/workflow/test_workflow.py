@@ -286,6 +286,15 @@ class TestAfterAFinishedRun:
         assert result.returncode == 0, result.stdout
         assert load_config(folder / "results" / "config.yaml") == load_config(config)
 
+    def test_a_job_that_is_killed_for_memory_says_so(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stand_in(folder, "kill -9 $$", monkeypatch)
+        config = write_config(folder, Path("bids"), report={"subjects": 3})
+        result = snakemake(folder, "--cores", 1, "--configfile", config)
+        assert result.returncode != 0
+        assert "the job was killed: most likely memory ran out" in result.stdout
+
     def test_a_second_run_on_the_same_output_is_refused(self, folder: Path) -> None:
         config = write_config(folder, Path("bids"), report={"subjects": 3})
         with hold(load_config(config).model_copy(update={"output": folder / "results"}).layout.lock):

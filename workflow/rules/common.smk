@@ -21,8 +21,12 @@ NETWORKS = CONFIG.fusion.networks
 ASSESS = CONFIG.fusion.assess and len(ATLASES) > 1
 # With labels in the objective, atlases are registered a second time, without their own.
 BLIND = set(ATLASES) if CONFIG.template.labels else set()
-# Jobs run the `atlasmith` of the active environment, or else that of Snakemake's own Python.
-shell.prefix(f'PATH="$PATH:"{quote(str(Path(sys.executable).parent))}; ')
+# Jobs run the `atlasmith` of the active environment, or else that of Snakemake's own Python. Who is killed can't say so.
+KILLED = "the job was killed: most likely memory ran out. Give it more (resources: mem_mb), or see docs/scaling.md."
+shell.prefix(
+    f'PATH="$PATH:"{quote(str(Path(sys.executable).parent))}; '
+    f"trap '[ $? -ne 137 ] || echo \"{KILLED}\" >&2' EXIT; "
+)
 
 
 def files_of(folder, subjects, suffix):
