@@ -165,7 +165,7 @@ def test_memory_does_not_grow_with_the_number_of_labels() -> None:
     assert peaks[1] < 1.3 * peaks[0]
 
 
-def phantom_library(folder: Path) -> Config:
+def phantom_library(folder: Path, atlases: int = 8) -> Config:
     """A cohort in which each propagated atlas is misregistered in one half of the image, at random."""
     random = np.random.default_rng(1)
     config = parse_config(
@@ -190,8 +190,8 @@ def phantom_library(folder: Path) -> Config:
         return (np.select([labels == 2, labels == 1], [0.9, 0.5], 0.1)).astype(np.float32), labels
 
     subjects = []
-    for index in range(12):
-        name, role = f"{index:02d}", "atlas" if index < 8 else "target"
+    for index in range(atlases + 4):
+        name, role = f"{index:02d}", "atlas" if index < atlases else "target"
         image, labels = picture(np.zeros_like(x), np.zeros_like(x))
         paths = folder / f"{name}_T1w.nii.gz", folder / f"{name}_dseg.nii.gz"
         write_image(
@@ -199,7 +199,7 @@ def phantom_library(folder: Path) -> Config:
         )
         write_image(paths[1], labels[..., None], grid)
         subjects.append(Subject(name, role, paths[0], paths[1]))
-        voters = [k for k in range(8) if k != index]
+        voters = [k for k in range(atlases) if k != index]
         stack = []
         for _ in voters:
             angle = random.uniform(0, 2 * np.pi)
@@ -235,6 +235,23 @@ def test_networks_find_out_which_half_to_trust(tmp_path: Path) -> None:
     assert mean["votenet"] > mean["majority"] + 0.03
     assert mean["votenet_hard"] > mean["majority"] + 0.03
     assert mean["evidence"] > mean["majority"] + 0.05
+
+
+def test_three_atlases_teach_something(tmp_path: Path) -> None:
+    # Each of them is disputed by two, a target by three: shares of votes that no jury has met.
+    config = phantom_library(tmp_path, atlases=3)
+    section = config.fusion.model_copy(update={"methods": ["majority", "evidence"]})
+    config = config.model_copy(update={"fusion": section})
+    train_fusers(config)
+    right: dict[str, list[float]] = {method: [] for method in section.methods}
+    for subject in read_cohort(config.layout.cohort)[3:]:
+        fuse_subject(config, subject.id)
+        truth = read_labels(subject.labels).data
+        for method in right:
+            right[method].append(
+                np.mean(read_labels(config.layout.segmentation(subject.id, method)).data == truth)
+            )
+    assert np.mean(right["evidence"]) > np.mean(right["majority"]) + 0.04
 
 
 def trained_shortly(config: Config) -> Config:

@@ -43,6 +43,9 @@ REACH = 5  # voxels that evidence looks beyond a label's box
 SURE, FEW = 0.9, 20  # a label is sure of voxels with that share of votes, if there are so many
 NOISE = 0.02  # SD of intensities within a label at least; images are in [0, 1]
 LIMIT = 5.0  # of a deviation, in SDs
+# SD of evidence at least: what is constant where two atlases vote on a third varies where three vote.
+ALIKE = 0.1
+DECAY = 60.0  # of weights, over atlases and labels: the fewer borders seen, the less is to be made of each
 CODE = 6  # what the network remembers of a label: so many numbers
 BATCH = 4096  # voxels a step
 CHUNK = 65536  # voxels of one forward pass
@@ -389,7 +392,7 @@ def _fit(
         known = torch.nonzero(taught[owner, k])[:, 0]
         present = evidence(k, known)[labels[known] >= 0]
         jury.mean.copy_(present.mean(0))
-        jury.deviation.copy_(present.std(0) + 1e-3)
+        jury.deviation.copy_(present.std(0).clamp(min=ALIKE))
 
     def loss(k: int, voxels: Tensor) -> Tensor:
         logits = juries.each[k](evidence(k, voxels).to(device), labels[voxels].to(device))
@@ -407,7 +410,8 @@ def _fit(
             terms["validation"] = torch.stack(judged).sum() / (~known).sum()
         return terms
 
-    learn(config, "evidence", training, juries, step, len(atlases))
+    decay = DECAY / (len(atlases) * (juries.each[0].codes.num_embeddings - 1))
+    learn(config, "evidence", training, juries, step, len(atlases), decay)
 
 
 def positions(labels: Array, values: Array) -> Array:

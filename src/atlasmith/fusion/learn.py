@@ -19,14 +19,15 @@ def learn(
     network: nn.Module,
     step: Callable[[int], dict[str, Tensor]],
     atlases: int,
+    decay: float = 0.01,
 ) -> None:
-    """Fit a network on so many atlases, by `step` as `fit` has it, with AdamW, in the settings of the fuser
-    `name`, to the table and checkpoint of `training`."""
+    """Fit a network on so many atlases, by `step` as `fit` has it, with AdamW of that decay of weights, in
+    the settings of the fuser `name`, to the table and checkpoint of `training`."""
     settings, layout = getattr(config.fusion, name), config.layout
     stages = ("cohort", "affine", "template", "register", "fusion")
     fit(
         module=network,
-        optimiser=torch.optim.AdamW(network.parameters(), lr=settings.learning_rate),
+        optimiser=torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=decay),
         step=step,
         steps=settings.steps,
         checkpoint=layout.fuser_checkpoint(training),
