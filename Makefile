@@ -13,7 +13,7 @@ demo: .venv/.demo demo/participants.tsv
 	atlasmith demo-grade --config config.yaml
 
 test: .venv/.dev lint dry-runs
-	pytest
+	OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile
 
 lint: .venv/.dev demo/participants.tsv
 	ruff check .

@@ -9,8 +9,8 @@ the median seconds from warped atlases in memory to labels. ANTs' is skipped whe
 How well probabilities are calibrated follows, where voters disagree: VoteNet's, that an atlas is right, and
 those of each label that `evidence` gives; the expected calibration error (Guo et al. 2017) in 15 bins.
 
-With `--atlases N` the first N atlases of the cohort are the library, and with `--closest N` the N that look
-most like a target vote; networks are trained anew for either.
+With `--atlases N` the first N atlases of the cohort, after so many as `--skip` says, are the library; with
+`--closest N` the N that look most like a target vote. Networks are trained anew for either.
 
 With `--leave-one-out` everyone who has labels is an atlas, and segmented by all others; `evidence` is trained
 anew, and decides by the juries alone that didn't learn from the person. VoteNet isn't cross-fitted so, and is
@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a finished output folder")
     parser.add_argument("--targets", type=int, default=12)
     parser.add_argument("--atlases", type=int)
+    parser.add_argument("--skip", type=int, default=0)
     parser.add_argument("--closest", type=int)
     parser.add_argument("--leave-one-out", action="store_true")
     parser.add_argument("--methods", nargs="*", default=[*FUSERS, "ANTs JLF"])
@@ -130,8 +131,9 @@ def main() -> None:
         everyone = [s if s.labels is None else replace(s, role="atlas") for s in everyone]
         targets = [s for s in everyone if s.role == "atlas"]
     elif options.atlases:
-        spare = [s for s in everyone if s.role == "atlas"][options.atlases :]
-        everyone = [s for s in everyone if s not in spare]
+        atlases = [s for s in everyone if s.role == "atlas"]
+        kept = atlases[options.skip : options.skip + options.atlases]
+        everyone = [s for s in everyone if s in kept or s not in atlases]
     fusers = [name for name in options.methods if name in FUSERS]
     fusion = config.fusion.model_copy(update={"methods": fusers, "closest": options.closest})
     config = config.model_copy(update={"fusion": fusion})

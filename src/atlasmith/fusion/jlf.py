@@ -30,8 +30,8 @@ def joint_label_fusion(labels: Array, images: Array, target: Array, settings: JL
     values, index = np.unique(labels, return_inverse=True)
     index = index.reshape(labels.shape)
     disputed = (index != index[0]).any(axis=0)
-    votes = np.zeros((len(values), *target.shape), dtype=np.float32)
-    np.put_along_axis(votes, index[:1].astype(np.int64), 1, axis=0)
+    everywhere = tuple(slice(0, n) for n in target.shape)
+    shares = None
     if disputed.any():
         active = binary_dilation(disputed, np.ones((2 * settings.patch + 1,) * target.ndim))
         box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(active))
@@ -41,12 +41,13 @@ def joint_label_fusion(labels: Array, images: Array, target: Array, settings: JL
             _padded(torch.from_numpy(x), margin)[:, *wide]
             for x in (images, index.astype(np.float32), target[None])
         )
-        gained = _votes(pictures, positions, own[0], np.argwhere(active[box]), len(values), settings)
-        votes[:, disputed] = gained[:, disputed[box]]
-    total = np.maximum(votes.sum(axis=0), np.finfo(np.float32).tiny)
-    everywhere = tuple(slice(0, n) for n in target.shape)
+        shares = _votes(pictures, positions, own[0], np.argwhere(active[box]), len(values), settings)
+        shares /= np.maximum(shares.sum(axis=0), np.finfo(np.float32).tiny)
     for position, value in enumerate(values):
-        yield int(value), everywhere, votes[position] / total
+        share = (index[0] == position).astype(np.float32)
+        if shares is not None:
+            share[box] = np.where(disputed[box], shares[position], share[box])
+        yield int(value), everywhere, share
 
 
 def joint_weights(errors: Tensor, alpha: float, beta: float) -> Tensor:
