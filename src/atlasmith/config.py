@@ -214,6 +214,7 @@ class Config(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     chunk: Count = Field(8, description="subjects a job")
     processes: Count = Field(1, description="that train the template together, each on its own GPU")
+    threads: Count = Field(2, description="of a training, of all its processes together")
     cohort: CohortSection
     affine: AffineSection = AffineSection()
     template: TemplateSection = TemplateSection()

@@ -145,12 +145,14 @@ def runtime(stage, people):
     )
 
 
-def together(processes, threads):
-    """What starts a verb in several processes that work together and share so many threads."""
-    if processes == 1:
-        return ""
-    each = max(threads // processes, 1)
-    return f"OMP_NUM_THREADS={each} torchrun --standalone --nproc-per-node {processes} --no-python "
+def launch(processes):
+    """What starts a training in so many processes. Sums differ in the last digit between numbers of threads, so
+    that these follow from the config, not from how many cores are free."""
+    each = max(CONFIG.threads // processes, 1)
+    fixed = "".join(f"{library}_NUM_THREADS={each} " for library in ("OMP", "MKL", "OPENBLAS"))
+    return fixed + (
+        f"torchrun --standalone --nproc-per-node {processes} --no-python " if processes > 1 else ""
+    )
 
 
 def inverse_of(subject):

@@ -13,6 +13,7 @@ if NETWORKS:
             LAYOUT.log("fuse_train"),
         conda:
             "../envs/atlasmith.yaml"
+        threads: CONFIG.threads
         resources:
             mem_mb=memory("fuse_train"),
             runtime=runtime("fuse_train", ATLASES),
@@ -20,8 +21,9 @@ if NETWORKS:
             version=VERSION,
             config=LAYOUT.config,
             settings=[getattr(CONFIG.fusion, name).model_dump_json() for name in NETWORKS],
+            launch=lambda wildcards, output: launch(1),
         shell:
-            "atlasmith fuse-train --config {params.config:q} > {log:q} 2>&1"
+            "{params.launch}atlasmith fuse-train --config {params.config:q} > {log:q} 2>&1"
 
 
 for role, number, chunk in SEGMENTED:

@@ -39,7 +39,7 @@ rule template:
         LAYOUT.log("template"),
     conda:
         "../envs/atlasmith.yaml"
-    threads: CONFIG.processes
+    threads: max(CONFIG.processes, CONFIG.threads)
     resources:
         mem_mb=memory("template"),
         runtime=runtime("template", BUILDERS),
@@ -49,6 +49,6 @@ rule template:
         digest=CONFIG.digest("template"),
         people=known(BUILDERS),
         # They come to the same template, so their number is no reason to train again.
-        launch=lambda wildcards, output, threads: together(CONFIG.processes, threads),
+        launch=lambda wildcards, output: launch(CONFIG.processes),
     shell:
         "{params.launch}atlasmith template --config {params.config:q} > {log:q} 2>&1"
