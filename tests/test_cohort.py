@@ -27,7 +27,7 @@ SHARED = Path(__file__).parents[1].parent / "shared"
 # A sound cohort
 
 
-def test_a_sound_cohort_is_written_whole(tiny: Tiny) -> None:
+def test_a_sound_cohort_is_written_whole(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny.config()
     cohort.run(config)
     layout = config.layout
@@ -63,6 +63,8 @@ def test_a_sound_cohort_is_written_whole(tiny: Tiny) -> None:
     ]
     assert cohort.read_participants(config) == in_order_of_the_table
     assert sorted(cohort.checked_participants(config).values()) == sorted(in_order_of_the_table)
+    monkeypatch.setattr(cohort, "__version__", "another")
+    assert cohort.checked_participants(config) == {}
 
 
 def test_paths_are_absolute_where_the_configs_are_not(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ import yaml
 from nibabel.openers import ImageOpener
 from tqdm import tqdm
 
+from atlasmith import __version__
 from atlasmith.choices import check_choices
 from atlasmith.config import Config, TemplateSection, load_config
 from atlasmith.errors import AtlasmithError, InputError, Problem, did_you_mean
@@ -29,6 +30,7 @@ from atlasmith.io.tables import (
     Subject,
     format_value,
     parse_covariate,
+    read_cohort,
     read_tsv,
     write_cohort,
     write_tsv,
@@ -307,15 +309,18 @@ def read_participants(config: Config) -> list[Participant]:
 
 
 def checked_participants(config: Config) -> dict[str, Participant]:
-    """By id, what the cohort stage found when it last ran; nothing where it hasn't."""
-    table = config.layout.cohort
-    rows = read_tsv(table) if table.exists() else []
+    """By id, what the cohort stage of this version found when it last ran; nothing where it hasn't."""
+    table, makers = config.layout.cohort, _makers(config.output)
+    if not table.exists() or makers.get("atlasmith") != __version__:
+        return {}
     return {
-        name: Participant(
-            name, row["role"], BUILDS[row["builder"]], tuple(row[key] for key in config.cohort.covariates)
+        subject.id: Participant(
+            subject.id,
+            subject.role,
+            subject.builds,
+            tuple(format_value(subject.covariates.get(key)) for key in config.cohort.covariates),
         )
-        for row in rows
-        for name in [row["participant_id"].removeprefix("sub-")]
+        for subject in read_cohort(table)
     }
 
 
@@ -650,7 +655,7 @@ def check_output(config: Config) -> None:
             for key in sorted(old.keys() | new.keys())
             if old.get(key) != new.get(key)
         ]
-    if output.is_dir() and not _is_ours(output / "dataset_description.json"):
+    if output.is_dir() and "atlasmith" not in _makers(output):
         # Snakemake makes logs/ before any stage runs.
         others = sorted(p.name for p in output.iterdir() if not p.name.startswith(".") and p.name != "logs")
         if others:
@@ -660,11 +665,13 @@ def check_output(config: Config) -> None:
         raise InputError(problems)
 
 
-def _is_ours(description: Path) -> bool:
+def _makers(output: Path) -> dict[str, str | None]:
+    """What has written in a folder by its description, and which version; nothing where it has none."""
     try:
-        return any(maker["Name"] == "atlasmith" for maker in read_json(description)["GeneratedBy"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        makers = read_json(output / "dataset_description.json")["GeneratedBy"]
+        return {maker["Name"]: maker.get("Version") for maker in makers}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 # The stage
