@@ -17,7 +17,7 @@ def memory_mb(stage: str, config: Config, voxels: int, atlases: int) -> int:
     stacks = 0.02 * _voters(config, atlases)
     more = {
         "template": 0.4 * config.template.batch_size,
-        "template_labels": 1.4,  # with some 130 labels
+        "template_labels": 0.4,  # with some 130 labels
         "propagate": stacks,
         "fuse": stacks,
         "fuse_train": stacks,
