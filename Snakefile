@@ -1,6 +1,7 @@
 import json
 import math
 import sys
+from functools import cache
 from pathlib import Path
 from shlex import quote
 

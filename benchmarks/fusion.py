@@ -170,9 +170,7 @@ def main() -> None:
                 said = judge()(stack).reshape(len(stack.labels), -1)[:, where]
                 voted = stack.labels.reshape(len(stack.labels), -1)[:, where]
                 judged["VoteNet"].append((said.ravel(), (voted == own[where]).ravel()))
-            if "evidence" in methods:
-                labelled, said = plurality(jury().verdict(stack, target.id), stack.target.shape)
-                judged["evidence"].append((said.ravel()[where], labelled.ravel()[where] == own[where]))
+            verdict = cache(lambda stack=stack, target=target: [*jury().verdict(stack, target.id)])
             for name in list(methods):
                 trust = cache(lambda stack=stack: judge()(stack))
                 start = time.perf_counter()
@@ -181,7 +179,7 @@ def main() -> None:
                         stack,
                         native,
                         trust,
-                        lambda stack=stack, target=target: jury().verdict(stack, target.id),
+                        lambda verdict=verdict: iter(verdict()),
                     )
                 except ImportError as error:
                     print(f"{name} is skipped: {error}", file=sys.stderr)
@@ -192,6 +190,9 @@ def main() -> None:
                 dice[name].append(float(np.nanmean(overlap.dice(overlap.count(*pair, len(labels))))))
                 masks = ((found == value, truth == value) for value in labels)
                 hd95[name].append(float(np.nanmean([_hd95(native, *both) for both in masks])))
+            if "evidence" in methods:
+                labelled, said = plurality(verdict(), stack.target.shape)
+                judged["evidence"].append((said.ravel()[where], labelled.ravel()[where] == own[where]))
             print(target.id, *(f"{n} {np.mean(d):.4f}" for n, d in dice.items()), file=sys.stderr, flush=True)
     print(
         f"{len(targets)} targets\n\n| method | Dice | 95 % interval | HD95, mm | s |\n|---|---|---|---|---|"

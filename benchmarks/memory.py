@@ -19,13 +19,13 @@ import torch
 
 from atlasmith.config import TemplateSection
 from atlasmith.geometry import Grid
-from atlasmith.losses import pair
 from atlasmith.networks import DECODERS, CovariateCode, Groupwise
+from atlasmith.template.objective import judged
 
 
 def step(decoder: str, shape: list[int], batch: int, save_memory: bool) -> tuple[float, float, int]:
     """Seconds, peak GiB, and the decoder's number of weights."""
-    settings = TemplateSection()
+    settings = TemplateSection(save_memory=save_memory)
     grid = Grid(tuple(shape), np.eye(4))
     code = CovariateCode.of(["age"], [{"age": 60.0}, {"age": 80.0}])
     torch.manual_seed(0)
@@ -35,18 +35,7 @@ def step(decoder: str, shape: list[int], batch: int, save_memory: bool) -> tuple
     image, mask = torch.rand(batch, 1, *shape), torch.ones(batch, 1, *shape)
     template = model.template_features(torch.randn(batch, 1))
     velocity = model.velocity(template, image)
-    judged = pair(
-        template,
-        image,
-        mask,
-        velocity,
-        squarings=settings.squarings,
-        velocity_spacing=grid.coarser_spacing(velocity.mean.shape[2:]),
-        similarity=settings.similarity,
-        regularisation=settings.regularisation,
-        save_memory=save_memory,
-    )
-    judged.loss.backward()
+    judged(settings, grid, template, image, mask, velocity).loss.backward()
     optimiser.step()
     assert model.decoder is not None
     weights = sum(parameter.numel() for parameter in model.decoder.parameters())

@@ -262,7 +262,7 @@ KINDS: dict[str, Spoil] = {
 
 # Where a test may take as long as it does, and always sees the same examples.
 RANDOMLY = settings(
-    max_examples=15,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -21,7 +21,8 @@ NETWORKS = CONFIG.fusion.networks
 ASSESS = CONFIG.fusion.assess and len(ATLASES) > 1
 # With labels in the objective, atlases are registered a second time, without their own.
 BLIND = set(ATLASES) if CONFIG.template.labels else set()
-# Jobs run the `atlasmith` of the active environment, or else that of Snakemake's own Python. Who is killed can't say so.
+# Jobs run the `atlasmith` of the active environment, or else that of Snakemake's own Python. Who is killed can't
+# say so.
 KILLED = "the job was killed: most likely memory ran out. Give it more (resources: mem_mb), or see docs/scaling.md."
 shell.prefix(
     f'PATH="$PATH:"{quote(str(Path(sys.executable).parent))}; '
@@ -31,10 +32,13 @@ shell.prefix(
 
 def files_of(folder, subjects, suffix):
     """The user's files of `subjects` with `suffix`. The cohort stage complains of those that are missing."""
-    found = [
-        (folder / f"sub-{subject}" / "anat").glob(f"sub-{subject}*_{suffix}.nii*") for subject in subjects
-    ]
-    return [str(path) for paths in found for path in sorted(paths)]
+    return [path for subject in subjects for path in files_of_one(folder, subject, suffix)]
+
+
+@cache
+def files_of_one(folder, subject, suffix):
+    found = (folder / f"sub-{subject}" / "anat").glob(f"sub-{subject}*_{suffix}.nii*")
+    return sorted(map(str, found))
 
 
 NAMES = [str(path) for path in LABELS.glob("dseg.tsv")]
@@ -46,6 +50,8 @@ def ever(test):
     return list(dict.fromkeys(p.id for p in (*PARTICIPANTS, *CHECKED.values()) if test(p)))
 
 
+# The template learns from the atlases' labels, where they have a part in its loss.
+TEACHING = ATLAS_FILES if CONFIG.template.labels else []
 EVERYONE = ever(lambda person: True)
 EVER_BUILDERS = ever(lambda person: person.builds)
 LIBRARY = [*ever(lambda person: person.role == "atlas"), *ATLAS_FILES]
@@ -58,7 +64,7 @@ def is_newer(file):
 
 def is_news(subject):
     """Whether the table says something else of a subject than when it was checked, or the image is newer."""
-    images = files_of(CONFIG.cohort.bids, [subject], CONFIG.cohort.suffix)
+    images = files_of_one(CONFIG.cohort.bids, subject, CONFIG.cohort.suffix)
     return CHECKED.get(subject) != PEOPLE.get(subject) or any(is_newer(image) for image in images)
 
 

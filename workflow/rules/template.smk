@@ -24,9 +24,9 @@ if CONFIG.template.populations > 1:
 # Checkpoints are undeclared files, so a killed training goes on from the last one.
 rule template:
     input:
-        cohort=checked(LAYOUT.cohort, EVER_BUILDERS + (ATLAS_FILES if CONFIG.template.labels else [])),
+        cohort=checked(LAYOUT.cohort, EVER_BUILDERS + TEACHING),
         images=[LAYOUT.affine_image(subject) for subject in BUILDERS],
-        labels=ATLAS_FILES if CONFIG.template.labels else [],
+        labels=TEACHING,
         populations=[LAYOUT.populations] if CONFIG.template.populations > 1 else [],
     output:
         LAYOUT.template_weights,

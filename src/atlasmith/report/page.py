@@ -233,8 +233,9 @@ def _headline(run: _Run) -> str:
         f"{' × '.join(f'{mm:.3g}' for mm in run.grid.tensor_spacing)} mm",
         f"{len(run.label_names)} labels",
     ]
-    if not all(subject.builds for subject in run.subjects):
-        facts.append(f"a template made by {sum(subject.builds for subject in run.subjects)}")
+    builders = sum(subject.builds for subject in run.subjects)
+    if builders < len(run.subjects):
+        facts.append(f"a template made by {builders}")
     methods = run.config.fusion.methods
     wanted = [
         *((("fuse", method, "dice"), f"Dice, {_words(method)}") for method in reversed(methods)),
