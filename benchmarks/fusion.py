@@ -40,7 +40,7 @@ from atlasmith.config import FusionSection, JLFSection, load_config
 from atlasmith.fusion import train_fusers
 from atlasmith.fusion.apply import on_native
 from atlasmith.fusion.evidence import read_court
-from atlasmith.fusion.methods import FUSERS, Fuser, Share, Votes, plurality, shares
+from atlasmith.fusion.methods import FUSERS, Share, Votes, fuse, plurality, shares
 from atlasmith.fusion.stack import Stack, disputed, read_stack
 from atlasmith.fusion.votenet import Trust
 from atlasmith.geometry import Array, Grid
@@ -53,20 +53,24 @@ from atlasmith.warp import pull_labels
 
 BINS = 15
 
-# A target's atlases and its own grid, VoteNet's trust and the verdict on evidence, to labels on that grid.
-Method = Callable[[Stack, Grid, Callable[[], Array], Callable[[], Iterator[Share]]], Array]
+# A target's atlases and its own grid, VoteNet's trust, atlases' errors together and the verdict on evidence,
+# to labels on that grid.
+Method = Callable[
+    [Stack, Grid, Callable[[], Array], Callable[[], Array], Callable[[], Iterator[Share]]], Array
+]
 
 
 def ours(
-    fuser: Fuser,
+    method: str,
     fusion: FusionSection,
     stack: Stack,
     native: Grid,
     trust: Callable[[], Array],
+    correlation: Callable[[], Array],
     verdict: Callable[[], Iterator[Share]],
 ) -> Array:
-    votes = Votes(stack.labels, stack.images, stack.target, trust, verdict, fusion)
-    return on_native(fuser(votes), stack.grid, native)[0]
+    votes = Votes(stack.labels, stack.images, stack.target, trust, correlation, verdict, fusion)
+    return on_native(fuse(method, votes), stack.grid, native)[0]
 
 
 def ants(settings: JLFSection, stack: Stack, native: Grid, *networks: Callable[[], Any]) -> Array:
@@ -140,7 +144,7 @@ def main() -> None:
     another = options.leave_one_out or options.atlases or options.closest  # library than the run's
     library = [s for s in everyone if s.role == "atlas"]
     labels = np.array(read_label_values(config.layout.labels))
-    known: dict[str, Method] = {name: partial(ours, fuser, fusion) for name, fuser in FUSERS.items()}
+    known: dict[str, Method] = {name: partial(ours, name, fusion) for name in FUSERS}
     known["ANTs JLF"] = partial(ants, fusion.jlf)
     methods = {name: known[name] for name in options.methods}
     dice: dict[str, list[float]] = {name: [] for name in methods}
@@ -179,6 +183,7 @@ def main() -> None:
                         stack,
                         native,
                         trust,
+                        lambda stack=stack: judge().correlation(stack),
                         lambda verdict=verdict: iter(verdict()),
                     )
                 except ImportError as error:

@@ -1,9 +1,12 @@
-"""What planning costs for a large cohort: a dry run of the workflow on so many subjects.
+"""What planning and training cost for a large cohort.
 
     python benchmarks/scale.py --subjects 200 2000
+    python benchmarks/scale.py --training --subjects 50 2000
 
-Makes a cohort of one tiny image, linked again and again, a tenth of it atlases. Prints a Markdown table: the
-jobs, seconds, seconds of CPU and peak memory of `snakemake --dry-run`.
+The first makes a cohort of one tiny image, linked again and again, a tenth of it atlases, and prints the
+jobs, seconds, seconds of CPU and peak memory of `snakemake --dry-run`. The second trains the template of 50
+noisy images, linked again and again as so many aligned people, in two passes over them and a round of
+refinement, and prints seconds and peak memory of `atlasmith template`. Both print Markdown tables.
 """
 
 from __future__ import annotations
@@ -16,15 +19,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import yaml
 
-from atlasmith.io.tables import write_tsv
+from atlasmith.config import load_config
+from atlasmith.geometry import Grid
+from atlasmith.io.files import write_json
+from atlasmith.io.images import write_image
+from atlasmith.io.tables import Subject, write_cohort, write_tsv
+from atlasmith.io.transforms import write_affine
 
 ROOT = Path(__file__).parents[1]
+SHAPE, IMAGES = (48, 64, 48), 50  # of those that are trained on
 
 
 def make_cohort(folder: Path, subjects: int) -> Path:
@@ -45,12 +56,67 @@ def make_cohort(folder: Path, subjects: int) -> Path:
     return config
 
 
+def make_aligned(folder: Path, subjects: int) -> Path:
+    """A cohort whose affine stage is done; the config."""
+    random, grid = np.random.default_rng(0), Grid(SHAPE, np.eye(4))
+    place = sum(
+        (np.arange(n).reshape([-1 if a == b else 1 for b in range(3)]) / n - 0.5) ** 2
+        for a, n in enumerate(SHAPE)
+    )
+    values = {
+        "cohort": {"bids": "bids"},
+        "output": str(folder / "results"),
+        "device": "cpu",
+        "template": {
+            "spacing": 1.0,
+            "steps": 2 * subjects // 4,
+            "refinement": {"rounds": 1, "steps": 1},
+        },
+    }
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(values))
+    layout = load_config(config).layout
+    people = []
+    for index in range(subjects):
+        name = f"{index:05d}"
+        aligned = layout.affine_image(name)
+        if index < IMAGES:
+            write_image(aligned, np.exp(-9 * place) + random.normal(0, 0.1, SHAPE), grid)
+        else:
+            aligned.parent.mkdir(parents=True)
+            os.link(layout.affine_image(f"{index % IMAGES:05d}"), aligned)
+        write_affine(layout.affine(name), np.eye(4))
+        people.append(Subject(name, "train", aligned))
+    write_cohort(layout.cohort, people, [])
+    write_json(layout.grid, grid.to_dict())
+    return config
+
+
+def train(subjects: int) -> str:
+    """A row of the table; in a process of its own, whose children are this training alone."""
+    with tempfile.TemporaryDirectory() as name:
+        config = make_aligned(Path(name), subjects)
+        start = time.monotonic()
+        command = [sys.executable, "-m", "atlasmith.cli", "template", "--config", str(config)]
+        subprocess.run(command, cwd=name, capture_output=True, check=True)
+        seconds = time.monotonic() - start
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    return f"| {subjects} | {seconds:.0f} | {peak:.3f} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--subjects", type=int, nargs="+", default=[200, 2000])
+    parser.add_argument("--training", action="store_true", help="train a template, instead of planning")
     options = parser.parse_args()
+    if options.training:
+        print("| people | s | peak memory, GiB |\n|---|---|---|")
+        for subjects in options.subjects:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                print(pool.submit(train, subjects).result(), flush=True)
+        return
     print("| subjects | jobs | s | s of CPU | peak memory, GiB |\n|---|---|---|---|---|")
     for subjects in sorted(options.subjects):  # the peak is that of all so far
         with tempfile.TemporaryDirectory() as folder:

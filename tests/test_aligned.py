@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from atlasmith.aligned import AlignedImages
+from atlasmith.aligned import AlignedImages, Cache
 from atlasmith.geometry import Grid
 from atlasmith.io.images import write_image
 from atlasmith.io.tables import Subject
@@ -25,11 +25,27 @@ def images(tmp_path) -> AlignedImages:
         write_affine(layout.affine(name), np.eye(4))
         write_image(layout.affine_image(name), np.full(SHAPE, 0.5, np.float32), grid)
         subjects.append(Subject(name, name, *paths))
-    return AlignedImages(layout, subjects, grid)
+    return AlignedImages(layout, subjects, grid, cache=Cache(tmp_path / "cache"))
+
+
+def test_a_cache_gives_back_what_it_was_given(tmp_path) -> None:
+    cache, made = Cache(tmp_path), []
+    values = [torch.rand(3, 4).half(), torch.rand(2, 5, 7) > 0.5, torch.arange(6).int().view(2, 3).T]
+
+    def make(value: torch.Tensor) -> torch.Tensor:
+        made.append(value)
+        return value
+
+    for _ in range(3):  # made, then read
+        for key, value in enumerate(values):
+            found = cache.get(key, lambda value=value: make(value))
+            assert found.dtype == value.dtype and torch.equal(found, value)
+    assert len(made) == len(values)
+    assert not list(tmp_path.iterdir())
 
 
 def test_masks_are_the_field_of_view(images: AlignedImages) -> None:
-    for _ in range(2):  # read, then from memory
+    for _ in range(2):  # read, then from the cache
         data, masks = images.batch([1, 0])
         assert data.shape == masks.shape == (2, 1, *SHAPE)
         assert (data == 0.5).all()

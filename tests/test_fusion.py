@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,12 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 from atlasmith.config import Config, FusionSection, JLFSection, parse_config
 from atlasmith.fusion import evidence, fuse_subject, methods, train_fusers
 from atlasmith.fusion.apply import on_native
+from atlasmith.fusion.calibration import CALIBRATIONS, calibrate
 from atlasmith.fusion.evidence import positions
-from atlasmith.fusion.jlf import solved
-from atlasmith.fusion.methods import FUSERS, Votes, plurality, shares
+from atlasmith.fusion.jlf import correlated_weights, solved
+from atlasmith.fusion.methods import FUSERS, Votes, fuse, plurality, shares
 from atlasmith.fusion.stack import Stack, own_labels
-from atlasmith.fusion.votenet import CHANNELS, Trust, consensus, inputs, platt
+from atlasmith.fusion.votenet import CHANNELS, FAR, Trust, consensus, inputs, shrunk
 from atlasmith.geometry import Grid
 from atlasmith.io.files import write_json
 from atlasmith.io.images import read_grid, read_image, read_labels, write_image
@@ -44,7 +45,8 @@ def votes(
     target = images[0] if target is None else target
     stack = Stack(labels, images, target, None)  # type: ignore[arg-type]
     fusion = FusionSection.model_validate(settings)
-    return Votes(labels, images, target, lambda: trust, lambda: untrained(stack), fusion)
+    alone = np.eye(len(labels), dtype=np.float32)
+    return Votes(labels, images, target, lambda: trust, lambda: alone, lambda: untrained(stack), fusion)
 
 
 @pytest.mark.parametrize("shape", [(9, 8), (7, 8, 6)])
@@ -126,6 +128,76 @@ def test_consensus_and_inputs() -> None:
     x = inputs(torch.rand(6, 7), torch.rand(3, 6, 7), torch.zeros(3, 6, 7).int(), torch.ones(3, 6, 7))
     assert x.shape == (3, CHANNELS, 6, 7)
     torch.testing.assert_close(x[:, 3], torch.ones(3, 6, 7))  # one label everywhere: nowhere near a boundary
+
+
+def test_inputs_with_boundaries_and_two_scales() -> None:
+    labels = torch.zeros(1, 24, 9, dtype=torch.int32)
+    labels[:, :12] = 3
+    image = torch.arange(24.0)[:, None].expand(24, 9)
+    seen = inputs(image, 2 * image[None], labels, torch.zeros(1, 24, 9), boundary=True, scales=2)[0]
+    assert len(seen) == CHANNELS + 3
+    # 0 beside the boundary, then a step more each voxel, as far as FAR.
+    wanted = (torch.tensor([*range(11, -1, -1), *range(12)]) / FAR).clamp(max=1)
+    torch.testing.assert_close(seen[CHANNELS], wanted[:, None].expand(24, 9))
+    torch.testing.assert_close(seen[CHANNELS + 1][2:-2], image[2:-2])  # a ramp's mean is its middle
+    torch.testing.assert_close(seen[CHANNELS + 2][2:-2], 2 * image[2:-2])
+
+
+def test_correlated_weights_have_a_closed_form() -> None:
+    """Two atlases that err as one, and an independent one, share one vote and have one."""
+    wrong = torch.full((5, 3), 0.5)
+    as_one = torch.tensor([[1.0, 1, -1], [1, 1, -1], [-1, -1, 1]])  # with p = 1/2, r = -1: never together
+    found = correlated_weights(wrong, as_one, 0.05)
+    # M = [[.5, .5, 0], [.5, .5, 0], [0, 0, .5]]: weights as 1 / 1.05, 1 / 1.05, 1 / .55.
+    one, two = 1 / 1.05, 1 / 0.55
+    wanted = torch.tensor([one, one, two]) / (2 * one + two)
+    torch.testing.assert_close(found, wanted.expand(5, 3))
+
+
+def test_without_correlation_joint_weights_favour_who_errs_less() -> None:
+    wrong = torch.tensor([[0.1, 0.3, 0.9]])
+    (found,) = correlated_weights(wrong, torch.eye(3), 0.1)
+    diagonal = wrong[0] * (1 - wrong[0]) + 0.1
+    weights = torch.linalg.solve(torch.outer(wrong[0], wrong[0]) + torch.diag(diagonal), torch.ones(3))
+    torch.testing.assert_close(found, weights.clamp(min=0) / weights.clamp(min=0).sum())
+    assert found[0] > found[1] > found[2]
+
+
+def test_the_errors_of_a_twin_correlate() -> None:
+    """What atlases' errors on each other say, with few of them drawn to what is usual."""
+    count = torch.full((4, 4), 100.0)
+    together = 10 * torch.ones(4, 4)
+    together[0, 1] = together[1, 0] = 90
+    found = shrunk(together, count)
+    assert (found.diagonal() == 1).all() and torch.equal(found, found.T)
+    usual = (2 * 90 + 10 * 10) / 12 / 100
+    assert usual < float(found[0, 1]) < 0.9 and 0.1 < float(found[2, 3]) < usual
+    assert torch.equal(shrunk(torch.zeros(1, 1), torch.zeros(1, 1)), torch.ones(1, 1))
+
+
+@pytest.mark.parametrize("method", ["votenet", "jlf", "evidence", "staple"])
+def test_a_prior_and_a_fill_follow_any_method(method: str) -> None:
+    labels = RANDOM.integers(0, 3, (7, 12, 11)).astype(np.int32)
+    trust, images = (RANDOM.random(labels.shape).astype(np.float32) for _ in range(2))
+    plain, prior = (votes(labels, trust, images, **settings) for settings in ({}, {"prior": 2.0}))
+    shape = labels.shape[1:]
+    alone, weighed = (np.zeros((3, *shape)) for _ in range(2))
+    for values, case in ((alone, plain), (weighed, prior)):
+        for value, box, share in fuse(method, case):
+            values[value, *box] = share
+    share = np.stack([(labels == value).mean(axis=0) for value in range(3)])
+    wanted = alone * share**2
+    np.testing.assert_allclose(weighed, wanted / wanted.sum(axis=0), rtol=1e-4, atol=1e-6)
+    top = np.sort(share, axis=0)
+    clear = top[-1] > top[-2]
+    fused, best = plurality(fuse(method, plain), shape)
+    fill = float(np.median(best))
+    mended, confidence = plurality(fuse(method, votes(labels, trust, images, fill=fill)), shape)
+    unsure = best < fill
+    assert unsure.any() and not unsure.all()
+    np.testing.assert_array_equal(mended[unsure & clear], share.argmax(axis=0)[unsure & clear])
+    np.testing.assert_array_equal(mended[~unsure], fused[~unsure])
+    np.testing.assert_allclose(confidence[unsure], top[-1][unsure], rtol=1e-5)
 
 
 def test_fused_labels_land_in_the_native_grid() -> None:
@@ -315,13 +387,40 @@ def test_trust_is_a_probability_for_every_atlas(toy_registered: Config) -> None:
     assert trust.shape == (5, *shape) and trust.min() >= 0 and trust.max() <= 1
 
 
-def test_platt_finds_a_planted_calibration() -> None:
+def planted(logit: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+    """Overconfident logits, what was seen with them, and whether they were right."""
     generator = torch.Generator().manual_seed(0)
-    z = 3 * torch.randn(40_000, generator=generator)
-    right = (torch.rand(len(z), generator=generator) < (0.6 * z - 0.5).sigmoid()).float()
-    assert platt(z, right) == pytest.approx((0.6, -0.5), abs=0.03)
-    scale, offset = platt(torch.tensor([-1.0, 1.0, 2.0]), torch.tensor([0.0, 1, 1]))
-    assert 0 < scale < 10 and abs(offset) < 10
+    z, seen = 3 * torch.randn(40_000, generator=generator), torch.randn(40_000, 2, generator=generator)
+    return [z, seen, (torch.rand(len(z), generator=generator) < logit(z, seen).sigmoid()).float()]
+
+
+def calibrated(name: str, judged: Sequence[torch.Tensor]) -> torch.nn.Module:
+    torch.manual_seed(0)
+    calibration = CALIBRATIONS[name](2)
+    calibrate(calibration, *judged)
+    return calibration
+
+
+@pytest.mark.parametrize("name", CALIBRATIONS)
+def test_calibrations_find_a_planted_temperature(name: str) -> None:
+    z, seen, right = planted(lambda z, seen: 0.6 * z)
+    found = calibrated(name, (z, seen, right))(z, seen).detach()
+    assert (found.sigmoid() - (0.6 * z).sigmoid()).abs().mean() < 0.01
+    few = [torch.tensor([-1.0, 1, 2]), torch.zeros(3, 2), torch.tensor([0.0, 1, 1])]  # a perfect split
+    assert calibrated(name, few)(*few[:2]).abs().max() < 10
+
+
+def test_platt_finds_an_offset_and_a_local_temperature_where_it_holds() -> None:
+    judged = planted(lambda z, seen: 0.6 * z - 0.5)
+    platt = calibrated("platt", judged)
+    assert (platt.scale.item(), platt.offset.item()) == pytest.approx((0.6, -0.5), abs=0.03)
+    z, seen, right = planted(lambda z, seen: z * (0.3 + 0.7 * seen[:, 0].sigmoid()))
+    wanted = (z * (0.3 + 0.7 * seen[:, 0].sigmoid())).sigmoid()
+    found = {n: calibrated(n, (z, seen, right))(z, seen).detach() for n in CALIBRATIONS}
+    errors = {name: float((logits.sigmoid() - wanted).abs().mean()) for name, logits in found.items()}
+    assert errors["local_temperature"] < 0.01 < 0.02 < errors["temperature"]
+    for name in ("temperature", "local_temperature"):
+        assert ((found[name] > 0) == (z > 0)).all()  # what is likelier than not stays so
 
 
 @pytest.mark.parametrize("method", ["votenet", "votenet_hard"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from atlasmith import instance
 from atlasmith.config import Config, parse_config
 from atlasmith.geometry import Grid
 from atlasmith.io.tables import Subject, read_tsv
@@ -103,7 +105,7 @@ def refined(rings: Rings, config: Config, codes: Tensor) -> Groupwise:
     model = model_of((SIZE, SIZE, 1), {"age": (0.0, 1.0)} if codes.shape[1] else {})
     start_from_regression(model, rings, codes)  # type: ignore[arg-type]
     model.requires_grad_(False)
-    refine_template(config, model, rings, codes)  # type: ignore[arg-type]
+    refine_template(config, model, rings, codes, "digest")  # type: ignore[arg-type]
     return model
 
 
@@ -135,6 +137,50 @@ def test_without_covariates_it_is_the_usual_iteration(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in models), strict=True))
     before = refined(rings, config_of(tmp_path, 0), none)
     assert float(models[0].base.max()) > float(before.base.max()) + 0.1
+
+
+@pytest.mark.parametrize("after", [3, 9, 14])
+def test_a_killed_refinement_goes_on_with_who_is_not_done(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rings = Rings(6, 1.0)
+    undisturbed = refined(rings, config_of(tmp_path / "whole", 3), rings.codes)
+    real, count = instance.optimise, 0
+
+    def killing(*args: Any) -> Tensor:
+        nonlocal count
+        count += 1
+        if count == after:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(instance, "optimise", killing)
+    config = config_of(tmp_path / "killed", 3)
+    with pytest.raises(KeyboardInterrupt):
+        refined(rings, config, rings.codes)
+    resumed = refined(rings, config, rings.codes)
+    assert count == 3 * 6 + 1  # nobody twice but who was killed
+    again = refined(rings, config, rings.codes)  # killed once more, before its results were written
+    assert count == 3 * 6 + 1
+    for model in (resumed, again):
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, undisturbed.state_dict()[name]), name
+    rows = [
+        config_of(tmp_path / name, 3).layout.template_refinement.read_text() for name in ("whole", "killed")
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_a_refinement_of_another_config_starts_anew(tmp_path: Path) -> None:
+    rings, config = Rings(6, 1.0), config_of(tmp_path, 2)
+    wanted = refined(rings, config, rings.codes)
+    (config.layout.refinement_checkpoint / "0" / "1.npy").parent.mkdir()
+    other = model_of((SIZE, SIZE, 1), {"age": (0.0, 1.0)})
+    start_from_regression(other, rings, rings.codes)  # type: ignore[arg-type]
+    other.requires_grad_(False)
+    refine_template(config, other, rings, rings.codes, "other")  # type: ignore[arg-type]
+    assert not (config.layout.refinement_checkpoint / "0").exists()
+    torch.testing.assert_close(other.base, wanted.base)
 
 
 def test_the_networks_lean_is_taken_off(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def test_what_is_free_is_what_a_job_may_take(monkeypatch: pytest.MonkeyPatch, tm
     cpu = torch.device("cpu")
     assert rehearsal.free_bytes(cpu) == 5000 * 1024
     (group.parent / "memory.max").write_text("2000000\n")
-    (group.parent / "memory.current").write_text("500000\n")
+    (group.parent / "memory.current").write_text("800000\n")
+    (group.parent / "memory.stat").write_text("anon 450000\nactive_file 100000\ninactive_file 200000\n")
     (group / "memory.max").write_text("max\n")
     assert rehearsal.free_bytes(cpu) == 1_500_000

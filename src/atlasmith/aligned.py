@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryFile
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +19,29 @@ from atlasmith.naming import Layout
 from atlasmith.preparation import read_prepared
 from atlasmith.warp import displacement_to_field, pull, pull_coordinates, sample
 
-CACHE_BYTES = 4 * 2**30  # beyond this, images are read again when they are needed
+
+class Cache:
+    """Tensors by key, in a file without a name in `folder`, which goes with the process: what is read again
+    and again needs no memory, however much it is."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = TemporaryFile(dir=folder)  # noqa: SIM115
+        self._places: dict[Hashable, tuple[int, torch.Size, torch.dtype]] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` made, on the CPU, when `key` was first asked for."""
+        if key not in self._places:
+            made = make()
+            place = self._file.seek(0, os.SEEK_END)
+            self._file.write(made.contiguous().numpy().data)
+            self._places[key] = place, made.shape, made.dtype
+            return made
+        place, shape, dtype = self._places[key]
+        kept = torch.empty(shape, dtype=dtype)
+        self._file.seek(place)
+        self._file.readinto(kept.numpy().data)
+        return kept
 
 
 def field_of_view(layout: Layout, subject: Subject, grid: Grid) -> Tensor:
@@ -29,33 +54,35 @@ def field_of_view(layout: Layout, subject: Subject, grid: Grid) -> Tensor:
 class AlignedImages:
     """Images (B, 1, *shape) and masks of their field of view, on the template's grid; in half precision.
 
-    n4: whether the affine stage corrected the images' bias.
+    n4: whether the affine stage corrected the images' bias. cache: where to keep them, if they are
+    looked at more than once.
     """
 
-    def __init__(self, layout: Layout, subjects: Sequence[Subject], grid: Grid, n4: bool = False) -> None:
-        self.layout, self.subjects, self.grid, self.n4 = layout, list(subjects), grid, n4
-        self._capacity = CACHE_BYTES // (3 * int(np.prod(grid.shape)))
-        self._images: dict[int, tuple[Tensor, Tensor]] = {}
-        self._labels: dict[int, Tensor] = {}
+    def __init__(
+        self,
+        layout: Layout,
+        subjects: Sequence[Subject],
+        grid: Grid,
+        n4: bool = False,
+        cache: Cache | None = None,
+    ) -> None:
+        self.layout, self.subjects, self.grid, self.n4, self.cache = layout, list(subjects), grid, n4, cache
 
-    def _read(self, index: int) -> tuple[Tensor, Tensor]:
-        subject = self.subjects[index]
-        image = read_image(self.layout.affine_image(subject.id))
-        data = torch.from_numpy(self.grid.squeeze(image.data)).half()
-        return data, field_of_view(self.layout, subject, self.grid)
+    def _kept(self, what: str, index: int, make: Callable[[], Tensor]) -> Tensor:
+        return make() if self.cache is None else self.cache.get((what, index), make)
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(images, masks), each (B, 1, *shape) float32."""
-        pairs = []
+
+        def image(subject: Subject) -> Tensor:
+            data = read_image(self.layout.affine_image(subject.id)).data
+            return torch.from_numpy(self.grid.squeeze(data)).half()
+
+        images, masks = [], []
         for index in indices:
-            if index not in self._images:
-                pair = self._read(index)
-                if len(self._images) < self._capacity:
-                    self._images[index] = pair
-            else:
-                pair = self._images[index]
-            pairs.append(pair)
-        images, masks = zip(*pairs, strict=True)
+            subject = self.subjects[index]
+            images.append(self._kept("image", index, partial(image, subject)))
+            masks.append(self._kept("mask", index, partial(field_of_view, self.layout, subject, self.grid)))
         return torch.stack(images)[:, None].float(), torch.stack(masks)[:, None].float()
 
     def through(self, index: int, displacement: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,12 +102,14 @@ class AlignedImages:
 
     def labels(self, index: int) -> Tensor:
         """The subject's labels (*shape) on the template's grid, nearest neighbour. For atlases alone."""
-        if index not in self._labels:
-            subject = self.subjects[index]
-            if subject.role != "atlas" or subject.labels is None:
-                raise ValueError(f"sub-{subject.id} is no atlas: its labels aren't for training")
-            native = read_labels(subject.labels)
+        subject = self.subjects[index]
+        if subject.role != "atlas" or subject.labels is None:
+            raise ValueError(f"sub-{subject.id} is no atlas: its labels aren't for training")
+
+        def pulled(path: Path) -> Tensor:
+            native = read_labels(path)
             data = torch.from_numpy(native.grid.squeeze(native.data))[None, None].float()
             steps = [read_affine(self.layout.affine(subject.id))]
-            self._labels[index] = pull(data, native.grid, steps, self.grid, "nearest")[0, 0].int()
-        return self._labels[index]
+            return pull(data, native.grid, steps, self.grid, "nearest")[0, 0].int()
+
+        return self._kept("labels", index, partial(pulled, subject.labels))

@@ -64,6 +64,7 @@ def check_choices(config: Config) -> None:
     """Raise `InputError` with every name that no table knows, and every unusable parameter of a loss."""
     # Imported here because torch and SimpleITK take seconds to load, and most callers never need them.
     from atlasmith.affine.engines import ENGINES
+    from atlasmith.fusion.calibration import CALIBRATIONS
     from atlasmith.fusion.methods import FUSERS
     from atlasmith.losses import REGULARISERS, SIMILARITY
     from atlasmith.networks import DECODERS, NETWORKS
@@ -79,6 +80,12 @@ def check_choices(config: Config) -> None:
         *_unknown("config: template.decoder", [template.decoder], DECODERS, "decoder"),
         *_unknown("config: affine.engine", [config.affine.engine], ENGINES, "engine"),
         *_unknown("config: fusion.methods", config.fusion.methods, FUSERS, "method"),
+        *_unknown(
+            "config: fusion.votenet.calibration",
+            [config.fusion.votenet.calibration],
+            CALIBRATIONS,
+            "calibration",
+        ),
         *_unknown("config: score.metrics", config.score.metrics, SEGMENTATION, "metric"),
     ]
     if problems:

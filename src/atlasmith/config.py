@@ -147,6 +147,9 @@ class VoteNetSection(Section):
     patch: Annotated[int, Field(ge=8)] = Field(32, description="voxels a side of a training patch")
     learning_rate: Positive = 3e-3
     sharpness: Positive = Field(4.0, description="soft votes are the trust to this power")
+    boundary: bool = Field(False, description="it sees how far a voxel is from its label's boundary")
+    scales: Literal[1, 2] = Field(1, description="2: it also sees images smoothed")
+    calibration: str = Field("platt", description="how its probabilities are made to hold")
     checkpoint_every: Count = 100
 
 
@@ -175,6 +178,10 @@ class FusionSection(Section):
     methods: list[str] = Field(["majority", "local_weighted", "evidence"], min_length=1)
     closest: Count | None = Field(
         None, description="so many atlases vote, those that look most like the subject; None: all"
+    )
+    prior: NotNegative = Field(0.0, description="power of the labels' prior probabilities in every verdict")
+    fill: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="where no label has this share of the trust, the prior decides"
     )
     local_closest: Count = Field(10, description="so many atlases vote at a voxel in `local_closest`")
     spacing: Positive | None = Field(None, description="fuse at this voxel size, mm; None: the target's own")

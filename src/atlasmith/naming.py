@@ -105,6 +105,11 @@ class Layout:
         return self.output / "model" / "template_checkpoint.safetensors"
 
     @property
+    def refinement_checkpoint(self) -> Path:
+        """A folder: the template after its last whole round, and people's velocities."""
+        return self.output / "model" / "refinement_checkpoint"
+
+    @property
     def template_refinement(self) -> Path:
         """What each round of refinement changed."""
         return self.output / "model" / "template_refinement.tsv"

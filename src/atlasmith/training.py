@@ -86,6 +86,7 @@ def fit(
     every: int,
     digest: str,
     description: str,
+    keep_best: bool = False,
 ) -> None:
     """Minimise `step(index)["loss"]`, at the optimiser's rates times `one_cycle`; the other entries of `step`
     are logged under their names.
@@ -94,6 +95,8 @@ def fit(
     from there to the same weights, since `step` draws its random numbers from its index alone. An entry that
     is missing in some steps is written as n/a. The caller removes the checkpoint once its results are safe.
 
+    keep_best: the weights at the end are those with the least `validation`, where steps gave any.
+
     A step whose loss or gradient isn't finite is left out, and the rates are halved from then on; after
     `PATIENCE` such steps in a row, raises `AtlasmithError`.
 
@@ -101,9 +104,10 @@ def fit(
     and logged is the mean.
     """
     schedule = one_cycle(steps)
-    first, slowed, rows = (
-        _load(checkpoint, module, optimiser, digest) if checkpoint.exists() else (0, 1.0, [])
+    first, slowed, rows, best = (
+        _load(checkpoint, module, optimiser, digest) if checkpoint.exists() else (0, 1.0, [], {})
     )
+    lowest = min((row["validation"] for row in rows if "validation" in row), default=math.inf)
     processes.wait()  # nobody writes what another still reads
     failed = 0
     rates = [group["lr"] for group in optimiser.param_groups]
@@ -125,6 +129,9 @@ def fit(
         means = processes.total(torch.stack([value.detach() for value in terms.values()])) / processes.size()
         values = dict(zip(terms, means.tolist(), strict=True))
         rows.append({"step": index + 1, **values})
+        if keep_best and values.get("validation", math.inf) < lowest:
+            lowest = values["validation"]
+            best = {name: value.detach().clone() for name, value in module.state_dict().items()}
         if _finite(values["loss"], module):
             failed = 0
             optimiser.step()
@@ -141,12 +148,14 @@ def fit(
         if processes.leads() and (done % every == 0 or done == steps):
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate
-            _save(checkpoint, module, optimiser, digest, done, slowed, rows)
+            _save(checkpoint, module, optimiser, digest, done, slowed, rows, best)
             if progress.disable:
                 print(f"{description}: step {done} of {steps}, loss {rows[-1]['loss']:.4f}", flush=True)
     columns = list(dict.fromkeys(["step", "loss", *(name for row in rows for name in row)]))
     if processes.leads():
         write_tsv(table, rows, columns)
+    if best:
+        module.load_state_dict(best)
     module.eval()
 
 
@@ -158,8 +167,10 @@ def _save(
     step: int,
     slowed: float,
     rows: list[dict[str, Any]],
+    best: dict[str, Tensor],
 ) -> None:
     tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in best.items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
@@ -170,16 +181,18 @@ def _save(
 
 def _load(
     path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, digest: str
-) -> tuple[int, float, list[dict[str, Any]]]:
+) -> tuple[int, float, list[dict[str, Any]], dict[str, Tensor]]:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         if metadata["digest"] != digest:
             _say(f"{path} is of another config: starting anew")
-            return 0, 1.0, []
+            return 0, 1.0, [], {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    module.load_state_dict(
-        {n.removeprefix("module."): v for n, v in tensors.items() if n.startswith("module.")}
+    weights, best = (
+        {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
+        for part in ("module.", "best.")
     )
+    module.load_state_dict(weights)
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimiser."):
@@ -187,4 +200,4 @@ def _load(
             state.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     _say(f"resuming at step {metadata['step']} from {path}")
-    return int(metadata["step"]), float(metadata["slowed"]), json.loads(metadata["rows"])
+    return int(metadata["step"]), float(metadata["slowed"]), json.loads(metadata["rows"]), best

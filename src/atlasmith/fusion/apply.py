@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from atlasmith.config import Config
-from atlasmith.errors import look_up
 from atlasmith.fusion.assess import COLUMNS, found, predicted, tallied
 from atlasmith.fusion.evidence import read_court
-from atlasmith.fusion.methods import FUSERS, Share, Votes, plurality
+from atlasmith.fusion.methods import Share, Votes, fuse, plurality
 from atlasmith.fusion.stack import read_stack
 from atlasmith.fusion.votenet import Trust
 from atlasmith.geometry import Array, Grid
@@ -31,18 +30,20 @@ def fuse_subject(config: Config, subject_id: str) -> None:
     names = {int(row["index"]): row["name"] for row in read_tsv(layout.labels)}
     stack = read_stack(layout, subject)
     native = read_grid(subject.image)
+    trusted = cache(lambda: Trust(config))
     votes = Votes(
         stack.labels,
         stack.images,
         stack.target,
-        cache(lambda: Trust(config)(stack)),
+        cache(lambda: trusted()(stack)),
+        lambda: trusted().correlation(stack),
         lambda: read_court(config).verdict(stack, subject_id),
         config.fusion,
     )
     known = read_json(layout.assessment) if subject.role != "atlas" and layout.assessment.exists() else None
     for method in config.fusion.methods:
         sizes: dict[int, float] = {}
-        said = tallied(look_up(FUSERS, method, "fusion method")(votes), sizes)
+        said = tallied(fuse(method, votes), sizes)
         labels, confidence = on_native(said, stack.grid, native)
         write_image(layout.segmentation(subject_id, method), labels, native, like=subject.image)
         write_image(layout.confidence(subject_id, method), confidence, native, like=subject.image)

@@ -62,6 +62,18 @@ def joint_weights(errors: Tensor, alpha: float, beta: float) -> Tensor:
     return solved(together, alpha)
 
 
+def correlated_weights(wrong: Tensor, correlation: Tensor, alpha: float) -> Tensor:
+    """Weights (V, N) of atlases that are wrong with probabilities `wrong` (V, N), where beyond these their
+    errors have `correlation` (N, N): as `joint_weights`, i and j are wrong together with a probability of
+    `p_i p_j + r_ij sqrt(p_i (1 - p_i) p_j (1 - p_j))`."""
+    spread = (wrong * (1 - wrong)).clamp(min=0).sqrt()
+    parts = []
+    for p, s in zip(*(x.split(max(1, CHUNK // wrong.shape[1] ** 2)) for x in (wrong, spread)), strict=True):
+        together = p[:, :, None] * p[:, None] + correlation * s[:, :, None] * s[:, None]
+        parts.append(solved(together, alpha))
+    return torch.cat(parts)
+
+
 def solved(together: Tensor, alpha: float) -> Tensor:
     """(M + alpha I)^-1 1 of M (V, N, N), negative weights set to 0, scaled to sum 1."""
     count = together.shape[1]

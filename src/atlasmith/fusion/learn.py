@@ -20,9 +20,10 @@ def learn(
     step: Callable[[int], dict[str, Tensor]],
     atlases: int,
     decay: float = 0.01,
+    keep_best: bool = False,
 ) -> None:
     """Fit a network on so many atlases, by `step` as `fit` has it, with AdamW of that decay of weights, in
-    the settings of the fuser `name`, to the table and checkpoint of `training`."""
+    the settings of the fuser `name`, to the table and checkpoint of `training`; `keep_best` as in `fit`."""
     settings, layout = getattr(config.fusion, name), config.layout
     stages = ("cohort", "affine", "template", "register", "fusion")
     fit(
@@ -35,4 +36,5 @@ def learn(
         every=settings.checkpoint_every,
         digest=f"{config.digest(*stages)}-{atlases}-{__version__}",
         description=training.replace("_", " "),
+        keep_best=keep_best,
     )

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+import torch
 from scipy.ndimage import uniform_filter
 
 from atlasmith.config import FusionSection
+from atlasmith.errors import look_up
 from atlasmith.geometry import Array
 from atlasmith.overlap import boxes
 
@@ -27,14 +29,15 @@ class Votes:
 
     labels: (N, *shape) integers, one map an atlas. images: (N, *shape), the warped atlas images, and
     target: (*shape), all normalised to [0, 1]. When a method asks, trust gives (N, *shape), VoteNet's
-    probability that the atlas's label is right, and verdict the shares that the trained jury decides.
-    settings: what the config says about fusion.
+    probability that the atlas's label is right, correlation (N, N), how these errors go together, and verdict
+    the shares that the trained jury decides. settings: what the config says about fusion.
     """
 
     labels: Array
     images: Array
     target: Array
     trust: Callable[[], Array]
+    correlation: Callable[[], Array]
     verdict: Callable[[], Iterator[Share]]
     settings: FusionSection = field(default_factory=FusionSection)
 
@@ -105,6 +108,17 @@ def votenet_plus(votes: Votes) -> Array:
     return weights
 
 
+def votenet_joint(votes: Votes) -> Array:
+    """As `votenet_plus`, where atlases err together as they did on each other in training."""
+    from atlasmith.fusion.jlf import correlated_weights
+
+    where = (votes.labels != votes.labels[0]).any(axis=0)
+    wrong = torch.from_numpy(1 - votes.trust()[:, where].T)
+    weights = majority(votes)
+    weights[:, where] = correlated_weights(wrong, torch.from_numpy(votes.correlation()), RIDGE).T.numpy()
+    return weights
+
+
 def shares(labels: Array, weights: Array) -> Iterator[Share]:
     """Each label, in rising order, with its bounding box and the share of the weight it has inside.
 
@@ -148,8 +162,44 @@ FUSERS: dict[str, Fuser] = {
     "votenet": partial(_weighted, votenet),
     "votenet_hard": partial(_weighted, votenet_hard),
     "votenet_plus": partial(_weighted, votenet_plus),
+    "votenet_joint": partial(_weighted, votenet_joint),
     "evidence": evidence,
 }
+
+
+def fuse(method: str, votes: Votes) -> Iterator[Share]:
+    """The shares that `method` gives, by name, with the prior that the config asks for.
+
+    All atlases come through the template, so that the share of their votes is the template's probability of a
+    label, as it lies on this target; of an atlas, without its own labels. Each label's share is multiplied by
+    a power of it, `fusion.prior`. Where no label has a share of `fusion.fill`, as where no atlas is trusted,
+    it decides alone.
+    """
+    said, settings = look_up(FUSERS, method, "fusion method")(votes), votes.settings
+    if not (settings.prior or settings.fill):
+        return said
+    return _followed(list(said), votes)
+
+
+def _followed(said: Sequence[Share], votes: Votes) -> Iterator[Share]:
+    settings, shape = votes.settings, votes.labels.shape[1:]
+
+    def prior(value: int, box: Box) -> Array:
+        share: Array = (votes.labels[:, *box] == value).mean(axis=0, dtype=np.float32)
+        return share
+
+    total, best = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    weighed = []
+    for value, box, share in said:
+        weighed.append((value, box, share * prior(value, box) ** settings.prior))
+        total[box] += weighed[-1][2]
+    known = total > 0
+    total[~known] = 1
+    for _, box, share in weighed:
+        best[box] = np.maximum(best[box], share / total[box])
+    sure = known & (best >= settings.fill)
+    for value, box, share in weighed:
+        yield value, box, np.where(sure[box], share / total[box], prior(value, box))
 
 
 def plurality(votes: Iterable[Share], shape: Sequence[int]) -> tuple[Array, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from atlasmith.errors import AtlasmithError
 from atlasmith.geometry import Array, Grid
+from atlasmith.io.files import read_json
 from atlasmith.io.images import read_image, read_labels
 from atlasmith.io.tables import Subject, read_cohort
 from atlasmith.naming import Layout
@@ -21,13 +23,14 @@ class Stack:
     """Atlases on a subject's fusion grid.
 
     labels: (N, *shape) integers. images: (N, *shape) in [0, 1]. target: (*shape), the subject's own image,
-    normalised. Shapes are the grid's `tensor_shape`.
+    normalised. Shapes are the grid's `tensor_shape`. atlases: their ids.
     """
 
     labels: Array
     images: Array
     target: Array
     grid: Grid
+    atlases: Sequence[str] = ()
 
 
 def read_stack(layout: Layout, subject: Subject) -> Stack:
@@ -40,7 +43,8 @@ def read_stack(layout: Layout, subject: Subject) -> Stack:
     def atlas_first(data: Array) -> Array:
         return np.ascontiguousarray(np.moveaxis(grid.squeeze(data), -1, 0))
 
-    return Stack(atlas_first(labels.data), atlas_first(images.data), target, grid)
+    voters = read_json(layout.propagated_sidecar(subject.id))["atlases"]
+    return Stack(atlas_first(labels.data), atlas_first(images.data), target, grid, voters)
 
 
 def disputed(stack: Stack) -> Array:

@@ -4,13 +4,14 @@ doi:10.1007/978-3-030-32248-9_23).
 It sees the target's and the warped atlas's intensities, and, beyond the paper, three hints that mean the same
 whatever the label, so that one network serves 2 labels or 134: the share of the other atlases that agree, the
 share of the neighbourhood that has the same label (near 1 inside a structure, lower at its boundary), and
-whether the label is background.
+whether the label is background. If asked it also sees how far the label's boundary is, and smoothed images.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 
 from atlasmith.augmentation import intensities
 from atlasmith.config import Config
+from atlasmith.errors import AtlasmithError, look_up
+from atlasmith.fusion.calibration import CALIBRATIONS, calibrate
 from atlasmith.fusion.learn import learn
 from atlasmith.fusion.stack import Stack, disputed, library_of, own_labels, read_stack
 from atlasmith.geometry import Array
@@ -30,11 +33,16 @@ from atlasmith.training import generator, pick_device
 
 CHANNELS = 5
 NEIGHBOURHOOD = 5  # voxels a side
+FAR = 4  # voxels: boundaries are no further
 DISPUTED = 5  # voxels a side: how far around a disagreement training looks
 ELSEWHERE = 0.05  # weight of the voxels where all agree
 TARGETS_A_STEP = 2
-VALIDATE_EVERY = 20
+VALIDATE_EVERY = 25
+VALIDATED = 4  # patches of each atlas of validation
 HELD_OUT = 0.1  # of the atlases
+PATCHES = 64  # on which probabilities are calibrated, and atlases' errors are compared
+LEARNED = 200_000  # voxels and voters at most to learn a calibration from
+PRIOR = 3  # atlases' worth of all pairs' correlation in that of each
 CACHE_BYTES = 3 * 2**30
 BATCH_VOXELS = 2_000_000  # of one forward pass when applied
 
@@ -46,9 +54,20 @@ def consensus(labels: Tensor, voters: int | None = None) -> Tensor:
     return agree.float() / max(len(labels) - 1, 1)
 
 
-def inputs(target: Tensor, images: Tensor, labels: Tensor, agreement: Tensor) -> Tensor:
-    """The network's input (N, CHANNELS, *shape) for N voters on one target (*shape)."""
+def inputs(
+    target: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    agreement: Tensor,
+    boundary: bool = False,
+    scales: int = 1,
+) -> Tensor:
+    """The network's input (N, channels, *shape) for N voters on one target (*shape)."""
     pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[target.ndim]
+
+    def smoothed(maps: Tensor) -> Tensor:
+        return pool(maps[:, None], NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2, count_include_pad=False)[:, 0]
+
     # Pairs of neighbours along each axis: cheap, and the same for any number of labels. Beyond the border
     # the label goes on, so a patch and the whole image look alike.
     edges = torch.zeros_like(images)
@@ -57,11 +76,67 @@ def inputs(target: Tensor, images: Tensor, labels: Tensor, agreement: Tensor) ->
         differ = (labels.narrow(axis, 0, pairs) != labels.narrow(axis, 1, pairs)).float()
         edges.narrow(axis, 0, pairs).add_(differ)
         edges.narrow(axis, 1, pairs).add_(differ)
-    near = pool(
-        edges[:, None] / (2 * target.ndim), NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2, count_include_pad=False
-    )
-    channels = [target.expand_as(images), images, agreement, 1 - near[:, 0], (labels == 0).float()]
+    near = smoothed(edges / (2 * target.ndim))
+    channels = [target.expand_as(images), images, agreement, 1 - near, (labels == 0).float()]
+    if boundary:
+        channels.append(_depth(edges > 0))
+    if scales == 2:
+        channels += [smoothed(target[None]).expand_as(images), smoothed(images)]
     return torch.stack(channels, dim=1)
+
+
+def _depth(edges: Tensor) -> Tensor:
+    """How far (N, *shape) the next of the voxels `edges` is: chessboard steps over `FAR`, 1 at most."""
+    widen = {2: F.max_pool2d, 3: F.max_pool3d}[edges.ndim - 1]
+    reached, depth = edges[:, None].float(), torch.zeros_like(edges[:, None], dtype=torch.float32)
+    for _ in range(FAR):
+        depth = depth + (1 - reached) / FAR
+        reached = widen(reached, 3, 1, 1)
+    return depth[:, 0]
+
+
+class VoteNet(nn.Module):
+    """The network, how its logits become probabilities, and how often `atlases` err together.
+
+    correlation: (A, A), of two atlases' errors beyond what their probabilities say; 1 on the diagonal.
+    """
+
+    correlation: Tensor
+
+    def __init__(
+        self,
+        ndim: int,
+        channels: Sequence[int],
+        boundary: bool,
+        scales: int,
+        calibration: str,
+        atlases: Sequence[str],
+    ) -> None:
+        super().__init__()
+        self.settings: dict[str, Any] = {
+            "ndim": ndim,
+            "channels": list(channels),
+            "boundary": boundary,
+            "scales": scales,
+            "calibration": calibration,
+            "atlases": list(atlases),
+        }
+        self.sees: dict[str, Any] = {"boundary": boundary, "scales": scales}
+        size = CHANNELS + boundary + 2 * (scales - 1)
+        self.body = UNet(ndim, size, 1, channels)
+        self.calibration = look_up(CALIBRATIONS, calibration, "calibration")(size)
+        self.calibration.requires_grad_(False)  # it is fitted afterwards
+        self.register_buffer("correlation", torch.eye(len(atlases)))
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """Logits (N, *shape) of `inputs` (N, channels, *shape): that the atlas's label is right."""
+        logits: Tensor = self.body(seen)[:, 0].float()
+        return logits
+
+    def probability(self, seen: Tensor) -> Tensor:
+        """(N, *shape), calibrated."""
+        calibrated: Tensor = self.calibration(self(seen), seen.movedim(1, -1))
+        return calibrated.sigmoid()
 
 
 class _Library:
@@ -104,8 +179,8 @@ def train_votenet(config: Config) -> None:
 
     Each step takes patches where voters disagree on a few atlases, each with a random part of the library, so
     that the network serves libraries of any size. A tenth of the atlases, where there are six or more, are
-    targets of validation alone, and calibrate the probabilities where voters disagree on them. A killed run
-    goes on from its checkpoint to the same weights.
+    targets of validation alone: the weights that do best there are kept, and the probabilities calibrated
+    where voters disagree. A killed run goes on from its checkpoint to the same weights.
     """
     layout, settings = config.layout, config.fusion.votenet
     atlases = library_of(layout)
@@ -113,23 +188,18 @@ def train_votenet(config: Config) -> None:
     validation, training = _split(config.seed, len(atlases))
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
-    net = UNet(library[0][0].grid.ndim, CHANNELS, 1, settings.channels).to(device)
+    net = VoteNet(
+        library[0][0].grid.ndim,
+        settings.channels,
+        settings.boundary,
+        settings.scales,
+        settings.calibration,
+        [atlas.id for atlas in atlases],
+    ).to(device)
 
     def loss(target: int, voters: int, random: torch.Generator, augment: bool) -> Tensor:
         stack, truth, where = library[target]
-        shape = stack.target.shape
-        if where.size:
-            flat = int(where[int(torch.randint(where.size, (1,), generator=random))])
-        else:
-            flat = int(np.prod(shape)) // 2
-        centre = np.unravel_index(flat, shape)
-        patch = tuple(
-            slice(
-                start := min(max(0, int(c) - settings.patch // 2), max(0, n - settings.patch)),
-                start + settings.patch,
-            )
-            for c, n in zip(centre, shape, strict=True)
-        )
+        patch = _patch(stack, where, settings.patch, random)
         count = len(stack.labels)
         size = int(torch.randint(min(count, 3), count + 1, (1,), generator=random))
         members = torch.randperm(count, generator=random)[:size]
@@ -144,8 +214,7 @@ def train_votenet(config: Config) -> None:
         weight = ELSEWHERE + (1 - ELSEWHERE) * widen(dispute, DISPUTED, 1, DISPUTED // 2)
         labels = labels[:voters]
         right = (labels == torch.from_numpy(truth[patch])).float()
-        x = inputs(image, images, labels, agreement).to(device)
-        logits = net(x)[:, 0]
+        logits = net(inputs(image, images, labels, agreement, **net.sees).to(device))
         weight = weight[0].expand_as(logits).to(device)
         entropy = F.binary_cross_entropy_with_logits(logits, right.to(device), weight, reduction="sum")
         return entropy / weight.sum()
@@ -160,27 +229,86 @@ def train_votenet(config: Config) -> None:
         if validation and (index + 1) % VALIDATE_EVERY == 0:
             with torch.no_grad():
                 random = generator(config.seed, 12)
-                terms["validation"] = torch.stack([loss(t, 4, random, False) for t in validation]).mean()
+                judged = [loss(t, 4, random, False) for t in validation for _ in range(VALIDATED)]
+                terms["validation"] = torch.stack(judged).mean()
         return terms
 
-    learn(config, "votenet", "votenet", net, step, len(atlases))
-    scale, offset = 1.0, 0.0
+    learn(config, "votenet", "votenet", net, step, len(atlases), keep_best=True)
+    random = generator(config.seed, 13)
     if validation:
-        judged = []
-        for target in validation:
-            stack, truth, where = library[target]
-            right = torch.from_numpy(stack.labels == truth).float()
-            said = torch.stack([logits(net, stack, device), right]).flatten(2)
-            judged.append(said[:, :, torch.from_numpy(where)].flatten(1))
-        scale, offset = platt(*torch.cat(judged, dim=1))
-        print(f"votenet: calibrated on {len(validation)} atlases: {scale:.3f} z {offset:+.3f}", flush=True)
-    about = {
-        "ndim": library[0][0].grid.ndim,
-        "channels": list(settings.channels),
-        "calibration": [scale, offset],
-    }
-    write_weights(layout.fuser_weights("votenet"), net, about)
+        _calibrate(net, library, validation, settings.patch, random)
+        print(f"votenet: calibrated on {len(validation)} atlases", flush=True)
+    _correlate(net, library, settings.patch, random)
+    write_weights(layout.fuser_weights("votenet"), net, net.settings)
     layout.fuser_checkpoint("votenet").unlink()
+
+
+def _patch(stack: Stack, where: Array, side: int, random: torch.Generator) -> tuple[slice, ...]:
+    """About one of the voxels at flat indices `where`, or the middle where there are none."""
+    shape = stack.target.shape
+    flat = int(np.prod(shape)) // 2
+    if where.size:
+        flat = int(where[int(torch.randint(where.size, (1,), generator=random))])
+    return tuple(
+        slice(start := min(max(0, int(c) - side // 2), max(0, n - side)), start + side)
+        for c, n in zip(np.unravel_index(flat, shape), shape, strict=True)
+    )
+
+
+def _judged(
+    net: VoteNet, library: _Library, targets: Sequence[int], side: int, random: torch.Generator
+) -> Iterator[tuple[Sequence[str], Tensor, Tensor, Tensor]]:
+    """`PATCHES` patches of the targets in turn, where voters disagree: the voters, the network's logits
+    (N, M), what it saw (N, M, channels), and whose label is right (N, M)."""
+    device = net.correlation.device
+    for index in sorted(range(PATCHES), key=lambda index: index % len(targets)):
+        stack, truth, where = library[targets[index % len(targets)]]
+        patch = _patch(stack, where, side, random)
+        labels, images = (torch.from_numpy(maps[:, *patch]) for maps in (stack.labels, stack.images))
+        seen = inputs(torch.from_numpy(stack.target[patch]), images, labels, consensus(labels), **net.sees)
+        there = (labels != labels[0]).any(0)
+        with torch.no_grad():
+            logits = net(seen.to(device)).cpu()
+        right = (labels == torch.from_numpy(truth[patch])).float()
+        yield stack.atlases, logits[:, there], seen.movedim(1, -1)[:, there], right[:, there]
+
+
+def _calibrate(
+    net: VoteNet, library: _Library, targets: Sequence[int], side: int, random: torch.Generator
+) -> None:
+    """Fit the network's calibration, in place, to targets that it didn't learn from."""
+    parts = [
+        [part.flatten(0, 1) for part in judged] for _, *judged in _judged(net, library, targets, side, random)
+    ]
+    logits, seen, right = (torch.cat(part) for part in zip(*parts, strict=True))
+    some = torch.randperm(len(logits), generator=random)[:LEARNED]
+    net.calibration.cpu().requires_grad_(True)
+    calibrate(net.calibration, logits[some], seen[some], right[some])
+    net.calibration.to(net.correlation.device).requires_grad_(False)
+
+
+def _correlate(net: VoteNet, library: _Library, side: int, random: torch.Generator) -> None:
+    """Find, in place, how atlases' errors go together beyond what their probabilities say, on each other."""
+    place = {atlas: index for index, atlas in enumerate(net.settings["atlases"])}
+    together, count = torch.zeros_like(net.correlation.cpu()), torch.zeros_like(net.correlation.cpu())
+    for voters, logits, seen, right in _judged(net, library, range(len(place)), side, random):
+        trust = net.calibration.cpu()(logits, seen).sigmoid().clamp(0.01, 0.99)
+        residual = (right - trust) / (trust * (1 - trust)).sqrt()
+        rows = torch.tensor([place[name] for name in voters])
+        together[rows[:, None], rows] += residual @ residual.T
+        count[rows[:, None], rows] += residual.shape[1]
+    net.calibration.to(net.correlation.device)
+    net.correlation.copy_(shrunk(together, count))
+
+
+def shrunk(together: Tensor, count: Tensor) -> Tensor:
+    """Correlations (A, A), 1 on the diagonal, from sums of products (A, A) and how many: near that of all
+    pairs where there are few."""
+    apart = ~torch.eye(len(count), dtype=torch.bool)
+    usual = together[apart].sum() / count[apart].sum().clamp(min=1)
+    prior = PRIOR * count[apart].sum() / apart.sum().clamp(min=1) / max(len(count), 1)
+    found = ((together + prior * usual) / (count + prior).clamp(min=1)).clamp(-1, 1)
+    return torch.where(apart, found, torch.ones_like(found))
 
 
 class Trust:
@@ -188,49 +316,34 @@ class Trust:
 
     def __init__(self, config: Config) -> None:
         self.device = pick_device(config.device)
-        about, tensors = read_weights(config.layout.fuser_weights("votenet"))
-        self.net = UNet(about["ndim"], CHANNELS, 1, about["channels"])
-        self.net.load_state_dict(tensors)
-        self.net.to(self.device).eval()
-        self.scale, self.offset = about["calibration"]
+        path = config.layout.fuser_weights("votenet")
+        about, tensors = read_weights(path)
+        try:
+            net = VoteNet(**about)
+            net.load_state_dict(tensors)
+        except (TypeError, RuntimeError):
+            raise AtlasmithError(
+                f"{path}: another version of atlasmith made this. Run `atlasmith fuse-train` again."
+            ) from None
+        self.net = net.to(self.device).eval()
 
+    @torch.inference_mode()
     def __call__(self, stack: Stack) -> Array:
-        """The probability (N, *shape) that each atlas's label is right."""
-        return (self.scale * logits(self.net, stack, self.device) + self.offset).sigmoid().numpy()
+        """The probability (N, *shape) that each atlas's label is right; some atlases at a time."""
+        labels, images = torch.from_numpy(stack.labels), torch.from_numpy(stack.images)
+        target = torch.from_numpy(stack.target)
+        agreement = consensus(labels)
+        size = max(1, BATCH_VOXELS // target.numel())
+        parts = []
+        for start in range(0, len(labels), size):
+            some = slice(start, start + size)
+            seen = inputs(target, images[some], labels[some], agreement[some], **self.net.sees)
+            parts.append(self.net.probability(seen.to(self.device)).cpu())
+        return torch.cat(parts).numpy()
 
-
-@torch.inference_mode()
-def logits(net: nn.Module, stack: Stack, device: torch.device) -> Tensor:
-    """What the network says of each atlas's label (N, *shape), some atlases at a time."""
-    labels, images = torch.from_numpy(stack.labels), torch.from_numpy(stack.images)
-    target = torch.from_numpy(stack.target)
-    agreement = consensus(labels)
-    size = max(1, BATCH_VOXELS // target.numel())
-    parts = []
-    for start in range(0, len(labels), size):
-        some = slice(start, start + size)
-        x = inputs(target, images[some], labels[some], agreement[some])
-        parts.append(net(x.to(device))[:, 0].float().cpu())
-    return torch.cat(parts)
-
-
-def platt(z: Tensor, right: Tensor) -> tuple[float, float]:
-    """The a and b for which sigmoid(a z + b) is the likeliest probability of what is right (N,), 0 or 1.
-
-    Platt 1999; with its targets, which stay off 0 and 1, so that a perfect split has an answer too.
-    """
-    count = right.double().sum()
-    high, low = (count + 1) / (count + 2), 1 / (len(right) - count + 2)
-    target = torch.where(right > 0.5, high, low)
-    line = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([line], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(line[0] * z.double() + line[1], target)
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
-    scale, offset = line.detach().tolist()
-    return scale, offset
+    def correlation(self, stack: Stack) -> Array:
+        """How the errors of a target's voters go together (N, N)."""
+        known = self.net.settings["atlases"]
+        rows = [known.index(name) for name in stack.atlases]
+        found: Array = self.net.correlation.cpu().numpy()[np.ix_(rows, rows)]
+        return found

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from atlasmith import __version__, processes
-from atlasmith.aligned import CACHE_BYTES, AlignedImages
+from atlasmith.aligned import AlignedImages, Cache
 from atlasmith.augmentation import augmented
 from atlasmith.config import Config
 from atlasmith.errors import AtlasmithError
@@ -32,29 +34,6 @@ from atlasmith.warp import resize_displacement, warp
 # Of the template's learning rate. The decoder's weights act together: each as fast as a free voxel, they move
 # the template's contrast, which a local correlation doesn't see, long before its shape.
 DECODER_RATE = 0.02
-
-
-class _Features:
-    """What is compared of images as they are: seen by the segmenters once, and kept, as memory allows."""
-
-    def __init__(self, model: Groupwise, images: AlignedImages) -> None:
-        self.model, self.images = model, images
-        self._kept: dict[int, Tensor] = {}
-
-    def __call__(self, indices: Sequence[int]) -> Tensor:
-        """Features (B, C, *shape), on the CPU."""
-        return torch.cat([self._one(index) for index in indices])
-
-    def _one(self, index: int) -> Tensor:
-        if index in self._kept:
-            return self._kept[index].float()
-        image, _ = self.images.batch([index])
-        device = self.model.base.device
-        with autocast(device):
-            features = self.model.features(image.to(device), [self.images.subjects[index].id]).half().cpu()
-        if (len(self._kept) + 1) * features.nbytes <= CACHE_BYTES:
-            self._kept[index] = features
-        return features.float()
 
 
 def train(config: Config) -> None:
@@ -78,7 +57,8 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
 
-    images = AlignedImages(layout, subjects, grid, config.affine.n4)
+    cache = Cache(layout.template_weights.parent)
+    images = AlignedImages(layout, subjects, grid, config.affine.n4, cache)
     code = CovariateCode.of(settings.conditions, [subject.covariates for subject in subjects])
     codes = torch.stack([code.encode(subject.covariates) for subject in subjects])
     segmenter = None
@@ -143,7 +123,12 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
             chosen.append(int(order[position % len(subjects)]))
         return processes.share(chosen)
 
-    as_they_are = _Features(model, images)
+    def as_it_is(index: int) -> Tensor:
+        """What is compared of an image (1, C, *shape), which the segmenters see once."""
+        image, _ = images.batch([index])
+        with autocast(device):
+            return model.features(image.to(device), [subjects[index].id]).half().cpu()
+
     own = [processes.rank()] if processes.rank() else []  # random numbers of this process alone
 
     def step(index: int) -> dict[str, Tensor]:
@@ -152,7 +137,8 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
         if settings.augment:
             image, mask, _ = augmented(image, mask, generator(config.seed, 4, index, *own))
         elif model.segmenters is not None:
-            image = as_they_are(chosen)
+            seen = [cache.get(("features", index), partial(as_it_is, index)) for index in chosen]
+            image = torch.cat(seen).float()
         image, mask = image.to(device), mask.to(device)
         with autocast(device):
             if settings.augment:
@@ -178,6 +164,7 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
             )
         return {"loss": torch.stack(list(terms.values())).sum(), **{n: t.detach() for n, t in terms.items()}}
 
+    digest = f"{config.digest('cohort', 'affine', 'template')}-{len(subjects)}-{__version__}"
     fit(
         module=model if adversary is None else torch.nn.ModuleList([model, adversary]),
         optimiser=optimiser,
@@ -186,15 +173,16 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
         checkpoint=layout.template_checkpoint,
         table=layout.template_training,
         every=settings.checkpoint_every,
-        digest=f"{config.digest('cohort', 'affine', 'template')}-{len(subjects)}-{__version__}",
+        digest=digest,
         description="template",
     )
-    refine_template(config, model, images, codes)
+    refine_template(config, model, images, codes, digest)
     if not processes.leads():
         return
     _write(config, model.cpu())
     layout.template_checkpoint.unlink(missing_ok=True)
     layout.segmenter_checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(layout.refinement_checkpoint, ignore_errors=True)
 
 
 @torch.inference_mode()

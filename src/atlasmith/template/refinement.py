@@ -8,8 +8,10 @@ covariate, is change that the template should show; it is taken out of them befo
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
-from tempfile import TemporaryFile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +22,17 @@ from tqdm import tqdm
 from atlasmith import instance, processes
 from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config
+from atlasmith.io.files import whole
 from atlasmith.io.tables import write_tsv
+from atlasmith.io.weights import read_weights, write_weights
 from atlasmith.losses import to_mm
 from atlasmith.networks import Groupwise
 from atlasmith.regression import regression
 from atlasmith.training import autocast, generator
-from atlasmith.warp import compose, exponentiate, half_shape, resize_displacement, warp
+from atlasmith.warp import compose, exponentiate, resize_displacement, warp
 
 SUPPORT_MARGIN = 3  # voxels
+STATE = "template.safetensors"  # within the checkpoint
 
 
 def start_from_regression(model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
@@ -56,13 +61,18 @@ def _set(model: Groupwise, base: Tensor, slopes: Tensor) -> None:
         model.slopes.data.copy_(slopes[:, 0])
 
 
-def refine_template(config: Config, model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
+def refine_template(
+    config: Config, model: Groupwise, images: AlignedImages, codes: Tensor, digest: str
+) -> None:
     """Replace the template by what registered images average to, round by round, in place.
 
     In each round the velocities of some people, drawn once, and in the last one of everybody, go on by
     instance optimisation from where they were. Base and slopes become the regression of the images brought
     to the mean covariates. The decoder falls silent, and so do the slopes until the last round: they would
     show a moving edge as a change of intensities, and leave growth nothing to explain.
+
+    A killed run with the same `digest` goes on, in the same round, with the people who aren't done yet, to
+    the same template. The caller removes `refinement_checkpoint` once its results are safe.
     """
     settings, device = config.template.refinement, model.base.device
     if settings.rounds == 0:
@@ -71,43 +81,49 @@ def refine_template(config: Config, model: Groupwise, images: AlignedImages, cod
     drawn = processes.share(sorted(order[: settings.subjects]))
     everyone = processes.share(range(len(codes)))
     codes = codes.to(device)
-    velocities = _Velocities(model, len(codes))
+    folder = config.layout.refinement_checkpoint
     model.eval()
     if model.decoder is not None and model.slopes is not None:
         for parameter in (model.slopes, *model.decoder.head.parameters()):
             parameter.data.zero_()
+    rows = _resume(folder, model, digest)
     progress = tqdm(
         total=(settings.rounds - 1) * len(drawn) + len(everyone),
         desc="refinement",
         disable=None if processes.leads() else True,
+        initial=len(rows) * len(drawn),
     )
-    rows = []
-    for turn in range(settings.rounds):
+    for turn in range(len(rows), settings.rounds):
         last = turn == settings.rounds - 1
         people = everyone if last else drawn
+        known, found, centred = (
+            _Velocities(folder / name, device) for name in (f"{turn}", f"{turn}-found", f"{turn + 1}")
+        )
         if last and turn > 0:  # no round has made the template central before the first
             _set_lean(model, images, codes)
         for person in people:
+            progress.update()
+            if person in found:
+                continue
             image, mask = (x.to(device) for x in images.batch([person]))
             with torch.no_grad(), autocast(device):
                 template = model.template_features(codes[person][None])
                 image = model.features(image, [images.subjects[person].id])
-                if person not in velocities:
-                    velocities[person] = model.velocity(template, image).mean.float()
+                start = known[person] if person in known else model.velocity(template, image).mean.float()
             judge = instance.judge(config, model.grid, template.float(), image.float(), mask)
-            velocities[person] = instance.optimise(
-                judge, velocities[person], settings.steps, settings.learning_rate
-            )
-            progress.update()
+            found[person] = instance.optimise(judge, start, settings.steps, settings.learning_rate)
         with torch.no_grad():
-            moved = _centre(model, velocities, people, codes)
+            moved = _centre(model, found, centred, people, codes)
             before = model.base.clone()
-            base, slopes = regression(_brought(model, images, people, velocities, codes), codes[people])
+            base, slopes = regression(_brought(model, images, people, centred, codes), codes[people])
             _set(model, base, slopes if last else torch.zeros_like(slopes))
             change = float((model.base - before).square().mean().sqrt())
         count = len(codes) if last else min(settings.subjects, len(codes))
         rows.append({"round": turn + 1, "people": count, "moved_mm": moved, "changed": change})
         if processes.leads():
+            write_weights(folder / STATE, model, {"digest": digest, "rows": rows})
+            known.remove()
+            found.remove()
             print(
                 f"refinement: round {turn + 1} of {settings.rounds}, the template moved by {moved:.3f} mm "
                 f"and changed by {change:.4f}",
@@ -116,6 +132,23 @@ def refine_template(config: Config, model: Groupwise, images: AlignedImages, cod
     progress.close()
     if processes.leads():
         write_tsv(config.layout.template_refinement, rows, list(rows[0]))
+
+
+def _resume(folder: Path, model: Groupwise, digest: str) -> list[dict[str, Any]]:
+    """The rounds that are done, and the template after them, if a run of this digest was killed here."""
+    state = folder / STATE
+    about, tensors = read_weights(state) if state.exists() else ({}, {})
+    processes.wait()  # nobody removes what another still reads
+    if about.get("digest") == digest:
+        model.load_state_dict(tensors)
+        if processes.leads():
+            print(f"resuming refinement after round {len(about['rows'])} from {state}", flush=True)
+        return list(about["rows"])
+    if processes.leads():
+        shutil.rmtree(folder, ignore_errors=True)
+        write_weights(state, model, {"digest": digest, "rows": []})
+    processes.wait()
+    return []
 
 
 def _set_lean(model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
@@ -132,43 +165,48 @@ def _set_lean(model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
 
 
 class _Velocities:
-    """People's velocities (1, d, *half), in a file without a name: memory doesn't grow with the cohort."""
+    """People's velocities (1, d, *half), in files: memory doesn't grow with the cohort, and a killed run
+    finds those that are done."""
 
-    def __init__(self, model: Groupwise, people: int) -> None:
-        shape = (people, 1, model.grid.ndim, *half_shape(model.grid.tensor_shape))
-        with TemporaryFile() as file:
-            self._values = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
-        self._known: set[int] = set()
-        self._device = model.base.device
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self._folder, self._device = folder, device
+
+    def _path(self, person: int) -> Path:
+        return self._folder / f"{person}.npy"
 
     def __contains__(self, person: int) -> bool:
-        return person in self._known
+        return self._path(person).exists()
 
     def __getitem__(self, person: int) -> Tensor:
-        return torch.from_numpy(np.array(self._values[person])).to(self._device)
+        return torch.from_numpy(np.load(self._path(person))).to(self._device)
 
     def __setitem__(self, person: int, velocity: Tensor) -> None:
-        self._values[person] = velocity.cpu().numpy()
-        self._known.add(person)
+        with whole(self._path(person)) as partial:
+            np.save(partial, velocity.cpu().numpy())
+
+    def remove(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _centre(model: Groupwise, velocities: _Velocities, people: list[int], codes: Tensor) -> float:
-    """Take out of people's velocities, in place, what they have in common, for which the template moves
-    instead, and what goes with the covariates, which is growth.
+def _centre(
+    model: Groupwise, found: _Velocities, centred: _Velocities, people: list[int], codes: Tensor
+) -> float:
+    """Take out of people's velocities what they have in common, for which the template moves instead, and
+    what goes with the covariates, which is growth.
 
     Each is a field on the template at its own covariates; to be compared they are carried along the growth.
     Returns the mean length, mm, of what they had in common.
     """
-    ones = torch.ones_like(velocities[people[0]][:, :1])
+    ones = torch.ones_like(found[people[0]][:, :1])
 
     def carried(field: Tensor, person: int, way: int) -> Tensor:
         return warp(field, model.grown(codes[person][None])[way], padding="border") if model.grows else field
 
-    there = ((carried(velocities[person], person, 1), ones) for person in people)
+    there = ((carried(found[person], person, 1), ones) for person in people)
     common, slopes = regression(there, codes[people])
     for person in people:
         known = common + torch.einsum("k,kc...->c...", codes[person], slopes)
-        velocities[person] = velocities[person] - carried(known, person, 0)
+        centred[person] = found[person] - carried(known, person, 0)
     model.growth -= slopes  # last: what came by the old one went back by it
     return float(to_mm(common, model.grid.coarser_spacing(common.shape[2:])).norm(dim=1).mean())
 
