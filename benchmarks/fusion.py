@@ -3,8 +3,9 @@
     python benchmarks/fusion.py results-hippocampus-labels --targets 12
 
 The atlases are propagated to the first so many targets again, into a temporary folder. Prints a Markdown
-table: Dice and HD95 (means over labels, then targets, in the native grid) with the 95 % interval of Dice, and
-the median seconds from warped atlases in memory to labels. ANTs' is skipped where antspyx is missing.
+table: Dice and HD95 (means over labels, then targets, in the native grid or at `--spacing`) with the 95 %
+interval of Dice, and the median seconds from warped atlases in memory to labels. ANTs' is skipped where
+antspyx is missing.
 
 How well probabilities are calibrated follows, where voters disagree: VoteNet's, that an atlas is right, and
 those of each label that `evidence` gives; the expected calibration error (Guo et al. 2017) in 15 bins.
@@ -33,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers import ants_image
+from peers import ants_image, labels_of
 
 from atlasmith import overlap
 from atlasmith.config import FusionSection, JLFSection, load_config
@@ -44,7 +45,7 @@ from atlasmith.fusion.methods import FUSERS, Share, Votes, fuse, plurality, shar
 from atlasmith.fusion.stack import Stack, disputed, read_stack
 from atlasmith.fusion.votenet import Trust
 from atlasmith.geometry import Array, Grid
-from atlasmith.io.images import Image, read_grid, read_labels
+from atlasmith.io.images import Image, read_grid
 from atlasmith.io.tables import read_cohort, read_label_values, write_cohort
 from atlasmith.overlap import label_index
 from atlasmith.propagate import propagate
@@ -121,6 +122,9 @@ def main() -> None:
     parser.add_argument("--atlases", type=int)
     parser.add_argument("--skip", type=int, default=0)
     parser.add_argument("--closest", type=int)
+    parser.add_argument(
+        "--spacing", type=float, help="judge at this voxel size, mm; each image's own by default"
+    )
     parser.add_argument("--leave-one-out", action="store_true")
     parser.add_argument("--methods", nargs="*", default=[*FUSERS, "ANTs JLF"])
     options = parser.parse_args()
@@ -167,7 +171,9 @@ def main() -> None:
             if not config.layout.propagated_images(target.id).exists():
                 propagate(config, target.id)
             stack, native = read_stack(config.layout, target), read_grid(target.image)
-            manual = read_labels(target.labels)
+            if options.spacing:
+                native = native.resampled(options.spacing)
+            manual = labels_of(target.labels, options.spacing)
             truth = manual.data
             own, where = pull_labels(truth, manual.grid, [], stack.grid).numpy().ravel(), disputed(stack)
             if "votenet" in methods:

@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from atlasmith.config import Config, FusionSection, JLFSection, parse_config
-from atlasmith.fusion import evidence, fuse_subject, methods, train_fusers
+from atlasmith.fusion import evidence, fuse_subject, methods, staple, train_fusers
 from atlasmith.fusion.apply import on_native
 from atlasmith.fusion.calibration import CALIBRATIONS, calibrate
 from atlasmith.fusion.evidence import positions
@@ -486,6 +486,23 @@ def test_staple_is_simpleitks(shape: tuple[int, ...]) -> None:
     counted, _ = plurality(FUSERS["majority"](votes(labels)), shape)
     assert (fused == truth).mean() > (counted == truth).mean()
     assert ((confidence > 1 / 3) & (confidence <= 1)).all()
+
+
+def test_staple_considers_what_has_votes_where_labels_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = np.repeat(np.arange(20), 60).reshape(40, 30)
+    labels = np.stack(
+        [
+            np.where(RANDOM.random(truth.shape) < p, truth, RANDOM.integers(0, 20, truth.shape))
+            for p in (0.9, 0.8, 0.8, 0.7, 0.7)
+        ]
+    ).astype(np.int32)
+    few = {value: share for value, _, share in FUSERS["staple"](votes(labels))}
+    monkeypatch.setattr(staple, "FEW", 20)
+    every = {value: share for value, _, share in FUSERS["staple"](votes(labels))}
+    assert list(few) == list(every) == list(range(20))
+    for value, share in few.items():
+        assert np.abs(share - every[value]).mean() < 1e-3
+        assert (share[(labels != value).all(axis=0)] == 0).all()
 
 
 def test_staple_doesnt_underflow_with_many_atlases() -> None:

@@ -4,7 +4,8 @@ doi:10.1007/978-3-030-32248-9_23).
 It sees the target's and the warped atlas's intensities, and, beyond the paper, three hints that mean the same
 whatever the label, so that one network serves 2 labels or 134: the share of the other atlases that agree, the
 share of the neighbourhood that has the same label (near 1 inside a structure, lower at its boundary), and
-whether the label is background. If asked it also sees how far the label's boundary is, and smoothed images.
+whether the label is background; and a code that it learns for each label. If asked it also sees how far the
+label's boundary is, and smoothed images.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from atlasmith.fusion.calibration import CALIBRATIONS, calibrate
 from atlasmith.fusion.learn import learn
 from atlasmith.fusion.stack import Stack, disputed, library_of, own_labels, read_stack
 from atlasmith.geometry import Array
-from atlasmith.io.tables import Subject
+from atlasmith.io.tables import Subject, read_label_values
 from atlasmith.io.weights import read_weights, write_weights
 from atlasmith.naming import Layout
-from atlasmith.networks import UNet
+from atlasmith.networks import BATCH_NORM, UNet
 from atlasmith.training import generator, pick_device
 
 CHANNELS = 5
+CODE = 4  # what the network remembers of a label: so many numbers
 NEIGHBOURHOOD = 5  # voxels a side
 FAR = 4  # voxels: boundaries are no further
 DISPUTED = 5  # voxels a side: how far around a disagreement training looks
@@ -96,7 +98,7 @@ def _depth(edges: Tensor) -> Tensor:
 
 
 class VoteNet(nn.Module):
-    """The network, how its logits become probabilities, and how often `atlases` err together.
+    """The network for labels `values`, how its logits become probabilities, and how `atlases` err together.
 
     correlation: (A, A), of two atlases' errors beyond what their probabilities say; 1 on the diagonal.
     """
@@ -110,6 +112,7 @@ class VoteNet(nn.Module):
         boundary: bool,
         scales: int,
         calibration: str,
+        values: Sequence[int],
         atlases: Sequence[str],
     ) -> None:
         super().__init__()
@@ -119,23 +122,29 @@ class VoteNet(nn.Module):
             "boundary": boundary,
             "scales": scales,
             "calibration": calibration,
+            "values": list(values),
             "atlases": list(atlases),
         }
         self.sees: dict[str, Any] = {"boundary": boundary, "scales": scales}
         size = CHANNELS + boundary + 2 * (scales - 1)
-        self.body = UNet(ndim, size, 1, channels)
+        self.codes = nn.Embedding(len(values), CODE)
+        # Its averages hold for patches, of which it learns, and for whole images, unlike those of each image.
+        self.body = UNet(ndim, size + CODE, 1, channels, norm=BATCH_NORM)
         self.calibration = look_up(CALIBRATIONS, calibration, "calibration")(size)
         self.calibration.requires_grad_(False)  # it is fitted afterwards
         self.register_buffer("correlation", torch.eye(len(atlases)))
 
-    def forward(self, seen: Tensor) -> Tensor:
-        """Logits (N, *shape) of `inputs` (N, channels, *shape): that the atlas's label is right."""
-        logits: Tensor = self.body(seen)[:, 0].float()
+    def forward(self, seen: Tensor, labels: Tensor) -> Tensor:
+        """Logits (N, *shape), that the atlas's label is right, of `inputs` (N, channels, *shape) and of the
+        labels (N, *shape)."""
+        values = torch.tensor(self.settings["values"]).to(labels)
+        codes = self.codes(torch.searchsorted(values, labels.contiguous()).clamp(max=len(values) - 1))
+        logits: Tensor = self.body(torch.cat([seen, codes.movedim(-1, 1)], dim=1))[:, 0].float()
         return logits
 
-    def probability(self, seen: Tensor) -> Tensor:
+    def probability(self, seen: Tensor, labels: Tensor) -> Tensor:
         """(N, *shape), calibrated."""
-        calibrated: Tensor = self.calibration(self(seen), seen.movedim(1, -1))
+        calibrated: Tensor = self.calibration(self(seen, labels), seen.movedim(1, -1))
         return calibrated.sigmoid()
 
 
@@ -194,6 +203,7 @@ def train_votenet(config: Config) -> None:
         settings.boundary,
         settings.scales,
         settings.calibration,
+        [0, *read_label_values(layout.labels)],
         [atlas.id for atlas in atlases],
     ).to(device)
 
@@ -214,7 +224,8 @@ def train_votenet(config: Config) -> None:
         weight = ELSEWHERE + (1 - ELSEWHERE) * widen(dispute, DISPUTED, 1, DISPUTED // 2)
         labels = labels[:voters]
         right = (labels == torch.from_numpy(truth[patch])).float()
-        logits = net(inputs(image, images, labels, agreement, **net.sees).to(device))
+        seen = inputs(image, images, labels, agreement, **net.sees)
+        logits = net(seen.to(device), labels.to(device))
         weight = weight[0].expand_as(logits).to(device)
         entropy = F.binary_cross_entropy_with_logits(logits, right.to(device), weight, reduction="sum")
         return entropy / weight.sum()
@@ -227,10 +238,12 @@ def train_votenet(config: Config) -> None:
         total = torch.stack([loss(target, voters, random, True) for target in chosen]).mean()
         terms = {"loss": total}
         if validation and (index + 1) % VALIDATE_EVERY == 0:
+            net.eval()
             with torch.no_grad():
                 random = generator(config.seed, 12)
                 judged = [loss(t, 4, random, False) for t in validation for _ in range(VALIDATED)]
                 terms["validation"] = torch.stack(judged).mean()
+            net.train()
         return terms
 
     learn(config, "votenet", "votenet", net, step, len(atlases), keep_best=True)
@@ -268,7 +281,7 @@ def _judged(
         seen = inputs(torch.from_numpy(stack.target[patch]), images, labels, consensus(labels), **net.sees)
         there = (labels != labels[0]).any(0)
         with torch.no_grad():
-            logits = net(seen.to(device)).cpu()
+            logits = net(seen.to(device), labels.to(device)).cpu()
         right = (labels == torch.from_numpy(truth[patch])).float()
         yield stack.atlases, logits[:, there], seen.movedim(1, -1)[:, there], right[:, there]
 
@@ -338,7 +351,7 @@ class Trust:
         for start in range(0, len(labels), size):
             some = slice(start, start + size)
             seen = inputs(target, images[some], labels[some], agreement[some], **self.net.sees)
-            parts.append(self.net.probability(seen.to(self.device)).cpu())
+            parts.append(self.net.probability(seen.to(self.device), labels[some].to(self.device)).cpu())
         return torch.cat(parts).numpy()
 
     def correlation(self, stack: Stack) -> Array:

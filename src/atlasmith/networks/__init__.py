@@ -8,9 +8,10 @@ from atlasmith.networks.decoder import DECODERS
 from atlasmith.networks.groupwise import CovariateCode, Groupwise
 from atlasmith.networks.registration import NETWORKS, fold
 from atlasmith.networks.segmenter import Segmenters, label_channels, unions
-from atlasmith.networks.unet import UNet
+from atlasmith.networks.unet import BATCH_NORM, UNet
 
 __all__ = [
+    "BATCH_NORM",
     "DECODERS",
     "NETWORKS",
     "CovariateCode",

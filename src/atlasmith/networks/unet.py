@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
-NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+NORM: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+BATCH_NORM: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
-def block(ndim: int, inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """Convolution, instance norm, activation."""
+def block(
+    ndim: int, inputs: int, outputs: int, stride: int = 1, norm: Mapping[int, type[nn.Module]] = NORM
+) -> nn.Sequential:
+    """Convolution, norm, activation."""
     return nn.Sequential(
         CONVOLUTION[ndim](inputs, outputs, 3, stride, padding=1),
-        NORM[ndim](outputs, affine=True),
+        norm[ndim](outputs, affine=True),
         nn.LeakyReLU(0.2),
     )
 
@@ -46,8 +49,8 @@ def cut(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 class UNet(nn.Module):
-    """Encoder and decoder with skips (Ronneberger et al. 2015), strided convolutions and
-    instance norm, any input size.
+    """Encoder and decoder with skips (Ronneberger et al. 2015), strided convolutions and a norm, any input
+    size.
 
     Input (B, in_channels, *shape); output (B, out_channels, *shape), or half that size (rounded up) with
     `first_stride=2`. `channels` are the widths of the levels, finest first. `extra` makes a module that
@@ -62,6 +65,7 @@ class UNet(nn.Module):
         channels: Sequence[int],
         first_stride: int = 1,
         extra: Callable[[int, int], nn.Module] = lambda level, width: nn.Identity(),
+        norm: Mapping[int, type[nn.Module]] = NORM,
     ) -> None:
         super().__init__()
         self.first_stride = first_stride
@@ -69,11 +73,12 @@ class UNet(nn.Module):
         widths = [in_channels, *channels]
         strides = [first_stride] + [2] * (len(channels) - 1)
         self.encoder = nn.ModuleList(
-            nn.Sequential(block(ndim, widths[i], widths[i + 1], strides[i]), extra(i, widths[i + 1]))
+            nn.Sequential(block(ndim, widths[i], widths[i + 1], strides[i], norm), extra(i, widths[i + 1]))
             for i in range(len(channels))
         )
         self.decoder = nn.ModuleList(
-            block(ndim, coarse + fine, fine) for fine, coarse in reversed(list(itertools.pairwise(channels)))
+            block(ndim, coarse + fine, fine, norm=norm)
+            for fine, coarse in reversed(list(itertools.pairwise(channels)))
         )
         self.head = head(ndim, channels[0], out_channels)
 
