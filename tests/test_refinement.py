@@ -197,5 +197,5 @@ def test_the_networks_lean_is_taken_off(tmp_path: Path) -> None:
         return torch.cat(found).mean(0)
 
     assert common().abs().mean() > 0.01
-    _set_lean(model, rings, torch.zeros(6, 0))  # type: ignore[arg-type]
+    _set_lean(config_of(tmp_path, 1), model, rings, torch.zeros(6, 0))  # type: ignore[arg-type]
     assert common().abs().max() < 1e-5

@@ -1,6 +1,7 @@
 """Training on the toy cohort."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,6 +113,26 @@ def test_a_killed_training_resumes_to_the_same_weights(
     assert not resumed.layout.template_checkpoint.exists()
     assert not resumed.layout.segmenter_checkpoint.exists()
     assert len(read_tsv(resumed.layout.segmenter_training)) == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "within"), [({"precision": "bfloat16"}, 0.05), ({"channels_last": True}, 1e-4)]
+)
+def test_precision_and_memory_format_change_little(
+    setting: dict[str, object], within: float, toy: Config, tmp_path: Path
+) -> None:
+    values = toy.resolved()
+    values["template"] |= {"steps": 10, "refinement": {"rounds": 1, "steps": 2}}
+    losses = []
+    for name, more in (("plain", {}), ("other", setting)):
+        config = linked(
+            toy,
+            parse_config(values | {"output": str(tmp_path / name), "template": values["template"] | more}),
+        )
+        train(config)
+        losses.append([float(row["loss"]) for row in read_tsv(config.layout.template_training)])
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=within)
 
 
 def segmenters(config: Config, images: AlignedImages, steps: int) -> Segmenters:

@@ -119,6 +119,10 @@ class TemplateSection(Section):
     }
     augment: bool = Field(False, description="train on images in random poses, with random intensities")
     save_memory: bool = Field(False, description="less memory for integrating velocities, more time")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of networks, not of losses; auto: bfloat16 on CUDA, float32 on CPU"
+    )
+    channels_last: bool = Field(False, description="the memory format of networks in training")
     checkpoint_every: Count = 100
     views: dict[str, list[float | str]] = Field(
         default_factory=dict, description="covariate: values at which template images are written"

@@ -40,9 +40,10 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 on CUDA, nothing on CPU."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """What networks compute in: `float32`, `bfloat16`, or `auto`, bfloat16 on CUDA alone."""
+    half = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=half)
 
 
 def generator(seed: int, *where: int) -> torch.Generator:

@@ -50,7 +50,7 @@ class Registration:
 
         The network's answer, or better after instance optimisation.
         """
-        with autocast(self.device):
+        with autocast(self.device, self.config.template.precision):
             network = self.model.velocity(template, image).mean
         settings = self.config.register_
         if settings.refine_steps == 0:

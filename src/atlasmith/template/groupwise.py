@@ -85,6 +85,9 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
     if not layout.template_checkpoint.exists():
         start_from_regression(model, images, codes)
     check_memory(config, model.to(device))
+    if settings.channels_last:
+        layout_of = {2: torch.channels_last, 3: torch.channels_last_3d}
+        model.network.to(memory_format=layout_of[grid.ndim])  # type: ignore[call-overload]
     # Where few images have data the template stays their mean: there nothing but noise would move it.
     model.base.register_hook(lambda gradient: gradient * model.support)
     if model.slopes is not None:
@@ -126,7 +129,7 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
     def as_it_is(index: int) -> Tensor:
         """What is compared of an image (1, C, *shape), which the segmenters see once."""
         image, _ = images.batch([index])
-        with autocast(device):
+        with autocast(device, settings.precision):
             return model.features(image.to(device), [subjects[index].id]).half().cpu()
 
     own = [processes.rank()] if processes.rank() else []  # random numbers of this process alone
@@ -140,7 +143,7 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
             seen = [cache.get(("features", index), partial(as_it_is, index)) for index in chosen]
             image = torch.cat(seen).float()
         image, mask = image.to(device), mask.to(device)
-        with autocast(device):
+        with autocast(device, settings.precision):
             if settings.augment:
                 image = model.features(image, [subjects[i].id for i in chosen])
             template = model.template_features(codes[chosen].to(device))

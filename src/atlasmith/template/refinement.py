@@ -100,13 +100,13 @@ def refine_template(
             _Velocities(folder / name, device) for name in (f"{turn}", f"{turn}-found", f"{turn + 1}")
         )
         if last and turn > 0:  # no round has made the template central before the first
-            _set_lean(model, images, codes)
+            _set_lean(config, model, images, codes)
         for person in people:
             progress.update()
             if person in found:
                 continue
             image, mask = (x.to(device) for x in images.batch([person]))
-            with torch.no_grad(), autocast(device):
+            with torch.no_grad(), autocast(device, config.template.precision):
                 template = model.template_features(codes[person][None])
                 image = model.features(image, [images.subjects[person].id])
                 start = known[person] if person in known else model.velocity(template, image).mean.float()
@@ -151,14 +151,14 @@ def _resume(folder: Path, model: Groupwise, digest: str) -> list[dict[str, Any]]
     return []
 
 
-def _set_lean(model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
+def _set_lean(config: Config, model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
     """The network has learned from another template. What its velocities to this one, which rounds have made
     central, have in common says nothing about anyone: registrations that start from there stay there, where
     images show little."""
     summed = torch.zeros_like(model.lean)
     for person in processes.share(range(len(codes))):
         code, (image, _) = codes[person], images.batch([person])
-        with torch.no_grad(), autocast(code.device):
+        with torch.no_grad(), autocast(code.device, config.template.precision):
             features = model.features(image.to(code), [images.subjects[person].id])
             summed += model.velocity(model.template_features(code[None]), features).mean.float()
     model.lean += processes.total(summed) / len(codes)

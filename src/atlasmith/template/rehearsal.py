@@ -61,7 +61,7 @@ def kept_bytes(config: Config, model: Groupwise) -> float:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with autocast(device):
+        with autocast(device, config.template.precision):
             template = small.template_features(torch.zeros(1, model.code.size, device=device))
             image = small.features(torch.zeros_like(small.base))
             velocity = small.velocity(template, image)

@@ -50,7 +50,7 @@ def train_segmenters(
             known = [k for k, i in enumerate(chosen) if images.subjects[i].id not in without]
             if not known:
                 continue
-            with autocast(device):
+            with autocast(device, config.template.precision):
                 logits = segmenter.logits(image[known]).float()
             weight = inside[known].expand_as(logits)
             total["entropy"].append(F.binary_cross_entropy_with_logits(logits, truth[known], weight))
