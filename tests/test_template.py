@@ -116,13 +116,13 @@ def test_a_killed_training_resumes_to_the_same_weights(
 
 
 @pytest.mark.parametrize(
-    ("setting", "within"), [({"precision": "bfloat16"}, 0.05), ({"channels_last": True}, 1e-4)]
+    ("setting", "within"), [({"precision": "bfloat16"}, 0.03), ({"channels_last": True}, 1e-4)]
 )
 def test_precision_and_memory_format_change_little(
     setting: dict[str, object], within: float, toy: Config, tmp_path: Path
 ) -> None:
     values = toy.resolved()
-    values["template"] |= {"steps": 10, "refinement": {"rounds": 1, "steps": 2}}
+    values["template"] |= {"steps": 10, "learning_rate": 1e-3, "refinement": {"rounds": 0}}
     losses = []
     for name, more in (("plain", {}), ("other", setting)):
         config = linked(
