@@ -15,9 +15,10 @@ from atlasmith.fusion.evidence import positions
 from atlasmith.fusion.jlf import correlated_weights, solved
 from atlasmith.fusion.methods import FUSERS, Votes, fuse, plurality, shares
 from atlasmith.fusion.stack import Stack, own_labels
+from atlasmith.fusion.uncertainty import PARTS, Uncertainty
 from atlasmith.fusion.votenet import CHANNELS, FAR, Trust, consensus, inputs, shrunk
 from atlasmith.geometry import Grid
-from atlasmith.io.files import write_json
+from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import read_grid, read_image, read_labels, write_image
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_cohort, write_tsv
 from atlasmith.propagate import propagate
@@ -354,7 +355,8 @@ def test_the_chain_on_the_toy_cohort(toy_registered: Config) -> None:
             propagate(toy_registered, subject.id)
     train_fusers(toy_registered)
     target = next(s for s in read_cohort(layout.cohort) if s.id == "09")
-    fuse_subject(toy_registered, "09")
+    unsure = toy_registered.fusion.model_copy(update={"uncertainty": True})
+    fuse_subject(toy_registered.model_copy(update={"fusion": unsure}), "09")
     truth = read_labels(target.labels).data
     dice = {}
     for method in toy_registered.fusion.methods:
@@ -367,10 +369,28 @@ def test_the_chain_on_the_toy_cohort(toy_registered: Config) -> None:
             assert float(row["volume_mm3"]) == pytest.approx(volume, rel=1e-4)
         confidence = read_image(layout.confidence("09", method)).data
         assert confidence.min() > 0 and confidence.max() <= 1.0001
+        parts = read_image(layout.uncertainty("09", method)).data
+        assert parts.shape == (*confidence.shape, 3) and parts.min() >= 0
+        sure = confidence > 0.999
+        assert (parts[sure, 0] < 0.05).all() and (parts[~sure].max(axis=0) > 0).all()
+        assert list(read_json(layout.segmentation_sidecar("09", method))["Uncertainty"]) == list(PARTS)
         both = [(segmentation.data == k, truth == k) for k in (4, 1000)]
         dice[method] = np.mean([2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in both])
     assert min(dice.values()) > 0.85
     assert min(dice["votenet"], dice["evidence"]) > dice["majority"] - 0.02
+
+
+def test_uncertainty_has_three_parts() -> None:
+    labels = np.array([[[1, 1, 0]], [[1, 2, 0]], [[1, 2, 0]], [[1, 0, 0]]], np.int32)
+    images = np.stack([np.full((1, 3), value, np.float32) for value in (0.5, 0.5, 0.7, 0.3)])
+    stack = Stack(labels, images, np.full((1, 3), 0.5, np.float32), Grid((1, 3, 1), np.eye(4)))
+    unsure = Uncertainty(stack)
+    fused, _ = plurality(unsure.passed(FUSERS["majority"](votes(labels))), (1, 3))
+    entropy, disagreement, registration = unsure.maps()
+    assert fused.tolist() == [[1, 2, 0]]
+    np.testing.assert_allclose(entropy, [[0, 1.5 * np.log(2), 0]], atol=1e-6)
+    np.testing.assert_allclose(disagreement, [[0, 0.5, 0]], atol=1e-6)
+    np.testing.assert_allclose(registration, np.full((1, 3), np.sqrt(0.02)), rtol=1e-5)
 
 
 def test_trust_is_a_probability_for_every_atlas(toy_registered: Config) -> None:

@@ -54,6 +54,7 @@ BIDSIGNORE = """\
 *_xfm.*
 *_jacobian.*
 *_confidence.*
+*_uncertainty.*
 *_volumes.tsv
 *_metrics.tsv
 tpl-*/template_description.json

@@ -190,6 +190,7 @@ class FusionSection(Section):
     local_closest: Count = Field(10, description="so many atlases vote at a voxel in `local_closest`")
     spacing: Positive | None = Field(None, description="fuse at this voxel size, mm; None: the target's own")
     margin: NotNegative = Field(6.0, description="mm around the propagated labels")
+    uncertainty: bool = Field(False, description="also write what each fused label is unsure of")
     assess: bool = Field(
         True, description="segment atlases too, each by the others: what all segmentations are worth"
     )

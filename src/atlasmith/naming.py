@@ -201,6 +201,10 @@ class Layout:
         """The share of trust behind the fused label, 0 to 1."""
         return self.of_subject(subject, f"space-{self.suffix}_desc-{method_label(method)}", "confidence")
 
+    def uncertainty(self, subject: str, method: str) -> Path:
+        """Of the fused label, its parts along the fourth axis."""
+        return self.of_subject(subject, f"space-{self.suffix}_desc-{method_label(method)}", "uncertainty")
+
     def volumes(self, subject: str, method: str) -> Path:
         return self.of_subject(subject, f"space-{self.suffix}_desc-{method_label(method)}", "volumes", ".tsv")
 

@@ -46,7 +46,10 @@ def make_whole(folder: Path) -> Path:
             "refinement": {"rounds": 2, "steps": 4},
         },
         "register": {"refine_steps": 4},
-        "fusion": {"evidence": {"steps": 40, "voxels": 2000, "width": 8, "checkpoint_every": 10}},
+        "fusion": {
+            "uncertainty": True,
+            "evidence": {"steps": 40, "voxels": 2000, "width": 8, "checkpoint_every": 10},
+        },
         "score": {"bootstrap": 50},
     }
     path = folder / "whole.yaml"

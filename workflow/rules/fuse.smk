@@ -41,6 +41,12 @@ for role, number, chunk in SEGMENTED:
         output:
             segmentations=[LAYOUT.segmentation(s, method) for s in chunk for method in CONFIG.fusion.methods],
             confidences=[LAYOUT.confidence(s, method) for s in chunk for method in CONFIG.fusion.methods],
+            uncertainties=[
+                LAYOUT.uncertainty(s, method)
+                for s in chunk
+                for method in CONFIG.fusion.methods
+                if CONFIG.fusion.uncertainty
+            ],
             volumes=[LAYOUT.volumes(s, method) for s in chunk for method in CONFIG.fusion.methods],
             sidecars=[
                 LAYOUT.segmentation_sidecar(s, method) for s in chunk for method in CONFIG.fusion.methods

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +15,13 @@ from atlasmith.fusion.assess import COLUMNS, found, predicted, tallied
 from atlasmith.fusion.evidence import read_court
 from atlasmith.fusion.methods import Share, Votes, fuse, plurality
 from atlasmith.fusion.stack import read_stack
+from atlasmith.fusion.uncertainty import PARTS, Uncertainty
 from atlasmith.fusion.votenet import Trust
 from atlasmith.geometry import Array, Grid
 from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import read_grid, write_image
 from atlasmith.io.tables import read_cohort, read_tsv, write_tsv
-from atlasmith.warp import pull_coordinates, sample
+from atlasmith.warp import pull, pull_coordinates, sample
 
 
 def fuse_subject(config: Config, subject_id: str) -> None:
@@ -43,13 +45,20 @@ def fuse_subject(config: Config, subject_id: str) -> None:
     known = read_json(layout.assessment) if subject.role != "atlas" and layout.assessment.exists() else None
     for method in config.fusion.methods:
         sizes: dict[int, float] = {}
-        said = tallied(fuse(method, votes), sizes)
-        labels, confidence = on_native(said, stack.grid, native)
+        said, unsure = tallied(fuse(method, votes), sizes), Uncertainty(stack)
+        labels, confidence = on_native(
+            unsure.passed(said) if config.fusion.uncertainty else said, stack.grid, native
+        )
         write_image(layout.segmentation(subject_id, method), labels, native, like=subject.image)
         write_image(layout.confidence(subject_id, method), confidence, native, like=subject.image)
         expected = {value: size * stack.grid.voxel_volume for value, size in sizes.items()}
         rows = found(labels, confidence, expected, names, native.voxel_volume)
-        about = {"SpatialReference": str(subject.image), "FusionMethod": method}
+        about: dict[str, Any] = {"SpatialReference": str(subject.image), "FusionMethod": method}
+        if config.fusion.uncertainty:
+            maps = pull(torch.from_numpy(unsure.maps())[None], stack.grid, [], native)[0].movedim(0, -1)
+            path = layout.uncertainty(subject_id, method)
+            write_image(path, native.unsqueeze(maps.numpy()), native, like=subject.image)
+            about["Uncertainty"] = PARTS
         if known is not None and method in known["Methods"]:
             about |= predicted(rows, known["Methods"][method])
         write_tsv(layout.volumes(subject_id, method), rows, COLUMNS)

@@ -40,7 +40,7 @@ class Temperature(nn.Module):
 
 class LocalTemperature(nn.Module):
     """z / T, where T depends on the logit and on what the network saw (Ding et al. 2021,
-    doi:10.1109/ICCV48922.2021.00681)."""
+    arXiv:2008.05105)."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
