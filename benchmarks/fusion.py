@@ -175,7 +175,8 @@ def main() -> None:
                 native = native.resampled(options.spacing)
             manual = labels_of(target.labels, options.spacing)
             truth = manual.data
-            own, where = pull_labels(truth, manual.grid, [], stack.grid).numpy().ravel(), disputed(stack)
+            drawn, where = labels_of(target.labels), disputed(stack)
+            own = pull_labels(drawn.data, drawn.grid, [], stack.grid).numpy().ravel()
             if "votenet" in methods:
                 said = judge()(stack).reshape(len(stack.labels), -1)[:, where]
                 voted = stack.labels.reshape(len(stack.labels), -1)[:, where]

@@ -25,11 +25,11 @@ def images(tmp_path) -> AlignedImages:
         write_affine(layout.affine(name), np.eye(4))
         write_image(layout.affine_image(name), np.full(SHAPE, 0.5, np.float32), grid)
         subjects.append(Subject(name, name, *paths))
-    return AlignedImages(layout, subjects, grid, cache=Cache(tmp_path / "cache"))
+    return AlignedImages(layout, subjects, grid, cache=Cache(tmp_path, 10**6))
 
 
 def test_a_cache_gives_back_what_it_was_given(tmp_path) -> None:
-    cache, made = Cache(tmp_path), []
+    cache, made = Cache(tmp_path, 10**6), []
     values = [torch.rand(3, 4).half(), torch.rand(2, 5, 7) > 0.5, torch.arange(6).int().view(2, 3).T]
 
     def make(value: torch.Tensor) -> torch.Tensor:
@@ -42,6 +42,21 @@ def test_a_cache_gives_back_what_it_was_given(tmp_path) -> None:
             assert found.dtype == value.dtype and torch.equal(found, value)
     assert len(made) == len(values)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_cache_makes_things_again(tmp_path) -> None:
+    cache, made = Cache(tmp_path, 100), []
+
+    def make(value: torch.Tensor) -> torch.Tensor:
+        made.append(len(value))
+        return value
+
+    for _ in range(2):
+        for size in (20, 15, 5):  # four bytes each: the second doesn't fit, the third does
+            assert torch.equal(
+                cache.get(size, lambda size=size: make(torch.arange(size).int())), torch.arange(size).int()
+            )
+    assert made == [20, 15, 5, 15]
 
 
 def test_masks_are_the_field_of_view(images: AlignedImages) -> None:

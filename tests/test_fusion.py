@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,14 @@ import torch
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from atlasmith.config import Config, FusionSection, JLFSection, parse_config
+from atlasmith.errors import AtlasmithError
 from atlasmith.fusion import evidence, fuse_subject, methods, staple, train_fusers
 from atlasmith.fusion.apply import on_native
 from atlasmith.fusion.calibration import CALIBRATIONS, calibrate
 from atlasmith.fusion.evidence import positions
 from atlasmith.fusion.jlf import correlated_weights, solved
 from atlasmith.fusion.methods import FUSERS, Votes, fuse, plurality, shares
-from atlasmith.fusion.stack import Stack, own_labels
+from atlasmith.fusion.stack import Stack, own_labels, read_stack
 from atlasmith.fusion.uncertainty import PARTS, Uncertainty
 from atlasmith.fusion.votenet import CHANNELS, FAR, Trust, consensus, inputs, shrunk
 from atlasmith.geometry import Grid
@@ -167,8 +169,8 @@ def test_without_correlation_joint_weights_favour_who_errs_less() -> None:
 def test_the_errors_of_a_twin_correlate() -> None:
     """What atlases' errors on each other say, with few of them drawn to what is usual."""
     count = torch.full((4, 4), 100.0)
-    together = 10 * torch.ones(4, 4)
-    together[0, 1] = together[1, 0] = 90
+    together = torch.full((4, 4), 20.0).fill_diagonal_(200.0)  # twice as large as probabilities say
+    together[0, 1] = together[1, 0] = 180
     found = shrunk(together, count)
     assert (found.diagonal() == 1).all() and torch.equal(found, found.T)
     usual = (2 * 90 + 10 * 10) / 12 / 100
@@ -325,6 +327,43 @@ def test_three_atlases_teach_something(tmp_path: Path) -> None:
                 np.mean(read_labels(config.layout.segmentation(subject.id, method)).data == truth)
             )
     assert np.mean(right["evidence"]) > np.mean(right["majority"]) + 0.04
+
+
+def test_votenet_with_all_it_may_see(tmp_path: Path) -> None:
+    """Boundaries, two scales, a local temperature; and a correlation of every two atlases."""
+    config = phantom_library(tmp_path)
+    seen = {"boundary": True, "scales": 2, "calibration": "local_temperature", "steps": 100}
+    fusion = config.fusion.model_copy(
+        update={
+            "methods": ["majority", "votenet_joint"],
+            "votenet": config.fusion.votenet.model_copy(update=seen),
+        }
+    )
+    config = config.model_copy(update={"fusion": fusion})
+    train_fusers(config)
+    subject = read_cohort(config.layout.cohort)[8]
+    fuse_subject(config, subject.id)
+    truth = read_labels(subject.labels).data
+    right = {
+        method: np.mean(read_labels(config.layout.segmentation(subject.id, method)).data == truth)
+        for method in fusion.methods
+    }
+    assert right["votenet_joint"] > right["majority"] + 0.01
+    trust, stack = Trust(config), read_stack(config.layout, subject)
+    found = trust.correlation(stack)
+    assert found.shape == (8, 8) and (np.diag(found) == 1).all()
+    np.testing.assert_allclose(found, found.T, atol=1e-5)
+    assert 0 < np.abs(found[~np.eye(8, dtype=bool)]).max() < 1
+    with pytest.raises(AtlasmithError, match="stranger"):
+        trust.correlation(replace(stack, atlases=["stranger"]))
+
+
+def test_correlations_that_dont_fit_leave_equal_votes() -> None:
+    labels = np.array([[[1]]] * 9 + [[[2]]], np.int32)
+    apart = np.where(np.eye(10), 1, -0.5).astype(np.float32)
+    case = replace(votes(labels, np.full(labels.shape, 0.8, np.float32)), correlation=lambda: apart)
+    fused, confidence = plurality(FUSERS["votenet_joint"](case), (1, 1))
+    assert fused.tolist() == [[1]] and confidence[0, 0] > 0.5
 
 
 def trained_shortly(config: Config) -> Config:

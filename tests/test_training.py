@@ -1,4 +1,4 @@
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,17 @@ class Stop(Exception):
 
 
 def run(
-    folder: Path, stop_at: int | None = None, bad: Collection[int] = (), digest: str = "a"
+    folder: Path,
+    stop_at: int | None = None,
+    bad: Collection[int] = (),
+    digest: str = "a",
+    validations: Mapping[int, float] | None = None,
 ) -> torch.nn.Linear:
-    """Fit a line to noisy data drawn by step number; `stop_at` plays a killed job, and the loss isn't finite
-    in steps `bad`."""
+    """Fit a line to noisy data drawn by step number; `stop_at` plays a killed job, the loss isn't finite in
+    steps `bad`, and with `validations`, by step, the best weights are kept."""
     torch.manual_seed(0)
     module = torch.nn.Linear(2, 1)
+    seen: dict[int, torch.Tensor] = {}
 
     def step(index: int) -> dict[str, torch.Tensor]:
         if index == stop_at:
@@ -27,6 +32,9 @@ def run(
         x = torch.randn(8, 2, generator=generator(7, index))
         loss = (module(x)[:, 0] - x @ torch.tensor([1.0, -2.0]) - 3).square().mean()
         terms = {"loss": loss * float("nan") if index in bad else loss}
+        if validations and index in validations:
+            seen[index] = module.weight.detach().clone()
+            terms["validation"] = torch.tensor(validations[index])
         return terms | ({"extra": loss.detach()} if index % 2 else {})
 
     fit(
@@ -39,7 +47,9 @@ def run(
         every=10,
         digest=digest,
         description="line",
+        keep_best=validations is not None,
     )
+    module.seen = seen
     return module
 
 
@@ -80,6 +90,41 @@ def test_steps_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     assert [int(row["step"]) - 1 for row in rows if row["loss"] == "n/a"] == sorted(bad)
     assert float(rows[-1]["loss"]) < 0.5 * float(rows[0]["loss"])
     assert not torch.equal(whole.weight, run(tmp_path / "sound").weight)
+
+
+@pytest.mark.parametrize("stop_at", [18, 27, 38])
+def test_the_best_weights_are_kept_also_after_a_kill(tmp_path: Path, stop_at: int) -> None:
+    values = {5: 3.0, 15: 1.0, 25: float("nan"), 35: 2.0}
+    whole = run(tmp_path / "whole", validations=values)
+    assert torch.equal(whole.weight, whole.seen[15])
+    with pytest.raises(Stop):
+        run(tmp_path / "killed", validations=values, stop_at=stop_at)
+    resumed = run(tmp_path / "killed", validations=values)
+    assert torch.equal(resumed.weight, whole.weight) and torch.equal(resumed.bias, whole.bias)
+    last = run(tmp_path / "none", validations={})  # nothing validates: the last weights
+    assert torch.equal(last.weight, run(tmp_path / "plain").weight)
+
+
+def test_a_step_left_out_leaves_running_means_alone(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1))
+
+    def step(index: int) -> dict[str, torch.Tensor]:
+        x = torch.randn(8, 2, generator=generator(7, index)) * (float("inf") if index == 3 else 1)
+        return {"loss": module(x).square().mean()}
+
+    fit(
+        module=module,
+        optimiser=torch.optim.Adam(module.parameters(), lr=0.01),
+        step=step,
+        steps=6,
+        checkpoint=tmp_path / "checkpoint.safetensors",
+        table=tmp_path / "table.tsv",
+        every=10,
+        digest="a",
+        description="norm",
+    )
+    assert all(torch.isfinite(value).all() for value in module.state_dict().values())
+    assert module.state_dict()["0.num_batches_tracked"] == 5
 
 
 def test_a_loss_that_stays_not_finite_stops_with_its_terms(tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ from atlasmith.warp import displacement_to_field, pull, pull_coordinates, sample
 
 class Cache:
     """Tensors by key, in a file without a name in `folder`, which goes with the process: what is read again
-    and again needs no memory, however much it is."""
+    and again needs no memory. What is over `limit` bytes isn't kept, but made again."""
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, limit: int) -> None:
+        self._left = limit
         self._file = TemporaryFile(dir=folder)  # noqa: SIM115
         self._places: dict[Hashable, tuple[int, torch.Size, torch.dtype]] = {}
 
@@ -33,6 +33,9 @@ class Cache:
         """What `make` made, on the CPU, when `key` was first asked for."""
         if key not in self._places:
             made = make()
+            if made.nbytes > self._left:
+                return made
+            self._left -= made.nbytes
             place = self._file.seek(0, os.SEEK_END)
             self._file.write(made.contiguous().numpy().data)
             self._places[key] = place, made.shape, made.dtype

@@ -108,7 +108,8 @@ def fit(
     first, slowed, rows, best = (
         _load(checkpoint, module, optimiser, digest) if checkpoint.exists() else (0, 1.0, [], {})
     )
-    lowest = min((row["validation"] for row in rows if "validation" in row), default=math.inf)
+    validated = [row["validation"] for row in rows if "validation" in row]
+    lowest = min(filter(math.isfinite, validated), default=math.inf)
     processes.wait()  # nobody writes what another still reads
     failed = 0
     rates = [group["lr"] for group in optimiser.param_groups]
@@ -123,6 +124,7 @@ def fit(
     for index in progress:
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = slowed * rate * schedule(index)
+        before = [buffer.clone() for buffer in module.buffers()]
         terms = step(index)
         optimiser.zero_grad(set_to_none=True)
         terms["loss"].backward()
@@ -138,6 +140,8 @@ def fit(
             optimiser.step()
         else:
             failed, slowed = failed + 1, slowed / 2
+            for buffer, value in zip(module.buffers(), before, strict=True):  # as running means
+                buffer.copy_(value)
             if failed == PATIENCE:
                 raise AtlasmithError(
                     f"{description}: loss or gradient isn't finite in {failed} steps up to step {index}: "

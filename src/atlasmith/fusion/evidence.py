@@ -417,7 +417,7 @@ def _fit(
         return terms
 
     decay = DECAY / (len(atlases) * (juries.each[0].codes.num_embeddings - 1))
-    learn(config, "evidence", training, juries, step, len(atlases), decay)
+    learn(config, "evidence", training, juries, step, decay)
 
 
 def positions(labels: Array, values: Array) -> Array:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from atlasmith import __version__
 from atlasmith.config import Config
+from atlasmith.io.tables import read_cohort
+from atlasmith.provenance import fingerprint
 from atlasmith.training import fit
 
 
@@ -18,13 +20,13 @@ def learn(
     training: str,
     network: nn.Module,
     step: Callable[[int], dict[str, Tensor]],
-    atlases: int,
     decay: float = 0.01,
     keep_best: bool = False,
 ) -> None:
-    """Fit a network on so many atlases, by `step` as `fit` has it, with AdamW of that decay of weights, in
+    """Fit a network on the atlases, by `step` as `fit` has it, with AdamW of that decay of weights, in
     the settings of the fuser `name`, to the table and checkpoint of `training`; `keep_best` as in `fit`."""
     settings, layout = getattr(config.fusion, name), config.layout
+    everyone = [s for s in read_cohort(layout.cohort) if s.builds or s.role == "atlas"]
     stages = ("cohort", "affine", "template", "register", "fusion")
     fit(
         module=network,
@@ -34,7 +36,7 @@ def learn(
         checkpoint=layout.fuser_checkpoint(training),
         table=layout.fuser_training(training),
         every=settings.checkpoint_every,
-        digest=f"{config.digest(*stages)}-{atlases}-{__version__}",
+        digest=f"{config.digest(*stages)}-{fingerprint(layout.inputs, everyone)}-{__version__}",
         description=training.replace("_", " "),
         keep_best=keep_best,
     )

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import find_objects, uniform_filter
 
 from atlasmith.config import FusionSection
 from atlasmith.errors import look_up
@@ -115,7 +115,8 @@ def votenet_joint(votes: Votes) -> Array:
     where = (votes.labels != votes.labels[0]).any(axis=0)
     wrong = torch.from_numpy(1 - votes.trust()[:, where].T)
     weights = majority(votes)
-    weights[:, where] = correlated_weights(wrong, torch.from_numpy(votes.correlation()), RIDGE).T.numpy()
+    found = correlated_weights(wrong, torch.from_numpy(votes.correlation()), RIDGE).T.numpy()
+    weights[:, where] = np.where(found.any(axis=0), found, 1)  # correlations that don't fit leave nobody
     return weights
 
 
@@ -178,10 +179,10 @@ def fuse(method: str, votes: Votes) -> Iterator[Share]:
     said, settings = look_up(FUSERS, method, "fusion method")(votes), votes.settings
     if not (settings.prior or settings.fill):
         return said
-    return _followed(list(said), votes)
+    return _followed(said, votes)
 
 
-def _followed(said: Sequence[Share], votes: Votes) -> Iterator[Share]:
+def _followed(said: Iterator[Share], votes: Votes) -> Iterator[Share]:
     settings, shape = votes.settings, votes.labels.shape[1:]
 
     def prior(value: int, box: Box) -> Array:
@@ -190,9 +191,13 @@ def _followed(said: Sequence[Share], votes: Votes) -> Iterator[Share]:
 
     total, best = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     weighed = []
-    for value, box, share in said:
-        weighed.append((value, box, share * prior(value, box) ** settings.prior))
-        total[box] += weighed[-1][2]
+    for value, whole, wide in said:
+        if not (inside := find_objects((wide > 0).view(np.int8))):
+            continue
+        box = tuple(slice(w.start + i.start, w.start + i.stop) for w, i in zip(whole, inside[0], strict=True))
+        share = wide[inside[0]] * prior(value, box) ** settings.prior
+        total[box] += share
+        weighed.append((value, box, share))
     known = total > 0
     total[~known] = 1
     for _, box, share in weighed:

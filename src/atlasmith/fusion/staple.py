@@ -38,12 +38,12 @@ def posterior(labels: Array) -> Iterator[Share]:
     values, index = np.unique(labels, return_inverse=True)
     count = len(values)
     flat = index.reshape(len(labels), -1).astype(np.int32)
-    where = np.flatnonzero((flat != flat[0]).any(axis=0))
+    # Where all agree on one of many labels, it is the one candidate, and true.
+    where = np.flatnonzero((flat != flat[0]).any(axis=0) | (count <= FEW))
     disputed, place, repeats = np.unique(flat[:, where], axis=1, return_inverse=True, return_counts=True)
     agreed = np.bincount(flat[0], minlength=count) - np.bincount(flat[0, where], minlength=count)
     prior = torch.from_numpy(np.bincount(flat.ravel(), minlength=count) / flat.size)
 
-    # Where all agree there is one candidate, which is true.
     sure = torch.arange(count)[:, None]
     parts = [_Patterns(sure.expand(count, len(labels)), sure, torch.from_numpy(agreed).double())]
     origins = [np.zeros(0, dtype=np.int64)]

@@ -43,7 +43,7 @@ VALIDATE_EVERY = 25
 VALIDATED = 4  # patches of each atlas of validation
 HELD_OUT = 0.1  # of the atlases
 PATCHES = 64  # on which probabilities are calibrated, and atlases' errors are compared
-LEARNED = 200_000  # voxels and voters at most to learn a calibration from
+LEARNED = 3_000  # voxels and voters of a patch, at most, that a calibration learns from
 PRIOR = 3  # atlases' worth of all pairs' correlation in that of each
 CACHE_BYTES = 3 * 2**30
 BATCH_VOXELS = 2_000_000  # of one forward pass when applied
@@ -246,7 +246,7 @@ def train_votenet(config: Config) -> None:
             net.train()
         return terms
 
-    learn(config, "votenet", "votenet", net, step, len(atlases), keep_best=True)
+    learn(config, "votenet", "votenet", net, step, keep_best=True)
     random = generator(config.seed, 13)
     if validation:
         _calibrate(net, library, validation, settings.patch, random)
@@ -271,10 +271,10 @@ def _patch(stack: Stack, where: Array, side: int, random: torch.Generator) -> tu
 def _judged(
     net: VoteNet, library: _Library, targets: Sequence[int], side: int, random: torch.Generator
 ) -> Iterator[tuple[Sequence[str], Tensor, Tensor, Tensor]]:
-    """`PATCHES` patches of the targets in turn, where voters disagree: the voters, the network's logits
-    (N, M), what it saw (N, M, channels), and whose label is right (N, M)."""
+    """`PATCHES` patches of the targets in turn, one of each at least, where voters disagree: the voters, the
+    network's logits (N, M), what it saw (N, M, channels), and whose label is right (N, M)."""
     device = net.correlation.device
-    for index in sorted(range(PATCHES), key=lambda index: index % len(targets)):
+    for index in sorted(range(max(PATCHES, len(targets))), key=lambda index: index % len(targets)):
         stack, truth, where = library[targets[index % len(targets)]]
         patch = _patch(stack, where, side, random)
         labels, images = (torch.from_numpy(maps[:, *patch]) for maps in (stack.labels, stack.images))
@@ -290,13 +290,13 @@ def _calibrate(
     net: VoteNet, library: _Library, targets: Sequence[int], side: int, random: torch.Generator
 ) -> None:
     """Fit the network's calibration, in place, to targets that it didn't learn from."""
-    parts = [
-        [part.flatten(0, 1) for part in judged] for _, *judged in _judged(net, library, targets, side, random)
-    ]
-    logits, seen, right = (torch.cat(part) for part in zip(*parts, strict=True))
-    some = torch.randperm(len(logits), generator=random)[:LEARNED]
+    parts = []
+    for _, *judged in _judged(net, library, targets, side, random):
+        logits, seen, right = (part.flatten(0, 1) for part in judged)
+        some = torch.randperm(len(logits), generator=random)[:LEARNED]
+        parts.append((logits[some], seen[some], right[some]))
     net.calibration.cpu().requires_grad_(True)
-    calibrate(net.calibration, logits[some], seen[some], right[some])
+    calibrate(net.calibration, *(torch.cat(part) for part in zip(*parts, strict=True)))
     net.calibration.to(net.correlation.device).requires_grad_(False)
 
 
@@ -315,8 +315,10 @@ def _correlate(net: VoteNet, library: _Library, side: int, random: torch.Generat
 
 
 def shrunk(together: Tensor, count: Tensor) -> Tensor:
-    """Correlations (A, A), 1 on the diagonal, from sums of products (A, A) and how many: near that of all
-    pairs where there are few."""
+    """Correlations (A, A), 1 on the diagonal, from sums of products (A, A) of errors, each atlas's own on the
+    diagonal, and how many: near that of all pairs where there are few."""
+    usual_size = (together.diagonal() / count.diagonal().clamp(min=1)).clamp(min=1e-6).sqrt()
+    together = together / torch.outer(usual_size, usual_size)
     apart = ~torch.eye(len(count), dtype=torch.bool)
     usual = together[apart].sum() / count[apart].sum().clamp(min=1)
     prior = PRIOR * count[apart].sum() / apart.sum().clamp(min=1) / max(len(count), 1)
@@ -329,14 +331,14 @@ class Trust:
 
     def __init__(self, config: Config) -> None:
         self.device = pick_device(config.device)
-        path = config.layout.fuser_weights("votenet")
-        about, tensors = read_weights(path)
+        self.path = config.layout.fuser_weights("votenet")
+        about, tensors = read_weights(self.path)
         try:
             net = VoteNet(**about)
             net.load_state_dict(tensors)
         except (TypeError, RuntimeError):
             raise AtlasmithError(
-                f"{path}: another version of atlasmith made this. Run `atlasmith fuse-train` again."
+                f"{self.path}: another version of atlasmith made this. Run `atlasmith fuse-train` again."
             ) from None
         self.net = net.to(self.device).eval()
 
@@ -356,7 +358,11 @@ class Trust:
 
     def correlation(self, stack: Stack) -> Array:
         """How the errors of a target's voters go together (N, N)."""
-        known = self.net.settings["atlases"]
-        rows = [known.index(name) for name in stack.atlases]
+        known = {name: row for row, name in enumerate(self.net.settings["atlases"])}
+        if strangers := [name for name in stack.atlases if name not in known]:
+            raise AtlasmithError(
+                f"{self.path}: it doesn't know the atlas {strangers[0]}. Run `atlasmith fuse-train` again."
+            )
+        rows = [known[name] for name in stack.atlases]
         found: Array = self.net.correlation.cpu().numpy()[np.ix_(rows, rows)]
         return found

@@ -152,6 +152,7 @@ class Groupwise(nn.Module):
         if not self.grows:
             return maps
         there, _ = self.grown(code)
+        maps = maps.float()
         return warp(maps, resize_displacement(there, maps.shape[2:]), padding="border")
 
     @property
@@ -161,7 +162,8 @@ class Groupwise(nn.Module):
     def grown(self, code: Tensor) -> tuple[Tensor, Tensor]:
         """Displacements (B, d, *half) from the template at encoded covariates (B, size) to the template at
         the mean ones, and back."""
-        velocity = torch.einsum("bk,k...->b...", code, self.growth)
+        with torch.autocast(code.device.type, enabled=False):  # half a voxel is lost in half precision
+            velocity = torch.einsum("bk,k...->b...", code, self.growth)
         there, back = exponentiate(torch.cat([velocity, -velocity]), self.squarings).chunk(2)
         return there, back
 

@@ -23,6 +23,7 @@ from atlasmith.io.images import write_image
 from atlasmith.io.tables import POPULATION, Subject, read_cohort, read_label_values
 from atlasmith.losses import across
 from atlasmith.networks import CovariateCode, Groupwise, left_out, unions
+from atlasmith.provenance import fingerprint
 from atlasmith.template.adversary import Adversary
 from atlasmith.template.objective import judged
 from atlasmith.template.refinement import refine_template, start_from_regression
@@ -57,7 +58,10 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
 
-    cache = Cache(layout.template_weights.parent)
+    # Half of what is free is left for what the others write.
+    folder = layout.template_weights.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    cache = Cache(folder, shutil.disk_usage(folder).free // (2 * processes.size()))
     images = AlignedImages(layout, subjects, grid, config.affine.n4, cache)
     code = CovariateCode.of(settings.conditions, [subject.covariates for subject in subjects])
     codes = torch.stack([code.encode(subject.covariates) for subject in subjects])
@@ -167,7 +171,8 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
             )
         return {"loss": torch.stack(list(terms.values())).sum(), **{n: t.detach() for n, t in terms.items()}}
 
-    digest = f"{config.digest('cohort', 'affine', 'template')}-{len(subjects)}-{__version__}"
+    settled = config.digest("cohort", "affine", "template")
+    digest = f"{settled}-{fingerprint(layout.inputs, subjects)}-{__version__}"
     fit(
         module=model if adversary is None else torch.nn.ModuleList([model, adversary]),
         optimiser=optimiser,
@@ -183,9 +188,10 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
     if not processes.leads():
         return
     _write(config, model.cpu())
+    # Who goes on from a later one never starts from an earlier one that is gone.
+    shutil.rmtree(layout.refinement_checkpoint, ignore_errors=True)
     layout.template_checkpoint.unlink(missing_ok=True)
     layout.segmenter_checkpoint.unlink(missing_ok=True)
-    shutil.rmtree(layout.refinement_checkpoint, ignore_errors=True)
 
 
 @torch.inference_mode()

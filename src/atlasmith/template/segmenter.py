@@ -17,6 +17,7 @@ from atlasmith.config import Config
 from atlasmith.io.tables import read_label_values
 from atlasmith.losses import SIMILARITY
 from atlasmith.networks import Segmenters, label_channels
+from atlasmith.provenance import fingerprint
 from atlasmith.training import autocast, fit, generator
 from atlasmith.warp import warp
 
@@ -66,7 +67,8 @@ def train_segmenters(
         checkpoint=layout.segmenter_checkpoint,
         table=layout.segmenter_training,
         every=config.template.checkpoint_every,
-        digest=f"{config.digest('cohort', 'affine')}-{settings.model_dump_json()}-{__version__}",
+        digest=f"{config.digest('cohort', 'affine')}-{settings.model_dump_json()}"
+        f"-{fingerprint(layout.inputs, images.subjects)}-{__version__}",
         description="segmenters",
     )
     segmenters.requires_grad_(False)
