@@ -23,13 +23,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from atlasmith.config import TRAININGS, Config
-from atlasmith.errors import AtlasmithError
 from atlasmith.fusion.learn import learn
 from atlasmith.fusion.methods import Box, Share, closeness, patch_distances
 from atlasmith.fusion.stack import Stack, disputed, library_of, own_labels, read_stack
 from atlasmith.geometry import Array
 from atlasmith.io.tables import Subject, read_label_values, write_tsv
-from atlasmith.io.weights import read_weights, write_weights
+from atlasmith.io.weights import read_network, write_weights
 from atlasmith.networks import CrossFitted, left_out
 from atlasmith.overlap import boxes, label_index
 from atlasmith.training import generator, pick_device
@@ -427,16 +426,7 @@ def positions(labels: Array, values: Array) -> Array:
 
 def read_court(config: Config) -> Court:
     """The trained juries, ready to decide."""
-    path = config.layout.fuser_weights("evidence")
-    about, tensors = read_weights(path)
-    try:
-        court = Court(**about)
-        court.load_state_dict(tensors)
-    except (TypeError, RuntimeError):
-        raise AtlasmithError(
-            f"{path}: another version of atlasmith made this. Run `atlasmith fuse-train` again."
-        ) from None
-    return court.to(pick_device(config.device)).eval()
+    return read_network(config.layout.fuser_weights("evidence"), Court).to(pick_device(config.device))
 
 
 def said(stack: Stack, case: Case, shares: Array) -> Iterator[Share]:

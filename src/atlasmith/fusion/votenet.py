@@ -27,7 +27,7 @@ from atlasmith.fusion.learn import learn
 from atlasmith.fusion.stack import Stack, disputed, library_of, own_labels, read_stack
 from atlasmith.geometry import Array
 from atlasmith.io.tables import Subject, read_label_values
-from atlasmith.io.weights import read_weights, write_weights
+from atlasmith.io.weights import read_network, write_weights
 from atlasmith.naming import Layout
 from atlasmith.networks import BATCH_NORM, UNet
 from atlasmith.training import generator, pick_device
@@ -332,15 +332,7 @@ class Trust:
     def __init__(self, config: Config) -> None:
         self.device = pick_device(config.device)
         self.path = config.layout.fuser_weights("votenet")
-        about, tensors = read_weights(self.path)
-        try:
-            net = VoteNet(**about)
-            net.load_state_dict(tensors)
-        except (TypeError, RuntimeError):
-            raise AtlasmithError(
-                f"{self.path}: another version of atlasmith made this. Run `atlasmith fuse-train` again."
-            ) from None
-        self.net = net.to(self.device).eval()
+        self.net = read_network(self.path, VoteNet).to(self.device)
 
     @torch.inference_mode()
     def __call__(self, stack: Stack) -> Array:

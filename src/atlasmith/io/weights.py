@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from atlasmith.errors import AtlasmithError
 from atlasmith.io.files import whole
 
+Network = TypeVar("Network", bound=nn.Module)
+
 
 def write_weights(path: str | Path, network: nn.Module, about: Mapping[str, Any]) -> None:
     """Write a network's weights, and what is to be known about it, as safetensors."""
@@ -21,6 +23,18 @@ def write_weights(path: str | Path, network: nn.Module, about: Mapping[str, Any]
     with whole(path) as partial:
         # One entry: safetensors writes several in any order, and equal networks should be equal bytes.
         save_file(tensors, partial, {"atlasmith": json.dumps(about)})
+
+
+def read_network(path: str | Path, build: Callable[..., Network]) -> Network:
+    """`build` of what `write_weights` was told, with the weights; raises `AtlasmithError` where they don't
+    fit."""
+    about, tensors = read_weights(path)
+    try:
+        network = build(**about)
+        network.load_state_dict(tensors)
+    except (TypeError, RuntimeError):
+        raise AtlasmithError(f"{path}: another version of atlasmith made this. Train it again.") from None
+    return network.eval()
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
