@@ -1,3 +1,3 @@
 """atlasmith: from a cohort of medical images to a template, registrations and segmentations."""
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
