@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from atlasmith.errors import AtlasmithError
-from atlasmith.io.files import write_text
+from atlasmith.io.files import whole
 from atlasmith.naming import POPULATIONS
 
 MISSING = "n/a"
@@ -36,16 +35,12 @@ def format_value(value: Any) -> str:
     return f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
-def format_tsv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([format_value(row.get(column)) for column in columns] for row in rows)
-    return text.getvalue()
-
-
 def write_tsv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    write_text(path, format_tsv(rows, columns))
+    """Each of `rows` as it comes, so that they need not all be in memory."""
+    with whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([format_value(row.get(column)) for column in columns] for row in rows)
 
 
 def read_label_values(path: str | Path) -> list[int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from atlasmith.warp import pull, pull_coordinates, sample
 Row = dict[str, Any]
 
 COLUMNS = ["subject", "stage", "method", "label", "metric", "value", "unit"]
-SUMMARY = ["stage", "method", "label", "metric", "unit", "mean", "sd", "median", "n", "ci95_low", "ci95_high"]
+SUMMARISED = ["stage", "method", "label", "metric", "unit"]
+SUMMARY = [*SUMMARISED, "mean", "sd", "median", "n", "ci95_low", "ci95_high"]
 COMPARISONS = [
     "metric",
     "method_a",
@@ -46,6 +48,7 @@ COMPARISONS = [
 ]
 STAGES = ["affine", "template", "register", "propagate", "fuse"]
 CENTRALITY_POINTS = 2000  # of the object, at which the mean displacement gets its interval
+CENTRALITY_ALL = 2_000_000  # of all subjects together at most, which bounds memory
 
 
 def score_subject(config: Config, subject_id: str) -> None:
@@ -77,14 +80,30 @@ def summarise(config: Config) -> None:
     """
     layout = config.layout
     subjects = sorted(read_cohort(layout.cohort), key=lambda subject: subject.id)
-    rows: list[Row] = []
-    for subject in subjects:
-        for row in read_tsv(_existing(layout.subject_scores(subject.id), "score")):
-            rows.append({**row, "value": _number(row["value"])})
-    rows += _template_rows(config, [subject for subject in subjects if subject.builds])
-    write_tsv(layout.scores, rows, COLUMNS)
-    write_tsv(layout.summary, _summary_rows(config, rows), SUMMARY)
-    write_tsv(layout.comparisons, _comparison_rows(config, rows), COMPARISONS)
+    groups: dict[tuple[str, ...], array[float]] = {}
+    dice: dict[str, dict[str, float]] = {method: {} for method in config.fusion.methods}
+
+    def passing() -> Iterator[Row]:
+        """All rows, of which no more is kept than the summaries need."""
+        for subject in subjects:
+            for row in read_tsv(_existing(layout.subject_scores(subject.id), "score")):
+                yield {**row, "value": _number(row["value"])}
+        yield from _template_rows(config, [subject for subject in subjects if subject.builds])
+
+    def noted() -> Iterator[Row]:
+        for row in passing():
+            groups.setdefault(tuple(row[key] for key in SUMMARISED), array("d")).append(row["value"])
+            if row["method"] in dice and (row["stage"], row["label"], row["metric"]) == (
+                "fuse",
+                MEAN,
+                "dice",
+            ):
+                dice[row["method"]][row["subject"]] = row["value"]
+            yield row
+
+    write_tsv(layout.scores, noted(), COLUMNS)
+    write_tsv(layout.summary, _summary_rows(config, groups), SUMMARY)
+    write_tsv(layout.comparisons, _comparison_rows(config, dice), COMPARISONS)
     print(f"score: summary of {len(subjects)} subjects in {layout.summary}", flush=True)
 
 
@@ -278,7 +297,8 @@ def _template_rows(config: Config, subjects: Sequence[Subject]) -> list[Row]:
     rows.append(_row("template", "template", "template", "gradient_energy_ratio", energies[1] / energies[0]))
     points = _world(grid, mask)
     total = np.zeros_like(points)
-    some = np.random.default_rng(config.seed).permutation(len(points))[:CENTRALITY_POINTS]
+    count = min(CENTRALITY_POINTS, max(1, CENTRALITY_ALL // len(subjects)))
+    some = np.random.default_rng(config.seed).permutation(len(points))[:count]
     sampled = []
     for subject in subjects:
         steps = read_composite(_existing(layout.forward(subject.id), "register"))
@@ -297,30 +317,23 @@ def _template_rows(config: Config, subjects: Sequence[Subject]) -> list[Row]:
     return rows
 
 
-def _summary_rows(config: Config, rows: Sequence[Row]) -> list[Row]:
-    """A row a stage, method, label and metric, in the order of the stages."""
-    keys = ("stage", "method", "label", "metric", "unit")
-    groups: dict[tuple[str, ...], list[float]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[key] for key in keys), []).append(row["value"])
+def _summary_rows(config: Config, groups: Mapping[tuple[str, ...], Sequence[float]]) -> list[Row]:
+    """A row for each of `SUMMARISED`, in the order of the stages."""
     return [
         {
-            **dict(zip(keys, group, strict=True)),
+            **dict(zip(SUMMARISED, group, strict=True)),
             **statistics.summary(np.array(values), config.seed, config.score.bootstrap),
         }
         for group, values in sorted(groups.items(), key=lambda item: STAGES.index(item[0][0]))
     ]
 
 
-def _comparison_rows(config: Config, rows: Sequence[Row]) -> list[Row]:
-    """Each pair of fusion methods: the differences `method_a` - `method_b` of the subjects' mean Dice.
+def _comparison_rows(config: Config, scores: Mapping[str, Mapping[str, float]]) -> list[Row]:
+    """Each pair of fusion methods: the differences `method_a` - `method_b` of the subjects' mean Dice, which
+    are given by method and subject.
 
     wilcoxon_p_bh: `wilcoxon_p`, adjusted for the number of rows.
     """
-    scores: dict[str, dict[str, float]] = {method: {} for method in config.fusion.methods}
-    for row in rows:
-        if row["method"] in scores and (row["stage"], row["label"], row["metric"]) == ("fuse", MEAN, "dice"):
-            scores[row["method"]][row["subject"]] = row["value"]
     compared = []
     for a, b in itertools.combinations(config.fusion.methods, 2):
         differences = np.array(
