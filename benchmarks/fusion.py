@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -37,11 +37,11 @@ import numpy as np
 from peers import ants_image, labels_of
 
 from atlasmith import overlap
-from atlasmith.config import FusionSection, JLFSection, load_config
+from atlasmith.config import JLFSection, load_config
 from atlasmith.fusion import train_fusers
 from atlasmith.fusion.apply import on_native
 from atlasmith.fusion.evidence import read_court
-from atlasmith.fusion.methods import FUSERS, Share, Votes, fuse, plurality, shares
+from atlasmith.fusion.methods import FUSERS, Votes, fuse, plurality, shares
 from atlasmith.fusion.stack import Stack, disputed, read_stack
 from atlasmith.fusion.votenet import Trust
 from atlasmith.geometry import Array, Grid
@@ -54,27 +54,14 @@ from atlasmith.warp import pull_labels
 
 BINS = 15
 
-# A target's atlases and its own grid, VoteNet's trust, atlases' errors together and the verdict on evidence,
-# to labels on that grid.
-Method = Callable[
-    [Stack, Grid, Callable[[], Array], Callable[[], Array], Callable[[], Iterator[Share]]], Array
-]
+Method = Callable[[Stack, Grid, Votes], Array]  # a target's atlases and its own grid to labels on that grid
 
 
-def ours(
-    method: str,
-    fusion: FusionSection,
-    stack: Stack,
-    native: Grid,
-    trust: Callable[[], Array],
-    correlation: Callable[[], Array],
-    verdict: Callable[[], Iterator[Share]],
-) -> Array:
-    votes = Votes(stack.labels, stack.images, stack.target, trust, correlation, verdict, fusion)
+def ours(method: str, stack: Stack, native: Grid, votes: Votes) -> Array:
     return on_native(fuse(method, votes), stack.grid, native)[0]
 
 
-def ants(settings: JLFSection, stack: Stack, native: Grid, *networks: Callable[[], Any]) -> Array:
+def ants(settings: JLFSection, stack: Stack, native: Grid, votes: Votes) -> Array:
     """antspyx, with a label of its own for background, which couldn't win a voxel else."""
     import ants as antspyx
 
@@ -148,7 +135,7 @@ def main() -> None:
     another = options.leave_one_out or options.atlases or options.closest  # library than the run's
     library = [s for s in everyone if s.role == "atlas"]
     labels = np.array(read_label_values(config.layout.labels))
-    known: dict[str, Method] = {name: partial(ours, name, fusion) for name in FUSERS}
+    known: dict[str, Method] = {name: partial(ours, name) for name in FUSERS}
     known["ANTs JLF"] = partial(ants, fusion.jlf)
     methods = {name: known[name] for name in options.methods}
     dice: dict[str, list[float]] = {name: [] for name in methods}
@@ -183,16 +170,18 @@ def main() -> None:
                 judged["VoteNet"].append((said.ravel(), (voted == own[where]).ravel()))
             verdict = cache(lambda stack=stack, target=target: [*jury().verdict(stack, target.id)])
             for name in list(methods):
-                trust = cache(lambda stack=stack: judge()(stack))
+                votes = Votes(
+                    stack.labels,
+                    stack.images,
+                    stack.target,
+                    cache(lambda stack=stack: judge()(stack)),
+                    lambda stack=stack: judge().correlation(stack),
+                    lambda verdict=verdict: iter(verdict()),
+                    fusion,
+                )
                 start = time.perf_counter()
                 try:
-                    found = methods[name](
-                        stack,
-                        native,
-                        trust,
-                        lambda stack=stack: judge().correlation(stack),
-                        lambda verdict=verdict: iter(verdict()),
-                    )
+                    found = methods[name](stack, native, votes)
                 except ImportError as error:
                     print(f"{name} is skipped: {error}", file=sys.stderr)
                     del methods[name], dice[name]

@@ -1,4 +1,4 @@
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,29 @@ from atlasmith.training import fit, generator, one_cycle
 
 class Stop(Exception):
     pass
+
+
+def fit_in(
+    folder: Path,
+    module: torch.nn.Module,
+    step: Callable[[int], dict[str, torch.Tensor]],
+    steps: int,
+    rate: float,
+    digest: str = "a",
+    keep_best: bool = False,
+) -> None:
+    fit(
+        module=module,
+        optimiser=torch.optim.Adam(module.parameters(), lr=rate),
+        step=step,
+        steps=steps,
+        checkpoint=folder / "checkpoint.safetensors",
+        table=folder / "table.tsv",
+        every=10,
+        digest=digest,
+        description="line",
+        keep_best=keep_best,
+    )
 
 
 def run(
@@ -37,18 +60,7 @@ def run(
             terms["validation"] = torch.tensor(validations[index])
         return terms | ({"extra": loss.detach()} if index % 2 else {})
 
-    fit(
-        module=module,
-        optimiser=torch.optim.Adam(module.parameters(), lr=0.3),
-        step=step,
-        steps=40,
-        checkpoint=folder / "checkpoint.safetensors",
-        table=folder / "table.tsv",
-        every=10,
-        digest=digest,
-        description="line",
-        keep_best=validations is not None,
-    )
+    fit_in(folder, module, step, 40, 0.3, digest, keep_best=validations is not None)
     module.seen = seen
     return module
 
@@ -112,17 +124,7 @@ def test_a_step_left_out_leaves_running_means_alone(tmp_path: Path) -> None:
         x = torch.randn(8, 2, generator=generator(7, index)) * (float("inf") if index == 3 else 1)
         return {"loss": module(x).square().mean()}
 
-    fit(
-        module=module,
-        optimiser=torch.optim.Adam(module.parameters(), lr=0.01),
-        step=step,
-        steps=6,
-        checkpoint=tmp_path / "checkpoint.safetensors",
-        table=tmp_path / "table.tsv",
-        every=10,
-        digest="a",
-        description="norm",
-    )
+    fit_in(tmp_path, module, step, 6, 0.01)
     assert all(torch.isfinite(value).all() for value in module.state_dict().values())
     assert module.state_dict()["0.num_batches_tracked"] == 5
 

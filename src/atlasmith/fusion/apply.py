@@ -15,7 +15,7 @@ from atlasmith.fusion.assess import COLUMNS, found, predicted, tallied
 from atlasmith.fusion.evidence import read_court
 from atlasmith.fusion.methods import Share, Votes, fuse, plurality
 from atlasmith.fusion.stack import read_stack
-from atlasmith.fusion.uncertainty import PARTS, Uncertainty
+from atlasmith.fusion.uncertainty import PARTS, Uncertainty, misfit
 from atlasmith.fusion.votenet import Trust
 from atlasmith.geometry import Array, Grid
 from atlasmith.io.files import read_json, write_json
@@ -43,19 +43,20 @@ def fuse_subject(config: Config, subject_id: str) -> None:
         config.fusion,
     )
     known = read_json(layout.assessment) if subject.role != "atlas" and layout.assessment.exists() else None
+    unexplained = misfit(stack) if config.fusion.uncertainty else None
     for method in config.fusion.methods:
         sizes: dict[int, float] = {}
-        said, unsure = tallied(fuse(method, votes), sizes), Uncertainty(stack)
-        labels, confidence = on_native(
-            unsure.passed(said) if config.fusion.uncertainty else said, stack.grid, native
-        )
+        said = tallied(fuse(method, votes), sizes)
+        unsure = None if unexplained is None else Uncertainty(stack.labels)
+        labels, confidence = on_native(unsure.passed(said) if unsure else said, stack.grid, native)
         write_image(layout.segmentation(subject_id, method), labels, native, like=subject.image)
         write_image(layout.confidence(subject_id, method), confidence, native, like=subject.image)
         expected = {value: size * stack.grid.voxel_volume for value, size in sizes.items()}
         rows = found(labels, confidence, expected, names, native.voxel_volume)
         about: dict[str, Any] = {"SpatialReference": str(subject.image), "FusionMethod": method}
-        if config.fusion.uncertainty:
-            maps = pull(torch.from_numpy(unsure.maps())[None], stack.grid, [], native)[0].movedim(0, -1)
+        if unsure and unexplained is not None:
+            parts = torch.from_numpy(unsure.maps(unexplained))[None]
+            maps = pull(parts, stack.grid, [], native)[0].movedim(0, -1)
             path = layout.uncertainty(subject_id, method)
             write_image(path, native.unsqueeze(maps.numpy()), native, like=subject.image)
             about["Uncertainty"] = PARTS

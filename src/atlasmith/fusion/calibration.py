@@ -68,7 +68,7 @@ def calibrate(calibration: nn.Module, z: Tensor, seen: Tensor, right: Tensor) ->
     count = right.double().sum()
     high, low = (count + 1) / (count + 2), 1 / (len(right) - count + 2)
     target = torch.where(right > 0.5, high, low)
-    calibration.double()
+    calibration.double().requires_grad_(True)
     optimiser = torch.optim.LBFGS(calibration.parameters(), max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
@@ -78,4 +78,4 @@ def calibrate(calibration: nn.Module, z: Tensor, seen: Tensor, right: Tensor) ->
         return loss
 
     optimiser.step(closure)
-    calibration.float()
+    calibration.float().requires_grad_(False)

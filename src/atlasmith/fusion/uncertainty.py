@@ -18,23 +18,28 @@ PARTS = {
 }
 
 
-class Uncertainty:
-    """Gathers what is unsure while the shares of all labels pass by, each once."""
+def misfit(stack: Stack) -> Array:
+    """The part of the registration (*shape), which is the same for all methods."""
+    squares: Array = patch_distances(stack.images, stack.target).mean(axis=0)
+    return np.sqrt(np.maximum(squares, 0))
 
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-        self._entropy, self._best, self._agree = (np.zeros(stack.target.shape, np.float32) for _ in range(3))
+
+class Uncertainty:
+    """Gathers what is unsure of labels (N, *shape) while the shares of all labels pass by, each once."""
+
+    def __init__(self, labels: Array) -> None:
+        self.labels = labels
+        self._entropy, self._best, self._agree = (np.zeros(labels.shape[1:], np.float32) for _ in range(3))
 
     def passed(self, said: Iterable[Share]) -> Iterator[Share]:
         for value, box, share in said:
             self._entropy[box] -= share * np.log(np.maximum(share, np.finfo(np.float32).tiny))
             better = share > self._best[box]
             self._best[box][better] = share[better]
-            votes = (self.stack.labels[:, *box] == value).mean(axis=0, dtype=np.float32)
+            votes = (self.labels[:, *box] == value).mean(axis=0, dtype=np.float32)
             self._agree[box][better] = votes[better]
             yield value, box, share
 
-    def maps(self) -> Array:
-        """(`PARTS`, *shape), once all shares have passed."""
-        squares = patch_distances(self.stack.images, self.stack.target).mean(axis=0)
-        return np.stack([self._entropy, 1 - self._agree, np.sqrt(np.maximum(squares, 0))])
+    def maps(self, registration: Array) -> Array:
+        """(`PARTS`, *shape), once all shares have passed; registration: the `misfit`."""
+        return np.stack([self._entropy, 1 - self._agree, registration])

@@ -279,10 +279,11 @@ def _judged(
         patch = _patch(stack, where, side, random)
         labels, images = (torch.from_numpy(maps[:, *patch]) for maps in (stack.labels, stack.images))
         seen = inputs(torch.from_numpy(stack.target[patch]), images, labels, consensus(labels), **net.sees)
+        right = (labels == torch.from_numpy(truth[patch])).float().to(device)
+        seen, labels = seen.to(device), labels.to(device)
         there = (labels != labels[0]).any(0)
         with torch.no_grad():
-            logits = net(seen.to(device), labels.to(device)).cpu()
-        right = (labels == torch.from_numpy(truth[patch])).float()
+            logits = net(seen, labels)
         yield stack.atlases, logits[:, there], seen.movedim(1, -1)[:, there], right[:, there]
 
 
@@ -295,22 +296,19 @@ def _calibrate(
         logits, seen, right = (part.flatten(0, 1) for part in judged)
         some = torch.randperm(len(logits), generator=random)[:LEARNED]
         parts.append((logits[some], seen[some], right[some]))
-    net.calibration.cpu().requires_grad_(True)
     calibrate(net.calibration, *(torch.cat(part) for part in zip(*parts, strict=True)))
-    net.calibration.to(net.correlation.device).requires_grad_(False)
 
 
 def _correlate(net: VoteNet, library: _Library, side: int, random: torch.Generator) -> None:
     """Find, in place, how atlases' errors go together beyond what their probabilities say, on each other."""
     place = {atlas: index for index, atlas in enumerate(net.settings["atlases"])}
-    together, count = torch.zeros_like(net.correlation.cpu()), torch.zeros_like(net.correlation.cpu())
+    together, count = (torch.zeros_like(net.correlation) for _ in range(2))
     for voters, logits, seen, right in _judged(net, library, range(len(place)), side, random):
-        trust = net.calibration.cpu()(logits, seen).sigmoid().clamp(0.01, 0.99)
+        trust = net.calibration(logits, seen).sigmoid().clamp(0.01, 0.99)
         residual = (right - trust) / (trust * (1 - trust)).sqrt()
         rows = torch.tensor([place[name] for name in voters])
         together[rows[:, None], rows] += residual @ residual.T
         count[rows[:, None], rows] += residual.shape[1]
-    net.calibration.to(net.correlation.device)
     net.correlation.copy_(shrunk(together, count))
 
 
@@ -319,7 +317,7 @@ def shrunk(together: Tensor, count: Tensor) -> Tensor:
     diagonal, and how many: near that of all pairs where there are few."""
     usual_size = (together.diagonal() / count.diagonal().clamp(min=1)).clamp(min=1e-6).sqrt()
     together = together / torch.outer(usual_size, usual_size)
-    apart = ~torch.eye(len(count), dtype=torch.bool)
+    apart = ~torch.eye(len(count), dtype=torch.bool, device=count.device)
     usual = together[apart].sum() / count[apart].sum().clamp(min=1)
     prior = PRIOR * count[apart].sum() / apart.sum().clamp(min=1) / max(len(count), 1)
     found = ((together + prior * usual) / (count + prior).clamp(min=1)).clamp(-1, 1)
