@@ -10,12 +10,17 @@ from snakemake.utils import min_version
 
 import atlasmith
 import yaml
-from atlasmith.choices import check_choices
-from atlasmith.cohort import check_folder, check_output, checked_participants, read_participants
+from atlasmith.config.choices import check_choices
+from atlasmith.cohort.stage import check_folder
+from atlasmith.cohort.stage import check_output
+from atlasmith.cohort.stage import checked_participants
+from atlasmith.cohort.stage import read_participants
 from atlasmith.config import parse_config
-from atlasmith.errors import AtlasmithError
-from atlasmith.io.files import hold, write_text
-from atlasmith.needs import memory_mb, runtime_minutes
+from atlasmith.core.errors import AtlasmithError
+from atlasmith.io.files import hold
+from atlasmith.io.files import write_text
+from atlasmith.workflow.resources import memory_mb
+from atlasmith.workflow.resources import runtime_minutes
 
 min_version("9.0")
 

@@ -21,14 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config, load_config, parse_config
-from atlasmith.geometry import Array, Grid
+from atlasmith.core.fields import compose
+from atlasmith.core.grid import Array, Grid
+from atlasmith.core.sampling import warp
+from atlasmith.evaluation import metrics, statistics
 from atlasmith.io.files import read_json
 from atlasmith.io.tables import read_cohort, read_label_values
-from atlasmith.register.apply import Registration
-from atlasmith.scoring import metrics, statistics
-from atlasmith.warp import compose, warp
+from atlasmith.registration.stage import Registration
+from atlasmith.training.dataset import AlignedImages
 
 # What is changed of the run's config, by dotted name; None takes a term out.
 CHANGES: dict[str, dict[str, Any]] = {

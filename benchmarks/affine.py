@@ -27,12 +27,12 @@ from atlasmith.affine.align import one_thread, register
 from atlasmith.affine.engines import ENGINES
 from atlasmith.affine.scan import Scan, resample, to_world
 from atlasmith.config import load_config
-from atlasmith.geometry import Array, Grid
+from atlasmith.core.grid import Array, Grid
+from atlasmith.evaluation.metrics import ncc
 from atlasmith.io.images import Image, read_image
 from atlasmith.io.tables import read_cohort
 from atlasmith.io.transforms import from_sitk, to_sitk
-from atlasmith.preparation import read_prepared
-from atlasmith.scoring.metrics import ncc
+from atlasmith.preprocess.n4 import read_prepared
 
 GAP = 0.1
 # The reference and an image, to the image on the reference's grid.

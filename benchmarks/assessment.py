@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from atlasmith.config import load_config
+from atlasmith.core.labels import count, dice, label_index
 from atlasmith.io.images import read_labels
 from atlasmith.io.tables import MISSING, read_cohort, read_label_values, read_tsv
-from atlasmith.overlap import count, dice, label_index
 
 
 def main() -> None:

@@ -19,11 +19,11 @@ import SimpleITK as sitk
 import yaml
 
 from atlasmith.config import Config, load_config
-from atlasmith.geometry import DisplacementField
+from atlasmith.core.grid import DisplacementField
+from atlasmith.evaluation import metrics
 from atlasmith.io.images import read_image
 from atlasmith.io.tables import read_cohort, read_tsv
 from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
-from atlasmith.scoring import metrics
 
 EXPORTS = 20  # subjects whose exported transforms are applied by SimpleITK
 

@@ -28,17 +28,17 @@ import torch
 from retrain import beside
 from scipy.stats import wilcoxon
 
-from atlasmith.aligned import AlignedImages
-from atlasmith.conditional_labels import ConditionalLabels
 from atlasmith.config import Config, load_config, parse_config
-from atlasmith.geometry import Array, Grid
+from atlasmith.core.grid import Array, Grid
+from atlasmith.evaluation.metrics import ncc
+from atlasmith.inference.conditional_labels import ConditionalLabels
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_labels
 from atlasmith.io.tables import Subject, read_cohort, read_label_values
 from atlasmith.networks import Groupwise
-from atlasmith.register import register_subjects
-from atlasmith.scoring.metrics import ncc
+from atlasmith.registration import register_subjects
 from atlasmith.template import train
+from atlasmith.training.dataset import AlignedImages
 
 RESAMPLES = 2000
 

@@ -27,11 +27,11 @@ from peers import GREEDY_AFFINE, GREEDY_WARP, ants_image, normalised, remove_fil
 from torch import Tensor
 
 from atlasmith.config import Config, load_config
-from atlasmith.demo import points_in_brain, truth_layout
-from atlasmith.geometry import Array, DisplacementField
+from atlasmith.core.grid import Array, DisplacementField
+from atlasmith.core.world import map_points
+from atlasmith.demo.generator import points_in_brain, truth_layout
 from atlasmith.io.tables import Subject, read_cohort
 from atlasmith.io.transforms import LPS, read_affine, read_composite, to_sitk
-from atlasmith.warp import map_points
 
 POINTS = 1000
 # Points (N, 3) of the fixed person's world to the moving person's, RAS mm.

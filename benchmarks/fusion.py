@@ -36,21 +36,21 @@ from typing import Any
 import numpy as np
 from peers import ants_image, labels_of
 
-from atlasmith import overlap
-from atlasmith.config import JLFSection, load_config
+from atlasmith.config import load_config
+from atlasmith.config.schema import JLFSection
+from atlasmith.core.grid import Array, Grid
+from atlasmith.core.labels import label_index
+from atlasmith.core.world import pull_labels
+from atlasmith.evaluation import metrics, statistics
 from atlasmith.fusion import train_fusers
 from atlasmith.fusion.apply import on_native
-from atlasmith.fusion.evidence import read_court
+from atlasmith.fusion.autocontext import read_court
 from atlasmith.fusion.methods import FUSERS, Votes, fuse, plurality, shares
-from atlasmith.fusion.stack import Stack, disputed, read_stack
+from atlasmith.fusion.propagated import Stack, disputed, read_stack
 from atlasmith.fusion.votenet import Trust
-from atlasmith.geometry import Array, Grid
 from atlasmith.io.images import Image, read_grid
 from atlasmith.io.tables import read_cohort, read_label_values, write_cohort
-from atlasmith.overlap import label_index
-from atlasmith.propagate import propagate
-from atlasmith.scoring import metrics, statistics
-from atlasmith.warp import pull_labels
+from atlasmith.propagation.stage import propagate
 
 BINS = 15
 
@@ -188,7 +188,7 @@ def main() -> None:
                     continue
                 seconds[name].append(time.perf_counter() - start)
                 pair = [label_index(data, labels).ravel() for data in (truth, found)]
-                dice[name].append(float(np.nanmean(overlap.dice(overlap.count(*pair, len(labels))))))
+                dice[name].append(float(np.nanmean(labels.dice(labels.count(*pair, len(labels))))))
                 masks = ((found == value, truth == value) for value in labels)
                 hd95[name].append(float(np.nanmean([_hd95(native, *both) for both in masks])))
             if "evidence" in methods:

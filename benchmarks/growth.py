@@ -23,7 +23,7 @@ import numpy as np
 import yaml
 
 from atlasmith.config import load_config
-from atlasmith.geometry import Grid
+from atlasmith.core.grid import Grid
 from atlasmith.io.files import read_json
 from atlasmith.io.tables import read_tsv, write_tsv
 

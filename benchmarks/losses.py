@@ -22,9 +22,9 @@ from scipy import ndimage
 from surface_distance import metrics as surface_distance
 from torch import Tensor
 
+from atlasmith.core.fields import exponentiate, resize_displacement
+from atlasmith.evaluation import metrics
 from atlasmith.losses import SIMILARITY
-from atlasmith.scoring import metrics
-from atlasmith.warp import exponentiate, resize_displacement
 
 Form = Callable[[Tensor, Tensor], Tensor]
 LABELS = 134

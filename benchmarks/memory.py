@@ -17,8 +17,8 @@ from multiprocessing import get_context
 import numpy as np
 import torch
 
-from atlasmith.config import TemplateSection
-from atlasmith.geometry import Grid
+from atlasmith.config.schema import TemplateSection
+from atlasmith.core.grid import Grid
 from atlasmith.networks import DECODERS, CovariateCode, Groupwise
 from atlasmith.template.objective import judged
 

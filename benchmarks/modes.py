@@ -22,13 +22,13 @@ from matplotlib.figure import Figure
 from retrain import beside, sharpness
 
 from atlasmith.config import load_config, parse_config
-from atlasmith.geometry import Array
+from atlasmith.core.grid import Array
 from atlasmith.io.images import Image, read_image
 from atlasmith.io.tables import POPULATION, read_cohort
 from atlasmith.networks import Groupwise
-from atlasmith.populations import find_populations
 from atlasmith.report import pictures
 from atlasmith.template import train
+from atlasmith.template.subpopulations import find_populations
 
 UNREFINED = {"refinement": {"rounds": 0}}
 MODES: dict[str, dict[str, Any]] = {

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from atlasmith.core.world import pull, pull_labels
 from atlasmith.io.images import Image, read_labels
 from atlasmith.io.transforms import to_sitk
-from atlasmith.preparation import read_prepared
-from atlasmith.warp import pull, pull_labels
+from atlasmith.preprocess.n4 import read_prepared
 
 # Of greedy: an affine by NCC over 5 voxels an axis, from the images' centres.
 GREEDY = "-d 3 -V 0 -threads 2 -i fixed moving -m NCC 2x2x2"

@@ -30,16 +30,17 @@ from peers import GREEDY_AFFINE, GREEDY_WARP, ants_image, labels_of, normalised,
 from atlasmith.affine.align import one_thread, register
 from atlasmith.affine.engines import ENGINES
 from atlasmith.affine.scan import Scan
-from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config, load_config
-from atlasmith.geometry import Array, Step
+from atlasmith.core.grid import Array, Step
+from atlasmith.core.sampling import sample_labels
+from atlasmith.core.world import map_points, to_voxels, world_points
+from atlasmith.evaluation import metrics, statistics
 from atlasmith.io.images import Image, read_image
 from atlasmith.io.tables import Subject, read_cohort, read_label_values
 from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
-from atlasmith.preparation import read_prepared
-from atlasmith.register.apply import Registration
-from atlasmith.scoring import metrics, statistics
-from atlasmith.warp import map_points, sample_labels, to_voxels, world_points
+from atlasmith.preprocess.n4 import read_prepared
+from atlasmith.registration.stage import Registration
+from atlasmith.training.dataset import AlignedImages
 
 # The target and the atlas, to labels on the target's grid.
 Method = Callable[[Subject, Subject], Array]

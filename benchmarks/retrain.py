@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from atlasmith.config import Config
+from atlasmith.evaluation import metrics
 from atlasmith.io.images import Image
 from atlasmith.io.tables import Subject, write_cohort
-from atlasmith.scoring import metrics
 
 
 def beside(run: Path, config: Config, folder: Path, people: Sequence[Subject]) -> Config:

@@ -20,7 +20,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from atlasmith.config import Config, parse_config
-from atlasmith.geometry import Array, Grid
+from atlasmith.core.grid import Array, Grid
 from atlasmith.io.files import write_json
 from atlasmith.io.images import write_image
 from atlasmith.io.tables import Subject, write_cohort

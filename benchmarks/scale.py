@@ -28,7 +28,7 @@ import numpy as np
 import yaml
 
 from atlasmith.config import load_config
-from atlasmith.geometry import Grid
+from atlasmith.core.grid import Grid
 from atlasmith.io.files import write_json
 from atlasmith.io.images import write_image
 from atlasmith.io.tables import Subject, write_cohort, write_tsv

@@ -28,14 +28,14 @@ from retrain import sharpness
 
 from atlasmith.affine import align_subject, build_reference
 from atlasmith.config import Config, load_config, parse_config
-from atlasmith.fusion.stack import own_labels, read_stack
-from atlasmith.geometry import Array
+from atlasmith.core.grid import Array
+from atlasmith.core.labels import label_index
+from atlasmith.evaluation import metrics, statistics
+from atlasmith.fusion.propagated import own_labels, read_stack
 from atlasmith.io.images import Image, read_image
 from atlasmith.io.tables import Subject, read_cohort, read_label_values, write_cohort
-from atlasmith.overlap import label_index
-from atlasmith.propagate import propagate
-from atlasmith.register import register_subjects
-from atlasmith.scoring import metrics, statistics
+from atlasmith.propagation.stage import propagate
+from atlasmith.registration import register_subjects
 from atlasmith.template import train
 
 ITERATIONS = 4  # of ants.build_template

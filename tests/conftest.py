@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from tiny import Tiny
 
 from atlasmith.config import Config, parse_config
-from atlasmith.geometry import Grid
+from atlasmith.core.grid import Grid
 from atlasmith.io.images import write_image
 from atlasmith.io.tables import write_tsv
 
@@ -33,7 +33,7 @@ def discs(age: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarr
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """Config of a finished run up to `template`; 14 slices: 8 atlases, 3 targets, 3 for training."""
     from atlasmith.affine import align_subject, build_reference
-    from atlasmith.cohort import run
+    from atlasmith.cohort.stage import run
     from atlasmith.io.tables import read_cohort
     from atlasmith.template import train
 
@@ -87,7 +87,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Config:
 @pytest.fixture(scope="session")
 def toy_registered(toy: Config) -> Config:
     from atlasmith.io.tables import read_cohort
-    from atlasmith.register import register_subjects
+    from atlasmith.registration import register_subjects
 
     register_subjects(toy, [subject.id for subject in read_cohort(toy.layout.cohort)])
     return toy

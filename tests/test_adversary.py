@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from atlasmith.config import parse_config
-from atlasmith.errors import InputError
+from atlasmith.core.errors import InputError
 from atlasmith.template.adversary import Adversary
 
 

@@ -21,14 +21,14 @@ from atlasmith.affine import align, align_subject, build_reference, newton, refe
 from atlasmith.affine.engines import ENGINES
 from atlasmith.affine.scan import Scan, largest_overlap, shift, similarity, to_world
 from atlasmith.config import Config, parse_config
-from atlasmith.errors import AtlasmithError
-from atlasmith.geometry import Array, Grid
-from atlasmith.intensity import normalise
+from atlasmith.core.errors import AtlasmithError
+from atlasmith.core.grid import Array, Grid
+from atlasmith.core.intensity import normalise
 from atlasmith.io.files import write_json
 from atlasmith.io.images import Image, read_image, write_image
 from atlasmith.io.tables import Subject, write_cohort
 from atlasmith.io.transforms import read_affine
-from atlasmith.preparation import antialias, correct_bias
+from atlasmith.preprocess.n4 import antialias, correct_bias
 
 Function = Callable[[Array], Array]
 

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from atlasmith.aligned import AlignedImages, Cache
-from atlasmith.geometry import Grid
+from atlasmith.core.grid import Grid
 from atlasmith.io.images import write_image
+from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject
 from atlasmith.io.transforms import write_affine
-from atlasmith.naming import Layout
+from atlasmith.training.dataset import AlignedImages, Cache
 
 SHAPE = (10, 9, 8)
 

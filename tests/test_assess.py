@@ -7,17 +7,17 @@ import pytest
 from scipy.ndimage import binary_erosion
 
 from atlasmith.config import Config
-from atlasmith.fusion import assess, fuse_subject, train_fusers
+from atlasmith.core.grid import Grid
+from atlasmith.core.labels import count
+from atlasmith.fusion import fuse_subject, train_fusers
 from atlasmith.fusion.apply import on_native
-from atlasmith.fusion.assess import LEVEL, fit, found, predicted, tallied
-from atlasmith.fusion.audit import judge, mean_dice, volume_ratio
+from atlasmith.fusion.atlas_qc import judge, mean_dice, volume_ratio
 from atlasmith.fusion.methods import shares
-from atlasmith.geometry import Grid
+from atlasmith.fusion.quality import LEVEL, fit, found, predicted, tallied
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_labels
 from atlasmith.io.tables import read_cohort, read_tsv
-from atlasmith.overlap import count
-from atlasmith.propagate import propagate
+from atlasmith.propagation.stage import propagate
 
 NAMES = {1: "a", 2: "b"}
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from atlasmith.augmentation import augmented, intensities, pose
-from atlasmith.warp import jacobian_determinant, warp
+from atlasmith.core.fields import jacobian_determinant
+from atlasmith.core.sampling import warp
+from atlasmith.training.augmentation import augmented, intensities, pose
 
 SHAPES = [(24, 31), (20, 17, 23)]
 

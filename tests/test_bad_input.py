@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import Tiny
 
-from atlasmith.cli import main
+from atlasmith.cli.main import main
 
 Spoil = Callable[[Tiny], object]  # gives what the message must name
 
@@ -407,7 +407,7 @@ class Executed:
 def test_weights_that_are_none(
     bytes_: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from atlasmith.errors import AtlasmithError
+    from atlasmith.core.errors import AtlasmithError
     from atlasmith.io.weights import read_weights
 
     monkeypatch.chdir(tmp_path)

@@ -18,9 +18,9 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 
 from atlasmith import __version__
-from atlasmith.cli import ONCE, PER_SUBJECT, main
+from atlasmith.cli.main import ONCE, PER_SUBJECT, main
 from atlasmith.config import Config
-from atlasmith.errors import AtlasmithError
+from atlasmith.core.errors import AtlasmithError
 
 CALLS_ONCE = {
     "cohort": "cohort.run",

@@ -14,10 +14,10 @@ import torch
 import yaml
 from tiny import ROWS, Tiny, only
 
-from atlasmith import cohort
+from atlasmith.cohort import stage
 from atlasmith.config import load_config, parse_config
-from atlasmith.errors import InputError
-from atlasmith.geometry import Array, Grid
+from atlasmith.core.errors import InputError
+from atlasmith.core.grid import Array, Grid
 from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import Image
 from atlasmith.io.tables import read_cohort, read_tsv
@@ -29,7 +29,7 @@ SHARED = Path(__file__).parents[1].parent / "shared"
 
 def test_a_sound_cohort_is_written_whole(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny.config()
-    cohort.run(config)
+    stage.run(config)
     layout = config.layout
     subjects = read_cohort(layout.cohort)
     assert [(s.id, s.role) for s in subjects] == [
@@ -61,24 +61,24 @@ def test_a_sound_cohort_is_written_whole(tiny: Tiny, monkeypatch: pytest.MonkeyP
     in_order_of_the_table = [
         (row["participant_id"][4:], row["role"], True, (row["age"], row["sex"])) for row in tiny.rows
     ]
-    assert cohort.read_participants(config) == in_order_of_the_table
-    assert sorted(cohort.checked_participants(config).values()) == sorted(in_order_of_the_table)
-    monkeypatch.setattr(cohort, "__version__", "another")
-    assert cohort.checked_participants(config) == {}
+    assert stage.read_participants(config) == in_order_of_the_table
+    assert sorted(stage.checked_participants(config).values()) == sorted(in_order_of_the_table)
+    monkeypatch.setattr(stage, "__version__", "another")
+    assert stage.checked_participants(config) == {}
 
 
 def test_paths_are_absolute_where_the_configs_are_not(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tiny.bids)
-    checked = cohort.check_cohort(tiny.config(cohort={"bids": "../bids"}))
+    checked = stage.check_cohort(tiny.config(cohort={"bids": "../bids"}))
     assert checked.subjects[0].image == tiny.image("sub-01")
 
 
 def test_the_same_cohort_gives_the_same_bytes(tiny: Tiny) -> None:
     config = tiny.config()
-    files = ("config.yaml", "cohort.tsv", "labels.tsv", "grid.json", "dataset_description.json")
-    cohort.run(config)
+    files = ("config.yaml", "stage.tsv", "labels.tsv", "grid.json", "dataset_description.json")
+    stage.run(config)
     before = [(config.output / name).read_bytes() for name in files]
-    cohort.run(config)
+    stage.run(config)
     assert [(config.output / name).read_bytes() for name in files] == before
 
 
@@ -87,7 +87,7 @@ def test_uncompressed_images_and_entities_are_found(tiny: Tiny) -> None:
     new = old.with_name("sub-04_acq-mprage_T1w.nii")
     nib.load(old).to_filename(new)
     old.unlink()
-    assert cohort.check_cohort(tiny.config()).subjects[3].image == new
+    assert stage.check_cohort(tiny.config()).subjects[3].image == new
 
 
 def test_the_labels_of_targets_are_not_read(tiny: Tiny) -> None:
@@ -95,7 +95,7 @@ def test_the_labels_of_targets_are_not_read(tiny: Tiny) -> None:
     path.write_bytes(
         gzip.compress(gzip.decompress(path.read_bytes())[:400])
     )  # the header, and hardly a voxel
-    assert list(cohort.check_cohort(tiny.config()).label_names) == [1, 7]
+    assert list(stage.check_cohort(tiny.config()).label_names) == [1, 7]
 
 
 # The table
@@ -103,7 +103,7 @@ def test_the_labels_of_targets_are_not_read(tiny: Tiny) -> None:
 
 def test_no_table(tiny: Tiny) -> None:
     tiny.table.unlink()
-    only(tiny.faults(), tiny.table, "no such file", "cohort.bids")
+    only(tiny.faults(), tiny.table, "no such file", "stage.bids")
 
 
 def test_an_empty_table(tiny: Tiny) -> None:
@@ -164,7 +164,7 @@ def test_learned_fusion_needs_atlases(tiny: Tiny) -> None:
     only(tiny.faults(), tiny.table, "1 subject has the role 'atlas'", "evidence")
     faults = tiny.faults(fusion={"methods": ["majority", "votenet"]})
     only(faults, tiny.table, "1 subject has the role 'atlas'", "votenet")
-    cohort.check_cohort(tiny.config(fusion={"methods": ["majority"]}))
+    stage.check_cohort(tiny.config(fusion={"methods": ["majority"]}))
 
 
 def test_one_subject(tiny: Tiny) -> None:
@@ -202,7 +202,7 @@ def test_a_constant_covariate_matters_to_a_conditional_template_alone(tiny: Tiny
         row["age"] = "70"
     tiny.write_table()
     only(tiny.faults(), tiny.table, "'age'", "every value is 70", "condition_on")
-    cohort.check_cohort(tiny.config(template={"condition_on": []}))
+    stage.check_cohort(tiny.config(template={"condition_on": []}))
 
 
 def test_a_covariate_with_a_name_of_ours(tiny: Tiny) -> None:
@@ -224,7 +224,7 @@ def test_a_missing_image(tiny: Tiny) -> None:
 
 
 def test_a_wrong_suffix_is_told_once(tiny: Tiny) -> None:
-    only(tiny.faults(cohort={"suffix": "T2w"}), tiny.bids, "no subject has an image", "cohort.suffix")
+    only(tiny.faults(cohort={"suffix": "T2w"}), tiny.bids, "no subject has an image", "stage.suffix")
 
 
 def test_several_images(tiny: Tiny) -> None:
@@ -318,7 +318,7 @@ def test_labels_missing_for_an_atlas(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("folder", ["derivatives/mannual", None])
 def test_no_labels_at_all(tiny: Tiny, folder: str | None) -> None:
-    only(tiny.faults(cohort={"labels": folder}), "cohort.labels")
+    only(tiny.faults(cohort={"labels": folder}), "stage.labels")
 
 
 def test_several_label_files(tiny: Tiny) -> None:
@@ -347,7 +347,7 @@ def test_labels_within_a_thousandth_of_a_voxel_are_on_the_same_grid(tiny: Tiny) 
     affine = file.affine.copy()
     affine[0, 3] += 1e-4
     tiny.save(path, np.array(file.dataobj), affine)
-    cohort.check_cohort(tiny.config())
+    stage.check_cohort(tiny.config())
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ def test_bad_labels(tiny: Tiny, edit: Callable[[Array], Array], found: str) -> N
 
 def test_labels_saved_as_whole_floats_are_fine(tiny: Tiny) -> None:
     tiny.change(tiny.labels("sub-01"), lambda data: data.astype(np.float32))
-    assert list(cohort.check_cohort(tiny.config()).label_names) == [1, 7]
+    assert list(stage.check_cohort(tiny.config()).label_names) == [1, 7]
 
 
 @pytest.mark.parametrize("text", ["index\n1\n", "index\tname\none\tleft\n", "index\tname\n\t\n"])
@@ -385,13 +385,13 @@ def test_a_grid_too_large_for_memory(tiny: Tiny) -> None:
     (fault,) = tiny.faults(template={"spacing": 0.001})
     assert "GiB" in fault and "template.spacing" in fault
     fitting = float(fault.split("template.spacing to ")[1].split()[0])
-    cohort.check_cohort(tiny.config(template={"spacing": fitting}))
+    stage.check_cohort(tiny.config(template={"spacing": fitting}))
     only(tiny.faults(template={"shape": [40000, 40000, 40000]}), "40000 x 40000 x 40000", "template.shape")
 
 
 def test_the_memory_estimate_is_closed_form() -> None:
     grid = Grid((10, 20, 30), np.eye(4))
-    assert cohort.training_bytes(grid, 4) == 4 * 6000 * (60 * 4 + 40)
+    assert stage.training_bytes(grid, 4) == 4 * 6000 * (60 * 4 + 40)
 
 
 @pytest.mark.parametrize("shape", [[16, 16], [16, 16, 1], [16, 16, 16, 1]])
@@ -400,7 +400,7 @@ def test_a_shape_of_other_dimension(tiny: Tiny, shape: list[int]) -> None:
 
 
 def test_a_given_shape_is_taken(tiny: Tiny) -> None:
-    grid = cohort.check_cohort(tiny.config(template={"shape": [9, 10, 11]})).grid
+    grid = stage.check_cohort(tiny.config(template={"shape": [9, 10, 11]})).grid
     assert grid.shape == (9, 10, 11) and np.allclose(grid.centre, 0)
 
 
@@ -411,23 +411,23 @@ def test_slices_keep_their_missing_axis(tiny: Tiny, two_axes: bool) -> None:
             if path.exists():
                 tiny.change(path, lambda data: data[:, :, 4] if two_axes else data[:, :, 4:5])
     for shape in (None, [16, 16], [16, 16, 1]):
-        assert cohort.check_cohort(tiny.config(template={"shape": shape})).grid.shape == (16, 16, 1)
+        assert stage.check_cohort(tiny.config(template={"shape": shape})).grid.shape == (16, 16, 1)
 
 
 def test_the_foreground_is_measured_in_millimetres() -> None:
     grid = Grid((20, 20, 20), np.diag([1.0, 2.0, 3.0, 1.0]))
     data = np.full((20, 20, 20), -5.0, dtype=np.float32)
     data[2:12, 3:9, 4:19] = 100
-    assert np.allclose(cohort.foreground_extent(Image(data, grid), 4), [10 + 8, 12 + 8, 45 + 8])
+    assert np.allclose(stage.foreground_extent(Image(data, grid), 4), [10 + 8, 12 + 8, 45 + 8])
     crop = np.random.default_rng(0).uniform(size=(20, 20, 20)).astype(np.float32)
-    assert np.allclose(cohort.foreground_extent(Image(crop, grid), 4), [20, 40, 60])
+    assert np.allclose(stage.foreground_extent(Image(crop, grid), 4), [20, 40, 60])
 
 
 @pytest.mark.parametrize(("millimetres", "voxels"), [(48.0, 48), (48.1, 56), (1.0, 8)])
 def test_the_grid_is_a_multiple_of_eight(millimetres: float, voxels: int) -> None:
     template = parse_config({"cohort": {"bids": "."}}).template
     extents = [np.array([millimetres, 30.0, 20.0]), np.array([0.5, 40.0, 10.0])]
-    assert cohort.decide_grid(extents, None, template).shape == (voxels, 40, 24)
+    assert stage.decide_grid(extents, None, template).shape == (voxels, 40, 24)
 
 
 @pytest.mark.skipif(not (SHARED / "data/hippocampus").exists(), reason="the hippocampus cohort is not here")
@@ -435,7 +435,7 @@ def test_the_hippocampus_cohort(tmp_path: Path) -> None:
     config = parse_config(
         {"output": str(tmp_path / "out"), "cohort": {"bids": str(SHARED / "data/hippocampus")}}
     )
-    checked = cohort.check_cohort(config)
+    checked = stage.check_cohort(config)
     assert checked.grid.shape == (48, 64, 48)
     assert checked.label_names == {1: "anterior hippocampus", 2: "posterior hippocampus"}
     assert len(checked.subjects) == 200
@@ -445,7 +445,7 @@ def test_the_hippocampus_cohort(tmp_path: Path) -> None:
 
 
 def test_the_results_of_another_config_are_kept(tiny: Tiny) -> None:
-    cohort.run(tiny.config())
+    stage.run(tiny.config())
     before = (tiny.output / "config.yaml").read_bytes()
     changes = {"seed": 3, "template": {"spacing": 3.0, "similarity": {"mse": {"weight": 2.0}}}}
     faults = tiny.faults(**changes)
@@ -461,9 +461,9 @@ def test_the_results_of_another_config_are_kept(tiny: Tiny) -> None:
 
 
 def test_later_stages_may_change(tiny: Tiny) -> None:
-    cohort.run(tiny.config())
+    stage.run(tiny.config())
     changed = tiny.config(fusion={"methods": ["majority"]}, device="cpu")
-    cohort.run(changed)
+    stage.run(changed)
     assert load_config(changed.layout.config) == changed
 
 
@@ -497,10 +497,10 @@ def test_an_output_that_is_a_file(tiny: Tiny) -> None:
 def test_logs_and_hidden_files_are_no_hindrance(tiny: Tiny) -> None:
     for name in ("logs/cohort", ".snakemake"):
         (tiny.output / name).mkdir(parents=True)
-    cohort.run(tiny.config())
+    stage.run(tiny.config())
     # Snakemake deletes a rule's outputs before the rule runs again.
     (tiny.output / "config.yaml").unlink()
-    cohort.run(tiny.config())
+    stage.run(tiny.config())
 
 
 # All at once
@@ -522,12 +522,12 @@ def test_all_problems_are_told_together_and_nothing_is_written(tiny: Tiny) -> No
 
 def test_an_atlas_held_out_is_a_target(tiny: Tiny) -> None:
     config = tiny.config(cohort={"hold_out": ["sub-02"]}, fusion={"methods": ["majority"]})
-    cohort.run(config)
+    stage.run(config)
     assert [(s.id, s.role) for s in read_cohort(config.layout.cohort)][:2] == [
         ("01", "atlas"),
         ("02", "target"),
     ]
-    assert ("02", "target") in [person[:2] for person in cohort.read_participants(config)]
+    assert ("02", "target") in [person[:2] for person in stage.read_participants(config)]
 
 
 class TestBuilders:
@@ -546,10 +546,10 @@ class TestBuilders:
         some.change(some.image("sub-04"), grow)
         some.change(some.image("sub-04"), lambda data: data + np.arange(data.size).reshape(data.shape))
         config = some.config(cohort={"builders": "maker"})
-        cohort.run(config)
+        stage.run(config)
         assert Grid.from_dict(read_json(config.layout.grid)).shape == (16, 16, 16)
         assert [s.id for s in read_cohort(config.layout.cohort) if s.builds] == ["01", "02"]
-        assert [p.id for p in cohort.read_participants(config) if p.builds] == ["02", "01"]
+        assert [p.id for p in stage.read_participants(config) if p.builds] == ["02", "01"]
 
     @pytest.mark.parametrize(
         ("values", "parts"),
@@ -584,7 +584,7 @@ class TestBuilders:
 
 def test_only_an_atlas_can_be_held_out(tiny: Tiny) -> None:
     faults = tiny.faults(cohort={"hold_out": ["sub-20"]})
-    only(faults, "cohort.hold_out", "'sub-20' is no atlas", "sub-02")
+    only(faults, "stage.hold_out", "'sub-20' is no atlas", "sub-02")
 
 
 def test_the_quick_reading_of_the_table_finds_its_problems(tiny: Tiny) -> None:
@@ -592,5 +592,5 @@ def test_the_quick_reading_of_the_table_finds_its_problems(tiny: Tiny) -> None:
     tiny.rows[3]["participant_id"] = "sub 4"
     tiny.write_table()
     with pytest.raises(InputError) as caught:
-        cohort.read_participants(tiny.config())
+        stage.read_participants(tiny.config())
     assert len(caught.value.problems) == 2

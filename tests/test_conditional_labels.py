@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from atlasmith.conditional_labels import _lines
-from atlasmith.regression import regression
+from atlasmith.inference.conditional_labels import _lines
+from atlasmith.training.regression import regression
 
 LEVEL, SLOPE = 0.5, 0.1
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from atlasmith.choices import check_choices, parameters_of
 from atlasmith.config import load_config, parse_config
-from atlasmith.errors import AtlasmithError, InputError
+from atlasmith.config.choices import check_choices, parameters_of
+from atlasmith.core.errors import AtlasmithError, InputError
 from atlasmith.losses import SIMILARITY
 
 MINIMAL: dict[str, Any] = {"cohort": {"bids": "data"}}

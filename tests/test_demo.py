@@ -12,17 +12,17 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from atlasmith.config import Config, parse_config
-from atlasmith.errors import AtlasmithError
-from atlasmith.geometry import Grid
+from atlasmith.core.errors import AtlasmithError
+from atlasmith.core.grid import Grid
+from atlasmith.core.world import map_points, pull_coordinates
 from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import read_image, read_labels, write_image
 from atlasmith.io.tables import Subject, read_tsv, write_cohort, write_tsv
 from atlasmith.io.transforms import read_composite, write_affine, write_composite
-from atlasmith.warp import map_points, pull_coordinates
 
 pytest.importorskip("nilearn", reason="nilearn isn't installed: pip install 'atlasmith[demo]'")
 
-from atlasmith import demo
+from atlasmith.demo import generator
 
 COUNT, SPACING = 4, 6.0
 AGES = [30.0, 55.0, 80.0]
@@ -31,7 +31,7 @@ AGES = [30.0, 55.0, 80.0]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cohort") / "demo"
-    demo.make_demo(path, seed=3, subjects=COUNT, spacing=SPACING)
+    generator.make_demo(path, seed=3, subjects=COUNT, spacing=SPACING)
     return path
 
 
@@ -62,9 +62,9 @@ def test_is_a_bids_folder_with_every_role(folder: Path) -> None:
 
 
 def test_twenty_subjects_have_ages_spread_over_roles() -> None:
-    roles = demo._roles(20)
-    assert {role: roles.count(role) for role in demo.ROLES} == {"atlas": 8, "target": 6, "train": 6}
-    means = [np.mean([place for place, r in enumerate(roles) if r == role]) for role in demo.ROLES]
+    roles = generator._roles(20)
+    assert {role: roles.count(role) for role in generator.ROLES} == {"atlas": 8, "target": 6, "train": 6}
+    means = [np.mean([place for place, r in enumerate(roles) if r == role]) for role in generator.ROLES]
     assert np.ptp(means) < 2
 
 
@@ -76,9 +76,9 @@ def test_headers_have_mixed_orientations(folder: Path) -> None:
 
 
 def test_inverse_undoes_forward_within_the_brain(folder: Path) -> None:
-    truth = demo.truth_layout(folder)
+    truth = generator.truth_layout(folder)
     base = read_labels(truth.of_template("res-1", "dseg"))
-    points = torch.from_numpy(demo._apply(base.grid.affine, np.argwhere(base.data > 0)[::500])).double()
+    points = torch.from_numpy(generator._apply(base.grid.affine, np.argwhere(base.data > 0)[::500])).double()
     for name in names(folder):
         there = map_points(read_composite(truth.forward(name)), points)
         back = map_points(read_composite(truth.inverse(name)), there)
@@ -88,7 +88,7 @@ def test_inverse_undoes_forward_within_the_brain(folder: Path) -> None:
 
 
 def test_stored_truth_pulls_the_base_onto_each_subject(folder: Path) -> None:
-    truth = demo.truth_layout(folder)
+    truth = generator.truth_layout(folder)
     base_image, base = read_image(truth.template_image), read_labels(truth.of_template("res-1", "dseg"))
     for name in names(folder):
         stem = f"sub-{name}/anat/sub-{name}"
@@ -99,9 +99,9 @@ def test_stored_truth_pulls_the_base_onto_each_subject(folder: Path) -> None:
         nearest = np.rint(voxels.numpy()).astype(int)
         nearest = np.clip(nearest, 0, np.array(base.data.shape)[:, None] - 1)
         expected = base.data[tuple(nearest)].reshape(labels.data.shape)
-        for label in demo.LABELS:
+        for label in generator.LABELS:
             a, b = labels.data == label, expected == label
-            assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.7, demo.LABELS[label]
+            assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.7, generator.LABELS[label]
         agree = labels.data == expected
         assert agree[(labels.data > 0) | (expected > 0)].mean() > 0.85
         image = read_image(folder / f"{stem}_T1w.nii.gz").data
@@ -111,9 +111,9 @@ def test_stored_truth_pulls_the_base_onto_each_subject(folder: Path) -> None:
 
 
 def test_random_warps_have_no_mean_and_no_trend_with_age() -> None:
-    base = demo.load_base(SPACING)
+    base = generator.load_base(SPACING)
     ages = np.array([20.0, 40.0, 65.0, 90.0])
-    velocities = demo._random_velocities(base, ages, seed=0)
+    velocities = generator._random_velocities(base, ages, seed=0)
     assert velocities.std() > 0.5
     for weights in (np.ones(4), ages - ages.mean()):
         assert np.abs(np.tensordot(weights / np.abs(weights).sum(), velocities, axes=1)).max() < 1e-4
@@ -124,14 +124,14 @@ def test_exponential_of_a_linear_velocity_is_the_matrix_exponential() -> None:
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = -20
     grid = Grid((21, 21, 21), affine)
-    points = demo._points(grid).reshape(21, 21, 21, 3)
-    displacement = demo._exponential(np.log(1.2) * points, grid)
+    points = generator._points(grid).reshape(21, 21, 21, 3)
+    displacement = generator._exponential(np.log(1.2) * points, grid)
     middle = (slice(5, 16),) * 3
     assert np.abs(displacement - 0.2 * points)[middle].max() < 0.02
 
 
 def test_ventricles_widen_and_cortex_thins_with_age(folder: Path) -> None:
-    truth = read_json(demo._truth_file(folder))["age"]
+    truth = read_json(generator._truth_file(folder))["age"]
     assert np.all(np.diff(truth["ventricle_ml"]) > 0) and np.all(np.diff(truth["cortex_ml"]) < 0)
     assert 1.6 < truth["ventricle_ml"][-1] / truth["ventricle_ml"][0] < 2.0
     assert 0.88 < truth["cortex_ml"][-1] / truth["cortex_ml"][0] < 0.98
@@ -139,11 +139,11 @@ def test_ventricles_widen_and_cortex_thins_with_age(folder: Path) -> None:
 
 def test_same_call_same_bytes_and_left_alone(folder: Path, tmp_path: Path) -> None:
     again = tmp_path / "deep" / "again"
-    demo.make_demo(again, seed=3, subjects=COUNT, spacing=SPACING)
+    generator.make_demo(again, seed=3, subjects=COUNT, spacing=SPACING)
     first = digests(folder)
     assert digests(again) == first
     times = [path.stat().st_mtime_ns for path in sorted(again.rglob("*"))]
-    demo.make_demo(again, seed=3, subjects=COUNT, spacing=SPACING)
+    generator.make_demo(again, seed=3, subjects=COUNT, spacing=SPACING)
     assert [path.stat().st_mtime_ns for path in sorted(again.rglob("*"))] == times
     assert [path.name for path in again.parent.iterdir()] == ["again"]
 
@@ -151,11 +151,11 @@ def test_same_call_same_bytes_and_left_alone(folder: Path, tmp_path: Path) -> No
 def test_refuses_a_foreign_folder_and_other_arguments(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(AtlasmithError, match=r"Remove it, or choose"):
-        demo.make_demo(tmp_path)
+        generator.make_demo(tmp_path)
     with pytest.raises(AtlasmithError, match=r"Remove it, or choose"):
-        demo.make_demo(folder, seed=4, subjects=COUNT, spacing=SPACING)
+        generator.make_demo(folder, seed=4, subjects=COUNT, spacing=SPACING)
     with pytest.raises(AtlasmithError, match="at least 3 subjects"):
-        demo.make_demo(tmp_path / "new", subjects=2)
+        generator.make_demo(tmp_path / "new", subjects=2)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -174,9 +174,9 @@ def plant(
             "template": {"name": "Demo", "condition_on": ["age"], "views": {"age": AGES}},
         }
     )
-    layout, truth, ids = config.layout, demo.truth_layout(folder), names(folder)
+    layout, truth, ids = config.layout, generator.truth_layout(folder), names(folder)
     write_cohort(layout.cohort, [Subject(name, "train", folder / name) for name in ids], [])
-    facts = read_json(demo._truth_file(folder))["subjects"]
+    facts = read_json(generator._truth_file(folder))["subjects"]
     for name in ids:
         forward, inverse = read_composite(truth.forward(name)), read_composite(truth.inverse(name))
         if swapped:
@@ -188,15 +188,19 @@ def plant(
     row = {"stage": "fuse", "method": "majority", "label": "mean", "metric": "dice", "mean": 0.8}
     write_tsv(layout.summary, [row, {**row, "label": "5", "mean": 0.1}], columns)
 
-    base = demo.load_base(SPACING)
+    base = generator.load_base(SPACING)
     shift = np.eye(4)  # the template lies elsewhere than the base
     shift[:3, :3] *= 1.05
     shift[:3, 3] = [4, -6, 5]
     grid = base.grid.resampled(3.0)
     world = Grid(grid.shape, np.linalg.inv(shift) @ grid.affine)
-    for index, age in enumerate([demo.AGE_MEAN, *AGES]):
-        pull = demo._exponential(-growth * demo._standardised(age) * base.age_velocity, base.field_grid)
-        image, _ = demo.render(base, demo._displaced(demo._points(grid), pull, base.field_grid))
+    for index, age in enumerate([generator.AGE_MEAN, *AGES]):
+        pull = generator._exponential(
+            -growth * generator._standardised(age) * base.age_velocity, base.field_grid
+        )
+        image, _ = generator.render(
+            base, generator._displaced(generator._points(grid), pull, base.field_grid)
+        )
         path = layout.template_at(index) if index else layout.template_image
         write_image(path, 3 * gaussian_filter(image.reshape(grid.shape), blur / 3), world)
     cohort = {str(index): {"covariates": {"age": age}} for index, age in enumerate(AGES, start=1)}
@@ -207,19 +211,19 @@ def plant(
 def test_a_planted_perfect_run_grades_perfectly(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    values = demo.grade(plant(folder, tmp_path))
+    values = generator.grade(plant(folder, tmp_path))
     assert values["error_before_median"] > values["error_affine_median"] > 2
     assert values["error_warped_median"] < 0.1 and values["error_warped_p95"] < 0.5
     assert values["dice_majority"] == 0.8
     assert values["age_effect_share"] == pytest.approx(1, abs=0.05)
-    written = {row["metric"]: row for row in read_tsv(tmp_path / "scores" / "demo.tsv")}
+    written = {row["metric"]: row for row in read_tsv(tmp_path / "scores" / "generator.tsv")}
     assert float(written["error_warped_median"]["value"]) == pytest.approx(values["error_warped_median"])
     assert written["error_warped_median"]["unit"] == "mm"
     assert str(tmp_path / "report.html") in capsys.readouterr().out
 
 
 def test_swapped_directions_and_a_swallowed_age_effect_grade_badly(folder: Path, tmp_path: Path) -> None:
-    values = demo.grade(plant(folder, tmp_path, swapped=True, growth=0.5, blur=3))
+    values = generator.grade(plant(folder, tmp_path, swapped=True, growth=0.5, blur=3))
     assert values["template_blur"] == pytest.approx(3, abs=0.5)
     assert values["error_warped_median"] > 5
     assert values["age_effect_share"] == pytest.approx(0.5, abs=0.05)
@@ -232,13 +236,13 @@ def test_grade_does_not_fail_silently(folder: Path, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).random(template.data.shape, dtype=np.float32)
     write_image(layout.template_image, noise, template.grid)
     with pytest.raises(AtlasmithError, match="correlation"):
-        demo.age_effect(config)
+        generator.age_effect(config)
     write_json(layout.template_description, {"cohort": {"1": {"covariates": {"age": 30}}}})
     with pytest.raises(AtlasmithError, match=r"template\.views"):
-        demo.grade(config)
+        generator.grade(config)
     layout.forward(names(folder)[0]).unlink()
     with pytest.raises(AtlasmithError, match="Run `register` first"):
-        demo.grade(config)
+        generator.grade(config)
     layout.summary.unlink()
     with pytest.raises(AtlasmithError, match="Run the whole workflow"):
-        demo.grade(config)
+        generator.grade(config)

@@ -8,33 +8,35 @@ import SimpleITK as sitk
 import torch
 from scipy.ndimage import gaussian_filter, uniform_filter
 
-from atlasmith.config import Config, FusionSection, JLFSection, parse_config
-from atlasmith.errors import AtlasmithError
-from atlasmith.fusion import evidence, fuse_subject, methods, staple, train_fusers
+from atlasmith.config import Config, parse_config
+from atlasmith.config.schema import FusionSection, JLFSection
+from atlasmith.core.errors import AtlasmithError
+from atlasmith.core.grid import Grid
+from atlasmith.core.sampling import sample
+from atlasmith.core.world import pull_coordinates
+from atlasmith.fusion import autocontext, fuse_subject, methods, staple, train_fusers
 from atlasmith.fusion.apply import on_native
+from atlasmith.fusion.autocontext import positions
 from atlasmith.fusion.calibration import CALIBRATIONS, calibrate
-from atlasmith.fusion.evidence import positions
 from atlasmith.fusion.jlf import correlated_weights, solved
 from atlasmith.fusion.methods import FUSERS, Votes, fuse, plurality, shares
-from atlasmith.fusion.stack import Stack, own_labels, read_stack
+from atlasmith.fusion.propagated import Stack, own_labels, read_stack
 from atlasmith.fusion.uncertainty import PARTS, Uncertainty, misfit
 from atlasmith.fusion.votenet import CHANNELS, FAR, Trust, consensus, inputs, shrunk
-from atlasmith.geometry import Grid
 from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import read_grid, read_image, read_labels, write_image
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_cohort, write_tsv
-from atlasmith.propagate import propagate
-from atlasmith.warp import pull_coordinates, sample
+from atlasmith.propagation.stage import propagate
 
 RANDOM = np.random.default_rng(0)
 
 
 def untrained(stack: Stack) -> Iterator[methods.Share]:
-    case = evidence.make_case(stack, evidence.disputed(stack))
+    case = autocontext.make_case(stack, autocontext.disputed(stack))
     values = np.unique(stack.labels)
     known = torch.from_numpy(positions(case.labels, values))
-    logits = evidence.Jury(len(values), 8)(torch.from_numpy(case.evidence), known)
-    return evidence.said(stack, case, logits.softmax(-1).detach().numpy())
+    logits = autocontext.Jury(len(values), 8)(torch.from_numpy(case.evidence), known)
+    return autocontext.said(stack, case, logits.softmax(-1).detach().numpy())
 
 
 def votes(
@@ -662,8 +664,8 @@ def crowd(shape: tuple[int, ...], values: list[int], voters: int = 5) -> Stack:
 @pytest.mark.parametrize("shape", [(30, 26), (14, 12, 13)])
 def test_evidence_for_a_few_voxels_is_that_for_all(shape: tuple[int, ...]) -> None:
     stack = crowd(shape, [0, 3, 9, 300])
-    where = evidence.disputed(stack)
-    case = evidence.make_case(stack, where)
+    where = autocontext.disputed(stack)
+    case = autocontext.make_case(stack, where)
     assert np.isfinite(case.evidence).all()
     shares = np.stack([(stack.labels == value).mean(0).ravel()[where] for value in (0, 3, 9, 300)], -1)
     for row in (0, 7, len(where) - 1):
@@ -671,7 +673,7 @@ def test_evidence_for_a_few_voxels_is_that_for_all(shape: tuple[int, ...]) -> No
         assert sorted(present) == [v for v, s in zip((0, 3, 9, 300), shares[row], strict=True) if s > 0]
         votes = case.evidence[row, : len(present), 0]
         assert (np.diff(votes) <= 0).all() and votes.sum() == pytest.approx(1, abs=1e-6)
-    some = evidence.make_case(stack, where[5:40:3])
+    some = autocontext.make_case(stack, where[5:40:3])
     np.testing.assert_array_equal(some.labels, case.labels[5:40:3])
     np.testing.assert_allclose(some.evidence, case.evidence[5:40:3], atol=1e-6)
 
@@ -679,11 +681,11 @@ def test_evidence_for_a_few_voxels_is_that_for_all(shape: tuple[int, ...]) -> No
 @pytest.mark.parametrize("shape", [(30, 26), (14, 12, 13)])
 def test_evidence_knows_neither_the_order_of_atlases_nor_names(shape: tuple[int, ...]) -> None:
     stack = crowd(shape, [0, 3, 9])
-    where = evidence.disputed(stack)
-    case = evidence.make_case(stack, where)
+    where = autocontext.disputed(stack)
+    case = autocontext.make_case(stack, where)
     order = RANDOM.permutation(len(stack.labels))
     renamed = np.where(stack.labels == 9, 1000, stack.labels)[order]
-    other = evidence.make_case(Stack(renamed, stack.images[order], stack.target, stack.grid), where)
+    other = autocontext.make_case(Stack(renamed, stack.images[order], stack.target, stack.grid), where)
     for value, new in ((0, 0), (3, 3), (9, 1000)):
         np.testing.assert_allclose(
             other.evidence[other.labels == new], case.evidence[case.labels == value], atol=1e-4
@@ -692,14 +694,14 @@ def test_evidence_knows_neither_the_order_of_atlases_nor_names(shape: tuple[int,
 
 def test_an_untrained_jury_decides_by_votes_and_shares_add_up() -> None:
     stack = crowd((30, 26), [0, 3, 9])
-    case = evidence.make_case(stack, evidence.disputed(stack))
-    jury = evidence.Jury(3, 8)
+    case = autocontext.make_case(stack, autocontext.disputed(stack))
+    jury = autocontext.Jury(3, 8)
     labels = torch.from_numpy(positions(case.labels, np.array([0, 3, 9])))
     shares = jury(torch.from_numpy(case.evidence), labels).softmax(-1).detach().numpy()
-    expected = np.where(case.labels >= 0, case.evidence[..., :2].mean(-1) + evidence.NOISE, 0)
+    expected = np.where(case.labels >= 0, case.evidence[..., :2].mean(-1) + autocontext.NOISE, 0)
     np.testing.assert_allclose(shares, expected / expected.sum(-1, keepdims=True), rtol=1e-4)
     total = np.zeros((30, 26))
-    for value, box, share in evidence.said(stack, case, shares):
+    for value, box, share in autocontext.said(stack, case, shares):
         total[box] += share
         agreed = (stack.labels == value).all(0)
         assert (share[agreed[box]] == 1).all() and (share[(stack.labels != value).all(0)[box]] == 0).all()
@@ -714,21 +716,21 @@ def test_a_label_that_the_jury_never_met_has_no_say() -> None:
 
 def test_the_jury_that_learned_without_an_atlas_judges_it() -> None:
     stack = crowd((30, 26), [0, 3, 9])
-    case = evidence.make_case(stack, evidence.disputed(stack))
-    juries = evidence.Court([0, 3, 9], 8, [["a"], ["b", "c"]]).requires_grad_(False).first
+    case = autocontext.make_case(stack, autocontext.disputed(stack))
+    juries = autocontext.Court([0, 3, 9], 8, [["a"], ["b", "c"]]).requires_grad_(False).first
     for jury in juries.each:
         torch.nn.init.normal_(jury.decide.weight)
     told = torch.from_numpy(case.evidence), torch.from_numpy(positions(case.labels, np.array([0, 3, 9])))
-    first, second = (evidence.heard(jury, *told) for jury in juries.each)
+    first, second = (autocontext.heard(jury, *told) for jury in juries.each)
     assert not np.allclose(first, second)
     for name, expected in (("a", first), ("c", second), ("new", (first + second) / 2)):
-        found = np.mean([evidence.heard(jury, *told) for jury in juries.judges(name)], axis=0)
+        found = np.mean([autocontext.heard(jury, *told) for jury in juries.judges(name)], axis=0)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_someone_new_is_judged_by_all_pairs_of_juries() -> None:
     stack = crowd((30, 26), [0, 3, 9])
-    court = evidence.Court([0, 3, 9], 8, [["a"], ["b", "c"]]).requires_grad_(False)
+    court = autocontext.Court([0, 3, 9], 8, [["a"], ["b", "c"]]).requires_grad_(False)
     for jury in (*court.first.each, *court.second.each):
         torch.nn.init.normal_(jury.decide.weight)
     for one, two, both in zip(*(court.verdict(stack, name) for name in ("a", "b", "new")), strict=True):
@@ -739,11 +741,11 @@ def test_someone_new_is_judged_by_all_pairs_of_juries() -> None:
 @pytest.mark.parametrize("shape", [(30, 26), (14, 12, 13)])
 def test_second_thoughts_are_of_the_first_verdict(shape: tuple[int, ...]) -> None:
     stack = crowd(shape, [0, 3, 9])
-    case = evidence.make_case(stack, evidence.disputed(stack))
+    case = autocontext.make_case(stack, autocontext.disputed(stack))
     shares = np.where(case.labels >= 0, RANDOM.random(case.labels.shape), 0).astype(np.float32)
     shares /= shares.sum(axis=1, keepdims=True)
-    thoughts = evidence.second_thoughts(stack, case, shares)
-    assert thoughts.shape == (*shares.shape, evidence.THOUGHTS) and np.isfinite(thoughts).all()
+    thoughts = autocontext.second_thoughts(stack, case, shares)
+    assert thoughts.shape == (*shares.shape, autocontext.THOUGHTS) and np.isfinite(thoughts).all()
     np.testing.assert_allclose(thoughts[..., 0], shares)
     for value in (0, 3, 9):
         given = (stack.labels == value).all(axis=0).astype(np.float32)
@@ -755,14 +757,14 @@ def test_second_thoughts_are_of_the_first_verdict(shape: tuple[int, ...]) -> Non
 
 def test_an_untrained_court_says_what_the_first_verdict_says_there_and_around() -> None:
     stack = crowd((30, 26), [0, 3, 9])
-    court = evidence.Court([0, 3, 9], 8, [["a"], ["b"]]).requires_grad_(False)
-    case = evidence.make_case(stack, evidence.disputed(stack))
+    court = autocontext.Court([0, 3, 9], 8, [["a"], ["b"]]).requires_grad_(False)
+    case = autocontext.make_case(stack, autocontext.disputed(stack))
     told = torch.from_numpy(case.evidence), torch.from_numpy(positions(case.labels, court.values))
-    first = evidence.heard(court.first.each[0], *told)
-    thoughts = evidence.second_thoughts(stack, case, first)
-    expected = np.where(case.labels >= 0, thoughts[..., :2].mean(-1) + evidence.NOISE, 0)
+    first = autocontext.heard(court.first.each[0], *told)
+    thoughts = autocontext.second_thoughts(stack, case, first)
+    expected = np.where(case.labels >= 0, thoughts[..., :2].mean(-1) + autocontext.NOISE, 0)
     expected /= expected.sum(-1, keepdims=True)
-    both = zip(court.verdict(stack, "new"), evidence.said(stack, case, expected), strict=True)
+    both = zip(court.verdict(stack, "new"), autocontext.said(stack, case, expected), strict=True)
     for found, known in both:
         assert found[:2] == known[:2]
         np.testing.assert_allclose(found[2], known[2], atol=1e-5)
@@ -778,8 +780,8 @@ def test_a_jury_learns_nothing_of_what_it_leaves_out(tmp_path: Path) -> None:
                 path = tmp_path / f"{name}_dseg.nii.gz"
                 labels = read_labels(path)
                 write_image(path, np.roll(labels.data, 9, axis=0), labels.grid)
-        evidence.train_evidence(config)
-        found.append(evidence.read_court(config))
+        autocontext.train_evidence(config)
+        found.append(autocontext.read_court(config))
     for hearing in ("first", "second"):
         sound, other = (getattr(court, hearing) for court in found)
         assert sound.without[0] == {"00", "03", "06"}
@@ -791,8 +793,8 @@ def test_a_jury_learns_nothing_of_what_it_leaves_out(tmp_path: Path) -> None:
 def test_where_all_agree_there_is_no_case() -> None:
     labels = np.repeat(RANDOM.integers(0, 3, (1, 9, 8)).astype(np.int32), 4, axis=0)
     stack = Stack(labels, np.zeros(labels.shape, np.float32), np.zeros((9, 8)), Grid((9, 8, 1), np.eye(4)))
-    case = evidence.make_case(stack, evidence.disputed(stack))
-    assert case.evidence.shape == (0, evidence.CANDIDATES, evidence.FEATURES)
-    fused, confidence = plurality(evidence.said(stack, case, np.zeros(case.labels.shape)), (9, 8))
+    case = autocontext.make_case(stack, autocontext.disputed(stack))
+    assert case.evidence.shape == (0, autocontext.CANDIDATES, autocontext.FEATURES)
+    fused, confidence = plurality(autocontext.said(stack, case, np.zeros(case.labels.shape)), (9, 8))
     np.testing.assert_array_equal(fused, labels[0])
     assert (confidence == 1).all()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from atlasmith.geometry import Grid
+from atlasmith.core.grid import Grid
 
 OBLIQUE = np.array([[-1.9, 0.3, 0.1, 12.0], [0.2, 2.4, -0.5, -7.0], [0.1, 0.4, 3.1, 30.0], [0, 0, 0, 1]])
 

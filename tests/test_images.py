@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nibabel import orientations
 
-from atlasmith.geometry import Array
+from atlasmith.core.grid import Array
 from atlasmith.io.images import read_grid, read_image, read_labels, small_integer_type, write_image
 
 SPACING = (1.0, 1.5, 3.0)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from atlasmith.core.fields import compose, resize_displacement
+from atlasmith.core.sampling import warp
 from atlasmith.losses import BOTH, REGULARISERS, SIMILARITY, TRAINING_TERMS, Pairing, across, need_maps, pair
 from atlasmith.losses.objective import WHOLE
-from atlasmith.warp import Velocity, compose, resize_displacement, warp
+from atlasmith.transforms.velocity import Velocity
 
 DOCS = Path(__file__).parents[1] / "docs"
 SHAPES = [(12, 11), (9, 10, 8)]

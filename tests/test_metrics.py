@@ -12,8 +12,8 @@ import SimpleITK as sitk
 from scipy import ndimage, stats
 from surface_distance import metrics as surfel
 
-from atlasmith.geometry import Array
-from atlasmith.scoring import metrics, statistics
+from atlasmith.core.grid import Array
+from atlasmith.evaluation import metrics, statistics
 
 
 def counts(truth: Any, predicted: Any, labels: int) -> metrics.Counts:

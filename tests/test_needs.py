@@ -3,7 +3,7 @@
 import pytest
 
 from atlasmith.config import Config, parse_config
-from atlasmith.needs import memory_mb, runtime_minutes
+from atlasmith.workflow.resources import memory_mb, runtime_minutes
 
 STAGES = ["affine_reference", "affine", "template", "register", "propagate", "fuse_train", "fuse", "score"]
 

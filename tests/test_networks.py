@@ -4,13 +4,14 @@ import math
 import pytest
 import torch
 
-from atlasmith.errors import AtlasmithError
-from atlasmith.geometry import Grid
-from atlasmith.losses.regularisers import diffusion
+from atlasmith.core.errors import AtlasmithError
+from atlasmith.core.fields import compose, exponentiate, resize_displacement
+from atlasmith.core.grid import Grid
+from atlasmith.core.sampling import warp
+from atlasmith.losses.regularizers import diffusion
 from atlasmith.networks import NETWORKS, CovariateCode, Groupwise, UNet, fold, left_out, unions
 from atlasmith.networks.attention import SwinBlock, unwindows, windows
 from atlasmith.networks.registration import VELOCITY_SCALE
-from atlasmith.warp import compose, exponentiate, resize_displacement, warp
 
 GRIDS = [
     Grid((17, 14, 1), torch.eye(4).numpy()),

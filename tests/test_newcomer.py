@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atlasmith.cli import main
+from atlasmith.cli.main import main
 from atlasmith.config import Config
-from atlasmith.errors import InputError
+from atlasmith.core.errors import InputError
+from atlasmith.core.grid import Grid
 from atlasmith.fusion import fuse_subject, train_fusers
-from atlasmith.geometry import Grid
+from atlasmith.inference.image import register_image
 from atlasmith.io.images import read_image, write_image
+from atlasmith.io.layout import Layout
 from atlasmith.io.tables import read_cohort
-from atlasmith.naming import Layout
-from atlasmith.newcomer import register_image
-from atlasmith.propagate import label_from_template, label_template, propagate
+from atlasmith.propagation.stage import label_from_template, label_template, propagate
 
 
 @pytest.fixture(scope="module")

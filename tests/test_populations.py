@@ -12,19 +12,19 @@ from tiny import Tiny, only
 
 from atlasmith.affine import align_subject, build_reference
 from atlasmith.config import Config, parse_config
-from atlasmith.errors import AtlasmithError, InputError
-from atlasmith.geometry import Grid
+from atlasmith.core.errors import AtlasmithError, InputError
+from atlasmith.core.grid import Grid
+from atlasmith.inference.image import register_image
+from atlasmith.inference.query import query_template
 from atlasmith.io.files import read_json, write_text
 from atlasmith.io.images import read_image, read_labels, write_image
+from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject, read_cohort, write_cohort
-from atlasmith.naming import Layout
 from atlasmith.networks import Groupwise
-from atlasmith.newcomer import register_image
-from atlasmith.populations import clusters, find_populations, nearest_population
-from atlasmith.propagate import label_template
-from atlasmith.query import query_template
-from atlasmith.register import register_subjects
+from atlasmith.propagation.stage import label_template
+from atlasmith.registration import register_subjects
 from atlasmith.template import train
+from atlasmith.template.subpopulations import clusters, find_populations, nearest_population
 
 
 def test_planted_clusters_are_found_also_where_data_is_missing() -> None:

@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 
-from atlasmith import processes
 from atlasmith.config import Config
-from atlasmith.errors import AtlasmithError
+from atlasmith.core import distributed
+from atlasmith.core.errors import AtlasmithError
 from atlasmith.io.images import read_image
 from atlasmith.io.tables import read_tsv
 
@@ -62,9 +62,9 @@ def test_a_batch_that_cant_be_shared_is_named(monkeypatch: pytest.MonkeyPatch) -
     for name in ("init_process_group", "destroy_process_group"):
         monkeypatch.setattr(torch.distributed, name, lambda *_: None)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(processes, "size", lambda: 2)
-    with processes.joined(batch=4, people=2):
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    with distributed.joined(batch=4, people=2):
         pass
     for batch, people in ((3, 9), (4, 1)):
-        with pytest.raises(AtlasmithError, match="2 processes"), processes.joined(batch, people):
+        with pytest.raises(AtlasmithError, match="2 processes"), distributed.joined(batch, people):
             pass

@@ -3,14 +3,15 @@ import pytest
 import torch
 
 from atlasmith.config import Config, parse_config
-from atlasmith.errors import AtlasmithError
+from atlasmith.core.errors import AtlasmithError
+from atlasmith.core.sampling import sample_labels
+from atlasmith.core.world import pull, pull_coordinates
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_grid, read_image, read_labels, write_image
 from atlasmith.io.tables import read_cohort, read_tsv
 from atlasmith.io.transforms import read_composite, write_composite
-from atlasmith.preparation import read_prepared
-from atlasmith.propagate import closest_atlases, label_from_template, label_template, propagate
-from atlasmith.warp import pull, pull_coordinates, sample_labels
+from atlasmith.preprocess.n4 import read_prepared
+from atlasmith.propagation.stage import closest_atlases, label_from_template, label_template, propagate
 
 
 def test_labels_arrive_where_the_composed_transform_puts_them(toy_registered: Config) -> None:

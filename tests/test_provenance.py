@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from atlasmith.io.tables import Subject
-from atlasmith.provenance import checksums, fingerprint
+from atlasmith.workflow.provenance import checksums, fingerprint
 
 
 def test_a_fingerprint_is_of_people_covariates_and_files(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atlasmith.cli import main
+from atlasmith.cli.main import main
 from atlasmith.config import Config
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_image, read_labels
+from atlasmith.io.layout import Layout
 from atlasmith.io.tables import read_tsv
-from atlasmith.naming import Layout
-from atlasmith.propagate import label_template
+from atlasmith.propagation.stage import label_template
 
 
 @pytest.fixture(scope="module")

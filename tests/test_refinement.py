@@ -10,14 +10,14 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from atlasmith import instance
 from atlasmith.config import Config, parse_config
-from atlasmith.geometry import Grid
+from atlasmith.core.grid import Grid
+from atlasmith.core.sampling import warp
 from atlasmith.io.tables import Subject, read_tsv
 from atlasmith.networks import CovariateCode, Groupwise
-from atlasmith.regression import regression
 from atlasmith.template.refinement import _set_lean, refine_template, start_from_regression
-from atlasmith.warp import warp
+from atlasmith.training import instance_optimization
+from atlasmith.training.regression import regression
 
 SIZE = 48
 
@@ -145,7 +145,7 @@ def test_a_killed_refinement_goes_on_with_who_is_not_done(
 ) -> None:
     rings = Rings(6, 1.0)
     undisturbed = refined(rings, config_of(tmp_path / "whole", 3), rings.codes)
-    real, count = instance.optimise, 0
+    real, count = instance_optimization.optimise, 0
 
     def killing(*args: Any) -> Tensor:
         nonlocal count
@@ -154,7 +154,7 @@ def test_a_killed_refinement_goes_on_with_who_is_not_done(
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(instance, "optimise", killing)
+    monkeypatch.setattr(instance_optimization, "optimise", killing)
     config = config_of(tmp_path / "killed", 3)
     with pytest.raises(KeyboardInterrupt):
         refined(rings, config, rings.codes)

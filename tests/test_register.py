@@ -7,20 +7,21 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from atlasmith import instance
-from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config, parse_config
+from atlasmith.core.sampling import sample_labels
+from atlasmith.core.world import map_points, pull_coordinates, world_points
+from atlasmith.evaluation.metrics import foreground, ncc
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_grid, read_image, read_labels
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_cohort
 from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
 from atlasmith.losses import BOTH
-from atlasmith.propagate import propagate
-from atlasmith.register import register_subjects
-from atlasmith.register.apply import Registration
-from atlasmith.scoring.metrics import foreground, ncc
+from atlasmith.propagation.stage import propagate
+from atlasmith.registration import register_subjects
+from atlasmith.registration.stage import Registration
 from atlasmith.template import train
-from atlasmith.warp import map_points, pull_coordinates, sample_labels, world_points
+from atlasmith.training import instance_optimization
+from atlasmith.training.dataset import AlignedImages
 
 
 def test_warped_images_match_the_template_better_than_affine_ones(toy_registered: Config) -> None:
@@ -100,7 +101,7 @@ def test_refinement_never_ends_worse_than_it_starts(toy: Config) -> None:
         for index in range(len(subjects)):
             image, mask = images.batch([index])
             velocity = registration(registration.hub, image, mask)
-            judged = instance.judge(
+            judged = instance_optimization.judge(
                 registration.config, registration.model.grid, registration.hub, image, mask
             )
             losses.append(judged(velocity).loss.item())
@@ -118,7 +119,9 @@ def test_a_regulariser_of_maps_is_judged_both_ways(toy: Config) -> None:
     values["template"]["regularisation"]["inverse_consistency"] = {"weight": 0.1}
     registration = Registration(parse_config(values))
     images = AlignedImages(toy.layout, read_cohort(toy.layout.cohort)[:1], registration.model.grid)
-    judge = instance.judge(registration.config, images.grid, registration.hub, *images.batch([0]))
+    judge = instance_optimization.judge(
+        registration.config, images.grid, registration.hub, *images.batch([0])
+    )
     velocity = registration(registration.hub, *images.batch([0]))
     torch.testing.assert_close(judge(velocity, BOTH[:1]).loss, judge(velocity).loss)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from atlasmith.losses import regularisers
-from atlasmith.warp import exponentiate
+from atlasmith.core.fields import exponentiate
+from atlasmith.losses import regularizers
 
 PLANE, SPACE = (1.5, 0.8), (0.7, 2.0, 1.3)
 SPACINGS = [PLANE, SPACE]
@@ -15,14 +15,14 @@ ONE_FIELD = ("diffusion", "tv", "tv_isotropic", "bending", "elastic", "sobolev",
 ONE_MAP = ("folding", "log_jacobian", "hyperelastic")
 TWO_MAPS = ("inverse_consistency", "gradicon", "cycle")
 NAMES = (*ONE_FIELD, *ONE_MAP, *TWO_MAPS, "kl", "centrality")
-WEIGHTED = [n for n in NAMES if "voxel_weight" in inspect.signature(getattr(regularisers, n)).parameters]
+WEIGHTED = [n for n in NAMES if "voxel_weight" in inspect.signature(getattr(regularizers, n)).parameters]
 # So that a field without a fold costs, and folding is more than 0.
 SETTINGS = {"folding": {"threshold": 1.0}, "elastic": {"lam": 0.7}, "sobolev": {"power": 1.5}}
 
 
 def judge(name: str, inputs: dict[str, Tensor], spacing: tuple[float, ...], **parameters: object) -> Tensor:
     """The regulariser at those of `inputs` that it names."""
-    function = getattr(regularisers, name)
+    function = getattr(regularizers, name)
     wanted = {key: inputs[key] for key in inspect.signature(function).parameters if key in inputs}
     value: Tensor = function(**wanted, spacing=spacing, **parameters)
     assert value.shape == ()
@@ -99,7 +99,7 @@ class TestEach:
     @pytest.mark.parametrize("name", NAMES)
     def test_gradient(self, name: str, spacing: tuple[float, ...]) -> None:
         inputs = noise(spacing)
-        wanted = [key for key in inspect.signature(getattr(regularisers, name)).parameters if key in inputs]
+        wanted = [key for key in inspect.signature(getattr(regularizers, name)).parameters if key in inputs]
         values = [inputs[key].requires_grad_() for key in wanted]
 
         def call(*tensors: Tensor) -> Tensor:
@@ -397,7 +397,7 @@ def test_kl_is_the_divergence_of_gaussians(spacing: tuple[float, ...]) -> None:
             )
             for m, s in zip(mean, log_variance, strict=True)
         )
-        ours = regularisers.kl(mean[None], log_variance[None], spacing, prior=prior)
+        ours = regularizers.kl(mean[None], log_variance[None], spacing, prior=prior)
         gaps.append(float(dense) / count - ours.item())
     assert np.ptp(gaps) < 1e-5
 
@@ -406,7 +406,7 @@ def test_kl_is_the_divergence_of_gaussians(spacing: tuple[float, ...]) -> None:
 def test_kl_has_its_least_where_the_variance_is_the_priors(spacing: tuple[float, ...]) -> None:
     shape = (5,) * len(spacing)
     log_variance = torch.zeros(1, len(spacing), *shape, dtype=torch.float64, requires_grad=True)
-    regularisers.kl(torch.zeros_like(log_variance), log_variance, spacing).backward()
+    regularizers.kl(torch.zeros_like(log_variance), log_variance, spacing).backward()
     degree = sum(2 / step**2 for step in spacing)
     middle = (0, 0, *[2] * len(spacing))
     assert log_variance.grad is not None
@@ -416,8 +416,8 @@ def test_kl_has_its_least_where_the_variance_is_the_priors(spacing: tuple[float,
 def test_centrality_estimates_the_squared_mean_without_bias() -> None:
     """Over all batches of two drawn with replacement, the mean is the cohort's own squared mean."""
     cohort = torch.randn(5, 2, 6, 7, dtype=torch.float64) + 0.3
-    batches = [regularisers.centrality(cohort[[i, j]], PLANE) for i in range(5) for j in range(5)]
+    batches = [regularizers.centrality(cohort[[i, j]], PLANE) for i in range(5) for j in range(5)]
     torch.testing.assert_close(torch.stack(batches).mean(), cohort.mean(0).square().sum(0).mean())
     torch.testing.assert_close(
-        regularisers.centrality(cohort[:1], PLANE), regularisers.magnitude(cohort[:1], PLANE)
+        regularizers.centrality(cohort[:1], PLANE), regularizers.magnitude(cohort[:1], PLANE)
     )

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from atlasmith.config import Config, parse_config
-from atlasmith.errors import AtlasmithError
-from atlasmith.geometry import Grid
+from atlasmith.core.errors import AtlasmithError
+from atlasmith.core.grid import Grid
 from atlasmith.losses import pair
 from atlasmith.networks import CovariateCode, Groupwise
-from atlasmith.template import rehearsal
+from atlasmith.training import memory
 
 
 def config(**template: object) -> Config:
@@ -52,7 +52,7 @@ def kept_by_a_step(settings: Config, whole: Groupwise) -> int:
 @pytest.mark.parametrize("save_memory", [False, True])
 def test_a_corner_tells_what_the_whole_keeps(network: str, save_memory: bool) -> None:
     settings, whole = config(save_memory=save_memory), model((64, 48, 56), network)
-    foretold = rehearsal.kept_bytes(settings, whole)
+    foretold = memory.kept_bytes(settings, whole)
     assert foretold == pytest.approx(kept_by_a_step(settings, whole), rel=0.15)
 
 
@@ -60,11 +60,11 @@ def test_a_step_that_doesnt_fit_is_refused_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings, whole = config(batch_size=8), model((64, 64, 64))
-    needed = rehearsal.OVERHEAD * rehearsal.kept_bytes(settings, whole)
-    monkeypatch.setattr(rehearsal, "free_bytes", lambda device: int(4.5 * needed))
+    needed = memory.OVERHEAD * memory.kept_bytes(settings, whole)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: int(4.5 * needed))
     with pytest.raises(AtlasmithError, match=r"8 images on a grid of 64 x 64 x 64.*batch_size: [34],"):
-        rehearsal.check_memory(settings, whole)
-    rehearsal.check_memory(config(batch_size=2), whole)
+        memory.check_memory(settings, whole)
+    memory.check_memory(config(batch_size=2), whole)
     assert "2 images on a grid of 64 x 64 x 64" in capsys.readouterr().out
 
 
@@ -73,13 +73,13 @@ def test_what_is_free_is_what_a_job_may_take(monkeypatch: pytest.MonkeyPatch, tm
     group.mkdir(parents=True)
     (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    5000 kB\n")
     (tmp_path / "own").write_text("0::/slurm/job7\n")
-    monkeypatch.setattr(rehearsal, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(rehearsal, "OWN_GROUP", tmp_path / "own")
-    monkeypatch.setattr(rehearsal, "CGROUP", tmp_path / "groups")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "OWN_GROUP", tmp_path / "own")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path / "groups")
     cpu = torch.device("cpu")
-    assert rehearsal.free_bytes(cpu) == 5000 * 1024
+    assert memory.free_bytes(cpu) == 5000 * 1024
     (group.parent / "memory.max").write_text("2000000\n")
     (group.parent / "memory.current").write_text("800000\n")
     (group.parent / "memory.stat").write_text("anon 450000\nactive_file 100000\ninactive_file 200000\n")
     (group / "memory.max").write_text("max\n")
-    assert rehearsal.free_bytes(cpu) == 1_500_000
+    assert memory.free_bytes(cpu) == 1_500_000

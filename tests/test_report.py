@@ -13,8 +13,8 @@ import pytest
 from matplotlib.image import imread
 
 from atlasmith.config import Config, parse_config
-from atlasmith.errors import AtlasmithError
-from atlasmith.geometry import Grid
+from atlasmith.core.errors import AtlasmithError
+from atlasmith.core.grid import Grid
 from atlasmith.io.files import write_json
 from atlasmith.io.images import write_image
 from atlasmith.io.tables import Subject, write_cohort, write_tsv

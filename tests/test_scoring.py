@@ -14,13 +14,13 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from atlasmith.config import Config, parse_config
-from atlasmith.errors import AtlasmithError
-from atlasmith.geometry import Array, DisplacementField, Grid
+from atlasmith.core.errors import AtlasmithError
+from atlasmith.core.grid import Array, DisplacementField, Grid
+from atlasmith.evaluation import metrics, score_subject, statistics, summarise
 from atlasmith.io.files import write_json
 from atlasmith.io.images import read_grid, write_image
 from atlasmith.io.tables import Subject, read_tsv, write_cohort, write_tsv
 from atlasmith.io.transforms import write_affine, write_composite
-from atlasmith.scoring import metrics, score_subject, statistics, summarise
 
 
 def counts(truth: Any, predicted: Any, labels: int = 1) -> metrics.Counts:

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from atlasmith.aligned import AlignedImages, Cache
 from atlasmith.config import Config, parse_config
-from atlasmith.geometry import Grid
+from atlasmith.core.grid import Grid
+from atlasmith.evaluation.metrics import foreground, gradient_energy_per_mm2
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_image
 from atlasmith.io.tables import read_cohort, read_tsv
 from atlasmith.networks import CovariateCode, Groupwise, Segmenters, left_out
-from atlasmith.scoring.metrics import foreground, gradient_energy_per_mm2
-from atlasmith.template import groupwise as stage
+from atlasmith.template import stage as stage
 from atlasmith.template import train
 from atlasmith.template.refinement import start_from_regression
 from atlasmith.template.segmenter import train_segmenters
+from atlasmith.training.dataset import AlignedImages, Cache
 
 
 def test_similarity_improves_and_terms_are_named(toy: Config) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from atlasmith.io.files import write_json
-from atlasmith.naming import Layout
+from atlasmith.io.layout import Layout
 
 # In a process of its own: the client reads its settings when it is imported.
 ASK = """

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from atlasmith.errors import AtlasmithError
+from atlasmith.core.errors import AtlasmithError
 from atlasmith.io.tables import read_tsv
-from atlasmith.training import fit, generator, one_cycle
+from atlasmith.training.device import generator
+from atlasmith.training.loop import fit, one_cycle
 
 
 class Stop(Exception):

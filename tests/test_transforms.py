@@ -12,8 +12,8 @@ import SimpleITK as sitk
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from atlasmith.errors import AtlasmithError
-from atlasmith.geometry import Array, DisplacementField, Grid, Step
+from atlasmith.core.errors import AtlasmithError
+from atlasmith.core.grid import Array, DisplacementField, Grid, Step
 from atlasmith.io.images import Image, read_image
 from atlasmith.io.transforms import (
     LPS,

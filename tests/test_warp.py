@@ -5,22 +5,17 @@ import torch
 from scipy.linalg import expm
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from atlasmith.geometry import Grid
-from atlasmith.io.transforms import from_sitk, to_sitk, write_composite
-from atlasmith.warp import (
+from atlasmith.core.fields import (
     compose,
     compose_velocities,
-    coordinates,
-    displacement_to_field,
     exponentiate,
     jacobian_determinant,
-    map_points,
-    pull,
     resize_displacement,
-    sample,
-    sample_labels,
-    warp,
 )
+from atlasmith.core.grid import Grid
+from atlasmith.core.sampling import coordinates, sample, sample_labels, warp
+from atlasmith.core.world import displacement_to_field, map_points, pull
+from atlasmith.io.transforms import from_sitk, to_sitk, write_composite
 
 SHAPES = [(13, 10), (12, 9, 11)]
 

@@ -11,10 +11,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from atlasmith import cohort
+from atlasmith.cohort import stage
 from atlasmith.config import Config, parse_config
-from atlasmith.errors import InputError
-from atlasmith.geometry import Array
+from atlasmith.core.errors import InputError
+from atlasmith.core.grid import Array
 
 AFFINE = np.diag([-2.0, 2.0, 2.0, 1.0])  # LAS, 2 mm
 ROWS = [
@@ -86,7 +86,7 @@ class Tiny:
 
     def faults(self, **sections: Any) -> list[str]:
         with pytest.raises(InputError) as caught:
-            cohort.run(self.config(**sections))
+            stage.run(self.config(**sections))
         return [str(problem) for problem in caught.value.problems]
 
 

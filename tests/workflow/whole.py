@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from conftest import discs
 
-from atlasmith.geometry import Grid
+from atlasmith.core.grid import Grid
 from atlasmith.io.images import write_image
 from atlasmith.io.tables import write_tsv
 

@@ -14,13 +14,13 @@ from scipy.spatial.transform import Rotation
 from atlasmith.affine.engines import ENGINES, Engine
 from atlasmith.affine.scan import Scan, resample, shift, similarity, to_world
 from atlasmith.config import Config
-from atlasmith.errors import AtlasmithError, did_you_mean, look_up
-from atlasmith.geometry import Array, Grid
+from atlasmith.core.errors import AtlasmithError, did_you_mean, look_up
+from atlasmith.core.grid import Array, Grid
 from atlasmith.io.files import read_json
 from atlasmith.io.images import Image, read_image, write_image
 from atlasmith.io.tables import Subject, read_cohort
 from atlasmith.io.transforms import write_affine
-from atlasmith.preparation import read_prepared
+from atlasmith.preprocess.n4 import read_prepared
 
 TOLERANCE = 0.03  # of similarity; a later stage that loses more is dropped
 COARSE = 14  # voxels of the longest axis, for scoring many starts

@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from atlasmith.affine.scan import Scan, itk_pull_back, shrinkage
-from atlasmith.geometry import Array
+from atlasmith.core.grid import Array
 
 BLURS = (2, 1, 0)  # levels: sigma of the smoothing, voxels
 SAMPLES = 20_000  # of the metric, at each level
@@ -79,7 +79,7 @@ def _samples(kind: str, blur: int) -> int:
 
 def gauss_newton(fixed: Scan, moving: Scan, starts: Sequence[Array], kind: str) -> list[Array]:
     """By normalised cross-correlation, coarse to fine, all starts at once: see `atlasmith.affine.newton`."""
-    from atlasmith.affine import newton  # here, since torch takes a second to load
+    from atlasmith.affine import newton
 
     levels = [(blur, _samples(kind, blur)) for blur in BLURS]
     return newton.optimise(fixed, moving, starts, kind, levels)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from atlasmith.affine.scan import OVERLAP, Scan, largest_overlap, shrinkage
-from atlasmith.geometry import Array
-from atlasmith.warp import inside, sample
+from atlasmith.core.grid import Array
+from atlasmith.core.sampling import sample
+from atlasmith.core.world import inside
 
 STEPS = 20  # at most, at each level
 DAMPING = 1e-3  # to start with, relative to the normal equations' diagonal (Marquardt)

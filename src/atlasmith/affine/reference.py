@@ -17,12 +17,12 @@ from atlasmith.affine.align import check_dimension, one_thread, refined, rigid
 from atlasmith.affine.engines import ENGINES
 from atlasmith.affine.scan import Scan, resample, shift, to_world
 from atlasmith.config import Config
-from atlasmith.errors import look_up
-from atlasmith.geometry import Array, Grid
+from atlasmith.core.errors import look_up
+from atlasmith.core.grid import Array, Grid
 from atlasmith.io.files import read_json
 from atlasmith.io.images import Image, write_image
 from atlasmith.io.tables import Subject, read_cohort
-from atlasmith.preparation import read_prepared
+from atlasmith.preprocess.n4 import read_prepared
 
 T = TypeVar("T")
 

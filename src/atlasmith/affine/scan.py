@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-from atlasmith.geometry import Array, Grid
+from atlasmith.core.grid import Array, Grid
 from atlasmith.io.images import Image
 from atlasmith.io.transforms import LPS, from_sitk, itk_affine, to_sitk
 

@@ -2,8 +2,8 @@
 
 from atlasmith.config import Config
 from atlasmith.fusion.apply import fuse_subject
-from atlasmith.fusion.assess import assess
-from atlasmith.fusion.evidence import train_evidence
+from atlasmith.fusion.autocontext import train_evidence
+from atlasmith.fusion.quality import assess
 from atlasmith.fusion.votenet import train_votenet
 
 __all__ = ["assess", "fuse_subject", "train_fusers"]

@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from atlasmith.config import Config
-from atlasmith.fusion.assess import COLUMNS, found, predicted, tallied
-from atlasmith.fusion.evidence import read_court
+from atlasmith.core.grid import Array, Grid
+from atlasmith.core.sampling import sample
+from atlasmith.core.world import pull, pull_coordinates
+from atlasmith.fusion.autocontext import read_court
 from atlasmith.fusion.methods import Share, Votes, fuse, plurality
-from atlasmith.fusion.stack import read_stack
+from atlasmith.fusion.propagated import read_stack
+from atlasmith.fusion.quality import COLUMNS, found, predicted, tallied
 from atlasmith.fusion.uncertainty import PARTS, Uncertainty, misfit
 from atlasmith.fusion.votenet import Trust
-from atlasmith.geometry import Array, Grid
 from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import read_grid, write_image
 from atlasmith.io.tables import read_cohort, read_tsv, write_tsv
-from atlasmith.warp import pull, pull_coordinates, sample
 
 
 def fuse_subject(config: Config, subject_id: str) -> None:

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from scipy.ndimage import binary_dilation
 from torch import Tensor
 
-from atlasmith.config import JLFSection
+from atlasmith.config.schema import JLFSection
+from atlasmith.core.grid import Array
 from atlasmith.fusion.methods import Share
-from atlasmith.geometry import Array
 
 FLAT = 1e-6  # variance below which a patch has no pattern
 CHUNK = 2**22  # values of patches at a time, which bounds memory

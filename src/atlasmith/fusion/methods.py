@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from scipy.ndimage import find_objects, uniform_filter
 
-from atlasmith.config import FusionSection
-from atlasmith.errors import look_up
-from atlasmith.geometry import Array
-from atlasmith.overlap import boxes
+from atlasmith.config.schema import FusionSection
+from atlasmith.core.errors import look_up
+from atlasmith.core.grid import Array
+from atlasmith.core.labels import boxes
 
 PATCH = 5  # voxels a side of the patch that local weights compare
 RIDGE = 0.1  # of joint weights

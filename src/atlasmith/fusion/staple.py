@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atlasmith.core.grid import Array
 from atlasmith.fusion.methods import Share
-from atlasmith.geometry import Array
 
 CHANGE = 1e-5  # of any entry of a confusion matrix; smaller ones end the iteration
 ITERATIONS = 100

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from atlasmith.core.grid import Array
 from atlasmith.fusion.methods import Share, patch_distances
-from atlasmith.fusion.stack import Stack
-from atlasmith.geometry import Array
+from atlasmith.fusion.propagated import Stack
 
 PARTS = {
     "entropy": "of the labels' shares of the say, nats",

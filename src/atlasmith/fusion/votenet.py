@@ -19,18 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atlasmith.augmentation import intensities
 from atlasmith.config import Config
-from atlasmith.errors import AtlasmithError, look_up
+from atlasmith.core.errors import AtlasmithError, look_up
+from atlasmith.core.grid import Array
 from atlasmith.fusion.calibration import CALIBRATIONS, calibrate
-from atlasmith.fusion.learn import learn
-from atlasmith.fusion.stack import Stack, disputed, library_of, own_labels, read_stack
-from atlasmith.geometry import Array
+from atlasmith.fusion.propagated import Stack, disputed, library_of, own_labels, read_stack
+from atlasmith.fusion.training import learn
+from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject, read_label_values
 from atlasmith.io.weights import read_network, write_weights
-from atlasmith.naming import Layout
 from atlasmith.networks import BATCH_NORM, UNet
-from atlasmith.training import generator, pick_device
+from atlasmith.training.augmentation import intensities
+from atlasmith.training.device import generator, pick_device
 
 CHANNELS = 5
 CODE = 4  # what the network remembers of a label: so many numbers

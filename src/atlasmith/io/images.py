@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 from nibabel import orientations
 
-from atlasmith.geometry import Array, Grid
+from atlasmith.core.grid import Array, Grid
 from atlasmith.io.files import whole
 
 

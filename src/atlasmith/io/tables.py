@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atlasmith.errors import AtlasmithError
+from atlasmith.core.errors import AtlasmithError
 from atlasmith.io.files import whole
-from atlasmith.naming import POPULATIONS
+from atlasmith.io.layout import POPULATIONS
 
 MISSING = "n/a"
 COLUMNS = ("participant_id", "role", "image", "labels", "builder")  # of the checked cohort, then covariates

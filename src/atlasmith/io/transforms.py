@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 import SimpleITK as sitk
 
-from atlasmith.errors import AtlasmithError
-from atlasmith.geometry import Array, DisplacementField, Grid, Step
+from atlasmith.core.errors import AtlasmithError
+from atlasmith.core.grid import Array, DisplacementField, Grid, Step
 from atlasmith.io.files import whole
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # its own inverse: RAS to LPS and back

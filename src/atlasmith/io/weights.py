@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from atlasmith.errors import AtlasmithError
+from atlasmith.core.errors import AtlasmithError
 from atlasmith.io.files import whole
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -12,7 +12,7 @@ from atlasmith.losses.objective import (
     similarities,
     to_mm,
 )
-from atlasmith.losses.regularisers import REGULARISERS
+from atlasmith.losses.regularizers import REGULARISERS
 from atlasmith.losses.similarity import SIMILARITY
 
 __all__ = [

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atlasmith.errors import look_up
-from atlasmith.losses.regularisers import REGULARISERS
+from atlasmith.core.errors import look_up
+from atlasmith.core.fields import compose, exponentiate, resize_displacement
+from atlasmith.core.sampling import resize, warp
+from atlasmith.losses.regularizers import REGULARISERS
 from atlasmith.losses.similarity import SIMILARITY
-from atlasmith.warp import Velocity, compose, exponentiate, resize, resize_displacement, warp
+from atlasmith.transforms.velocity import Velocity
 
 # Regularisers of a batch of subjects, or of what only a network in training gives.
 TRAINING_TERMS = ("centrality", "kl")

@@ -3,7 +3,7 @@
 What a registration network takes and gives, `atlasmith.networks.registration` tells.
 """
 
-from atlasmith.networks.crossfit import CrossFitted, left_out
+from atlasmith.networks.cross_fitting import CrossFitted, left_out
 from atlasmith.networks.decoder import DECODERS
 from atlasmith.networks.groupwise import CovariateCode, Groupwise
 from atlasmith.networks.registration import NETWORKS, fold

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atlasmith.core.sampling import coordinates
 from atlasmith.networks.unet import cut
-from atlasmith.warp import coordinates
 
 
 def windows(x: Tensor, size: int) -> Tensor:

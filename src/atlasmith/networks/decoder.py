@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atlasmith.recompute import recompute
-from atlasmith.warp import coordinates, resize
+from atlasmith.core.checkpointing import recompute
+from atlasmith.core.sampling import coordinates, resize
 
 SLOPE = 0.2  # of leaky units
 FREQUENCIES, SHARPEST = 48, 12.0  # of places; SD of their cycles across the grid

@@ -11,20 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atlasmith.errors import AtlasmithError, look_up
-from atlasmith.geometry import Grid
+from atlasmith.core.errors import AtlasmithError, look_up
+from atlasmith.core.fields import compose_velocities, exponentiate, resize_displacement
+from atlasmith.core.grid import Grid
+from atlasmith.core.sampling import half_shape, warp
 from atlasmith.io.weights import read_weights, write_weights
 from atlasmith.networks.decoder import DECODERS
 from atlasmith.networks.registration import NETWORKS, VELOCITY_SCALE
 from atlasmith.networks.segmenter import Segmenters
-from atlasmith.warp import (
-    Velocity,
-    compose_velocities,
-    exponentiate,
-    half_shape,
-    resize_displacement,
-    warp,
-)
+from atlasmith.transforms.velocity import Velocity
 
 LOG_VARIANCE = -6.0  # where that of an uncertain velocity starts: an SD of 0.05 voxels
 

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atlasmith.core.fields import exponentiate
+from atlasmith.core.sampling import half_shape, resize, warp
 from atlasmith.networks.attention import SwinBlock
 from atlasmith.networks.unet import CONVOLUTION, UNet, block, cut, fitted, head
-from atlasmith.warp import exponentiate, half_shape, resize, warp
 
 # With a scale of 1, a network that starts near the identity spends many steps on growing its last weights.
 VELOCITY_SCALE = 4.0

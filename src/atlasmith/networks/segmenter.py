@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atlasmith.networks.crossfit import CrossFitted
+from atlasmith.networks.cross_fitting import CrossFitted
 from atlasmith.networks.unet import UNet, cut
 
 CHANNELS = 16  # at most; more labels than that share them

@@ -16,14 +16,14 @@ import numpy as np
 import yaml
 
 from atlasmith.config import Config
-from atlasmith.geometry import Array, Grid
+from atlasmith.core.grid import Array, Grid
 from atlasmith.io.files import read_json, write_text
 from atlasmith.io.images import Image, read_image, read_labels
+from atlasmith.io.layout import Layout
 from atlasmith.io.tables import ALL, MEAN, MISSING, Subject, read_cohort, read_tsv
-from atlasmith.naming import Layout
-from atlasmith.provenance import made_with
 from atlasmith.report import pictures
 from atlasmith.report.pictures import PLANES, plane, plane_axes
+from atlasmith.workflow.provenance import made_with
 
 FOLDING = "nonpositive_jacobian_percent"
 VIEWS = 12  # template images along the covariates, at most

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
-from atlasmith.geometry import Array, Grid
+from atlasmith.core.grid import Array, Grid
 
 PLANES = ("sagittal", "coronal", "axial")  # across axis 0, 1, 2
 LONGEST = 288  # pixels of a picture's longer side, at most: it keeps the page's size bounded

@@ -1,5 +1,5 @@
 """Stage `template`: joint training of a (conditional) template and its registration network."""
 
-from atlasmith.template.groupwise import train
+from atlasmith.template.stage import train
 
 __all__ = ["train"]

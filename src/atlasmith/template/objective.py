@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from atlasmith.config import TemplateSection
-from atlasmith.geometry import Grid
+from atlasmith.config.schema import TemplateSection
+from atlasmith.core.grid import Grid
 from atlasmith.losses import Pairing, pair
-from atlasmith.warp import Velocity
+from atlasmith.transforms.velocity import Velocity
 
 
 def judged(

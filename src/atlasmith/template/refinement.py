@@ -19,17 +19,19 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d, max_pool3d
 from tqdm import tqdm
 
-from atlasmith import instance, processes
-from atlasmith.aligned import AlignedImages
 from atlasmith.config import Config
+from atlasmith.core import distributed
+from atlasmith.core.fields import compose, exponentiate, resize_displacement
+from atlasmith.core.sampling import warp
 from atlasmith.io.files import whole
 from atlasmith.io.tables import write_tsv
 from atlasmith.io.weights import read_weights, write_weights
 from atlasmith.losses import to_mm
 from atlasmith.networks import Groupwise
-from atlasmith.regression import regression
-from atlasmith.training import autocast, generator
-from atlasmith.warp import compose, exponentiate, resize_displacement, warp
+from atlasmith.training import instance_optimization
+from atlasmith.training.dataset import AlignedImages
+from atlasmith.training.device import autocast, generator
+from atlasmith.training.regression import regression
 
 SUPPORT_MARGIN = 3  # voxels
 STATE = "template.safetensors"  # within the checkpoint
@@ -42,7 +44,7 @@ def start_from_regression(model: Groupwise, images: AlignedImages, codes: Tensor
     """
     erode = {2: max_pool2d, 3: max_pool3d}[model.grid.ndim]
     whole = torch.zeros_like(model.base)
-    mine = processes.share(range(len(codes)))
+    mine = distributed.share(range(len(codes)))
 
     def each() -> Iterator[tuple[Tensor, Tensor]]:
         nonlocal whole
@@ -52,7 +54,7 @@ def start_from_regression(model: Groupwise, images: AlignedImages, codes: Tensor
             yield image, mask
 
     _set(model, *regression(each(), codes[mine]))
-    model.support.copy_((processes.total(whole) > len(codes) / 2).float())
+    model.support.copy_((distributed.total(whole) > len(codes) / 2).float())
 
 
 def _set(model: Groupwise, base: Tensor, slopes: Tensor) -> None:
@@ -78,8 +80,8 @@ def refine_template(
     if settings.rounds == 0:
         return
     order = torch.randperm(len(codes), generator=generator(config.seed, 5)).tolist()
-    drawn = processes.share(sorted(order[: settings.subjects]))
-    everyone = processes.share(range(len(codes)))
+    drawn = distributed.share(sorted(order[: settings.subjects]))
+    everyone = distributed.share(range(len(codes)))
     codes = codes.to(device)
     folder = config.layout.refinement_checkpoint
     model.eval()
@@ -90,7 +92,7 @@ def refine_template(
     progress = tqdm(
         total=(settings.rounds - 1) * len(drawn) + len(everyone),
         desc="refinement",
-        disable=None if processes.leads() else True,
+        disable=None if distributed.leads() else True,
         initial=len(rows) * len(drawn),
     )
     for turn in range(len(rows), settings.rounds):
@@ -110,8 +112,10 @@ def refine_template(
                 template = model.template_features(codes[person][None])
                 image = model.features(image, [images.subjects[person].id])
                 start = known[person] if person in known else model.velocity(template, image).mean.float()
-            judge = instance.judge(config, model.grid, template.float(), image.float(), mask)
-            found[person] = instance.optimise(judge, start, settings.steps, settings.learning_rate)
+            judge = instance_optimization.judge(config, model.grid, template.float(), image.float(), mask)
+            found[person] = instance_optimization.optimise(
+                judge, start, settings.steps, settings.learning_rate
+            )
         with torch.no_grad():
             moved = _centre(model, found, centred, people, codes)
             before = model.base.clone()
@@ -120,7 +124,7 @@ def refine_template(
             change = float((model.base - before).square().mean().sqrt())
         count = len(codes) if last else min(settings.subjects, len(codes))
         rows.append({"round": turn + 1, "people": count, "moved_mm": moved, "changed": change})
-        if processes.leads():
+        if distributed.leads():
             write_weights(folder / STATE, model, {"digest": digest, "rows": rows})
             known.remove()
             found.remove()
@@ -130,7 +134,7 @@ def refine_template(
                 flush=True,
             )
     progress.close()
-    if processes.leads():
+    if distributed.leads():
         write_tsv(config.layout.template_refinement, rows, list(rows[0]))
 
 
@@ -138,16 +142,16 @@ def _resume(folder: Path, model: Groupwise, digest: str) -> list[dict[str, Any]]
     """The rounds that are done, and the template after them, if a run of this digest was killed here."""
     state = folder / STATE
     about, tensors = read_weights(state) if state.exists() else ({}, {})
-    processes.wait()  # nobody removes what another still reads
+    distributed.wait()  # nobody removes what another still reads
     if about.get("digest") == digest:
         model.load_state_dict(tensors)
-        if processes.leads():
+        if distributed.leads():
             print(f"resuming refinement after round {len(about['rows'])} from {state}", flush=True)
         return list(about["rows"])
-    if processes.leads():
+    if distributed.leads():
         shutil.rmtree(folder, ignore_errors=True)
         write_weights(state, model, {"digest": digest, "rows": []})
-    processes.wait()
+    distributed.wait()
     return []
 
 
@@ -156,12 +160,12 @@ def _set_lean(config: Config, model: Groupwise, images: AlignedImages, codes: Te
     central, have in common says nothing about anyone: registrations that start from there stay there, where
     images show little."""
     summed = torch.zeros_like(model.lean)
-    for person in processes.share(range(len(codes))):
+    for person in distributed.share(range(len(codes))):
         code, (image, _) = codes[person], images.batch([person])
         with torch.no_grad(), autocast(code.device, config.template.precision):
             features = model.features(image.to(code), [images.subjects[person].id])
             summed += model.velocity(model.template_features(code[None]), features).mean.float()
-    model.lean += processes.total(summed) / len(codes)
+    model.lean += distributed.total(summed) / len(codes)
 
 
 class _Velocities:

@@ -11,15 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from atlasmith import __version__
-from atlasmith.aligned import AlignedImages
-from atlasmith.augmentation import augmented
 from atlasmith.config import Config
+from atlasmith.core.sampling import warp
 from atlasmith.io.tables import read_label_values
 from atlasmith.losses import SIMILARITY
 from atlasmith.networks import Segmenters, label_channels
-from atlasmith.provenance import fingerprint
-from atlasmith.training import autocast, fit, generator
-from atlasmith.warp import warp
+from atlasmith.training.augmentation import augmented
+from atlasmith.training.dataset import AlignedImages
+from atlasmith.training.device import autocast, generator
+from atlasmith.training.loop import fit
+from atlasmith.workflow.provenance import fingerprint
 
 
 def train_segmenters(

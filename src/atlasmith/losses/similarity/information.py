@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from atlasmith.core.checkpointing import recompute
 from atlasmith.losses.similarity.measure import TINY, measure
-from atlasmith.recompute import recompute
 
 CHUNK = 2**13  # voxels whose counts are held at once; they stay in the cache
 EPS = 1e-10  # of a probability, so that the logarithm of an empty bin is finite

@@ -1,0 +1,5 @@
+"""The command line."""
+
+from atlasmith.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,1 @@
+"""Arrays and tensors: grids, sampling, fields, label maps, intensities. Stateless; imports nothing above."""

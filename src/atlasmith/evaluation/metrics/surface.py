@@ -1,0 +1,173 @@
+"""How far two surfaces lie apart."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy.spatial import KDTree
+from surface_distance import lookup_tables
+
+from atlasmith.core.grid import Array
+
+# Corners of voxels (N,), as places in a flattened map with `MARGIN`, and areas (N,), mm^2, or lengths, mm.
+Surfels = tuple[Array, Array]
+MARGIN = 2  # a corner more than the outermost surface has, so that all its neighbours have a place too
+# Of both surfaces, distances (N,) of the surfels from the other surface, ascending, and areas (N,).
+Distances = tuple[tuple[Array, Array], tuple[Array, Array]]
+
+
+@functools.cache
+def _surfel_table(spacing_mm: tuple[float, ...]) -> tuple[Array, Array]:
+    """Weights (2^d,) of the voxels around a corner, and the area of a surfel by the sum of those within."""
+    if len(spacing_mm) == 2:
+        areas = lookup_tables.create_table_neighbour_code_to_contour_length(spacing_mm)
+        return lookup_tables.ENCODE_NEIGHBOURHOOD_2D_KERNEL.ravel(), areas
+    areas = lookup_tables.create_table_neighbour_code_to_surface_area(spacing_mm)
+    return lookup_tables.ENCODE_NEIGHBOURHOOD_3D_KERNEL.ravel(), areas
+
+
+def _surfels(labels: Array, spacing_mm: Sequence[float]) -> dict[int, Surfels]:
+    """The surface of every value above 0 in a map (2-D or 3-D), in one pass over it.
+
+    A surfel lies at a corner where voxels within and without meet, and stands for the piece of surface that
+    parts them.
+    """
+    weights, table = _surfel_table(tuple(float(size) for size in spacing_mm))
+    padded = np.pad(labels.astype(np.min_scalar_type(labels.max())), MARGIN)  # small numbers compare faster
+    steps = list(itertools.product((0, 1), repeat=labels.ndim))
+    views = [padded[tuple(slice(s, s - 1 or None) for s in step)] for step in steps]
+    mixed = np.zeros(padded.shape, bool)
+    mixed[(slice(-1),) * labels.ndim] = functools.reduce(np.logical_or, (v != views[0] for v in views[1:]))
+    corners = np.flatnonzero(mixed)
+    strides = np.array(padded.strides) // padded.itemsize
+    around = [padded.ravel()[corners + strides @ step] for step in steps]
+    owners, codes, values = [], [], []
+    for position, value in enumerate(around):
+        same = [other == value for other in around]
+        first = ~functools.reduce(np.logical_or, same[:position], value == 0)
+        codes.append(sum(w * s[first] for w, s in zip(weights, same, strict=True)))
+        owners.append(corners[first])
+        values.append(value[first])
+    value = np.concatenate(values)
+    order = np.argsort(value, kind="stable")
+    found, starts = np.unique(value[order], return_index=True)
+    pieces = (np.split(x[order], starts[1:]) for x in (np.concatenate(owners), table[np.concatenate(codes)]))
+    return dict(zip(found.tolist(), zip(*pieces, strict=True), strict=True))
+
+
+def _distances(truth: Array, predicted: Array, spacing_mm: Sequence[float]) -> dict[int, Distances | None]:
+    """Of every value above 0 in two maps of one shape; None where a value is in one of them alone."""
+    first, second = (_surfels(labels, spacing_mm) for labels in (truth, predicted))
+    taken = np.zeros([n + 2 * MARGIN for n in truth.shape], bool)
+
+    def side(here: Surfels, there: Surfels) -> tuple[Array, Array]:
+        distance = _nearest(here[0], there[0], taken, np.array(spacing_mm, dtype=float))
+        order = np.argsort(distance)
+        return distance[order], here[1][order]
+
+    pairs = {value: (first.get(value), second.get(value)) for value in first | second}
+    return {value: (side(a, b), side(b, a)) if a and b else None for value, (a, b) in pairs.items()}
+
+
+def _nearest(here: Array, there: Array, taken: Array, spacing: Array) -> Array:
+    """Distances (N,), mm, of the corners `here` (N,) from the nearest of those `there` (M,).
+
+    taken: (*shape), False, as it is left. Most surfaces lie close together: the corners around are looked up
+    in it, nearest first, and only for what is left, a tree is searched.
+    """
+    flat = taken.ravel()
+    flat[there] = True
+    around = np.array(list(itertools.product((-1, 0, 1), repeat=len(spacing))))
+    length = np.linalg.norm(around * spacing, axis=1)
+    steps = around @ np.array(taken.strides)
+    distance, left, where = np.empty(len(here)), np.arange(len(here)), here
+    for each in np.argsort(length, kind="stable"):
+        if length[each] >= 2 * spacing.min():  # something that isn't around may be nearer
+            break
+        hit = flat[where + steps[each]]
+        distance[left[hit]] = length[each]
+        left, where = left[~hit], where[~hit]
+    flat[there] = False
+    if left.size:
+        points = [np.stack(np.unravel_index(x, taken.shape), axis=1) * spacing for x in (there, where)]
+        tree = KDTree(points[0], leafsize=32, compact_nodes=False, balanced_tree=False)
+        distance[left] = tree.query(points[1])[0]
+    return distance
+
+
+def surface_distances(truth: Array, predicted: Array, spacing_mm: Sequence[float]) -> Distances:
+    """Distances between the surfaces of two boolean masks (2-D or 3-D), neither empty.
+
+    Of the truth's surface, then of the predicted one: distances of its surfels to the other surface, mm,
+    ascending, and their areas. Nikolov et al. 2021, doi:10.2196/26151, as the package surface-distance.
+    """
+    distances = _distances(truth.astype(np.uint8), predicted.astype(np.uint8), spacing_mm).get(1)
+    if distances is None:
+        raise ValueError("surface distances of an empty mask")
+    return distances
+
+
+def hd_mm(distances: Distances) -> float:
+    """The greatest distance from a point of either surface to the other (Hausdorff)."""
+    return float(max(distance[-1] for distance, _ in distances))
+
+
+def hd95_mm(distances: Distances) -> float:
+    """The greater of the two directed 95th percentiles of surface distance, by area."""
+
+    def directed(distance: Array, area: Array) -> float:
+        share = np.cumsum(area) / area.sum()
+        return float(distance[min(int(np.searchsorted(share, 0.95)), len(distance) - 1)])
+
+    return max(directed(*side) for side in distances)
+
+
+def assd_mm(distances: Distances) -> float:
+    """The mean distance over both surfaces together."""
+    return float(sum(d @ area for d, area in distances) / sum(area.sum() for _, area in distances))
+
+
+def mad_mm(distances: Distances) -> float:
+    """The mean of the two directed mean distances: both surfaces count alike, whatever their areas."""
+    return float(np.mean([d @ area / area.sum() for d, area in distances]))
+
+
+def surface_dice(distances: Distances, tolerance_mm: float) -> float:
+    """The share of both surfaces' area that lies within `tolerance_mm` of the other surface."""
+    near = sum(area[d <= tolerance_mm].sum() for d, area in distances)
+    return float(near / sum(area.sum() for _, area in distances))
+
+
+def surface_dice_1mm(distances: Distances) -> float:
+    """The share of both surfaces' area that lies within 1 mm of the other surface."""
+    return surface_dice(distances, 1)
+
+
+SURFACE: dict[str, Callable[[Distances], float]] = {
+    "hd_mm": hd_mm,
+    "hd95_mm": hd95_mm,
+    "assd_mm": assd_mm,
+    "mad_mm": mad_mm,
+    "surface_dice_1mm": surface_dice_1mm,
+}
+
+
+def surface_scores(
+    truth: Array, predicted: Array, labels: int, spacing_mm: Sequence[float], names: Sequence[str]
+) -> dict[str, Array]:
+    """Scores (L,) by name, of `SURFACE`, of the values 1..`labels` in two maps (2-D or 3-D) of one shape.
+
+    An empty label has none in mm and 0 of the rest; one that is empty in both has none. All surfaces are
+    found in one pass over the maps.
+    """
+    scores = {name: np.full(labels, np.nan) for name in names}
+    if not names:
+        return scores
+    for label, distances in _distances(truth, predicted, spacing_mm).items():
+        for name in names:
+            empty = np.nan if name.endswith("_mm") else 0
+            scores[name][label - 1] = SURFACE[name](distances) if distances else empty
+    return scores

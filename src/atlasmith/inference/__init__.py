@@ -1,0 +1,1 @@
+"""Use a finished run: one new image, or the template at covariates."""

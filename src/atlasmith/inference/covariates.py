@@ -1,0 +1,49 @@
+"""Covariates that someone gives on the command line, checked against a cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from atlasmith.core.errors import Problem, did_you_mean
+from atlasmith.io.tables import Subject, parse_covariate
+
+Values = dict[str, float | str | None]
+
+
+def numbers_of(name: str, cohort: Sequence[Subject]) -> list[float]:
+    """The cohort's values of a covariate that are numbers."""
+    return [value for subject in cohort if isinstance(value := subject.covariates.get(name), float)]
+
+
+def check_covariates(
+    covariates: Mapping[str, str], known: Sequence[str], cohort: Sequence[Subject]
+) -> tuple[Values, list[Problem]]:
+    """Values by name, None for a covariate that isn't given, and all that is wrong with them."""
+    values: Values = dict.fromkeys(known)
+    problems = []
+    for name, text in covariates.items():
+        if name not in known:
+            found = f"'{name}' is no covariate of this run"
+            problems.append(Problem("--set", found, did_you_mean(name, known) if known else "Leave it out."))
+            continue
+        values[name] = parse_covariate(text)
+        numbers = numbers_of(name, cohort)
+        levels = {str(level) for subject in cohort if (level := subject.covariates.get(name)) is not None}
+        if numbers and not isinstance(values[name], float):
+            problems.append(Problem("--set", f"{name} is '{text}', no number", f"Try {name}={numbers[0]:g}."))
+        elif not numbers and levels and text not in levels:
+            found = f"nobody in the cohort has {name} '{text}'"
+            problems.append(Problem("--set", found, f"There are: {', '.join(sorted(levels))}."))
+    return values, problems
+
+
+def tell(verb: str, name: str, value: float | str | None, cohort: Sequence[Subject]) -> None:
+    """Say in words where the template is asked for more than the cohort knows."""
+    numbers = numbers_of(name, cohort)
+    if value is None:
+        print(f"{verb}: no {name} is given, so the template at the cohort's mean is used. See --set.")
+    elif isinstance(value, float) and not min(numbers) <= value <= max(numbers):
+        print(
+            f"{verb}: {name} {value:g} is outside the cohort's range, {min(numbers):g} to "
+            f"{max(numbers):g}: the template there is a guess."
+        )

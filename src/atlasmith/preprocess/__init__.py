@@ -1,0 +1,1 @@
+"""Stage `preprocess`: the only form in which later stages read intensities."""

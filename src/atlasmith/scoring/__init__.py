@@ -1,5 +1,0 @@
-"""Scores of every stage, and their summary over subjects."""
-
-from atlasmith.scoring.stage import score_subject, summarise
-
-__all__ = ["score_subject", "summarise"]

@@ -1,0 +1,1 @@
+"""From coefficients to a map and its inverse."""

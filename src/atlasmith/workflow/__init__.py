@@ -1,0 +1,1 @@
+"""What the workflow asks for: resources of jobs, provenance of files."""
