@@ -17,7 +17,7 @@ from atlasmith.cohort.stage import checked_participants
 from atlasmith.cohort.stage import read_participants
 from atlasmith.config import parse_config
 from atlasmith.core.errors import AtlasmithError
-from atlasmith.io.files import hold
+from atlasmith.io.files import lock
 from atlasmith.io.files import write_text
 from atlasmith.workflow.resources import memory_mb
 from atlasmith.workflow.resources import runtime_minutes

@@ -33,13 +33,16 @@ from atlasmith.training.dataset import AlignedImages
 
 # What is changed of the run's config, by dotted name; None takes a term out.
 CHANGES: dict[str, dict[str, Any]] = {
-    "the network alone": {"register.refine_steps": 0},
-    "10 steps at 0.2": {"register.refine_steps": 10, "register.refine_learning_rate": 0.2},
+    "the network alone": {"register.instance_optimization.steps": 0},
+    "10 steps at 0.2": {
+        "register.instance_optimization.steps": 10,
+        "register.instance_optimization.learning_rate": 0.2,
+    },
     "without `mse`": {"template.similarity.mse": None},
     "LNCC over 5 voxels": {"template.similarity.lncc.window": 5},
     "LNCC over 9 voxels": {"template.similarity.lncc.window": 9},
-    "diffusion 0.1": {"template.regularisation.diffusion.weight": 0.1},
-    "diffusion 1.6": {"template.regularisation.diffusion.weight": 1.6},
+    "diffusion 0.1": {"template.regularization.diffusion.weight": 0.1},
+    "diffusion 1.6": {"template.regularization.diffusion.weight": 1.6},
 }
 
 
@@ -98,7 +101,9 @@ class People:
                 labels = self.images.labels(atlas)[None, None].float()
                 moved = warp(labels, compose(maps[atlas][0], maps[person][1]), mode="nearest")
                 found = metrics.label_index(moved[0, 0].int().numpy(), self.values)
-                overlaps.append(np.nanmean(metrics.dice(metrics.count(truth, found, len(self.values)))))
+                overlaps.append(
+                    np.nanmean(metrics.dice(metrics.count_overlap(truth, found, len(self.values))))
+                )
             scores.append(np.mean(overlaps))
         return np.array(scores)
 

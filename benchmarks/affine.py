@@ -3,7 +3,7 @@
     python benchmarks/affine.py results-hippocampus
 
 Each image is registered to the run's affine reference, by us and by the peers that are installed, once with
-its own header and once turned about its centre of mass (the header alone, by a random angle about a random
+its own header and once turned about its center of mass (the header alone, by a random angle about a random
 axis, of a fixed seed). A registration has failed where the correlation that it leaves is `GAP` below the best
 that anyone found for this image in either pose. Prints a Markdown table.
 """
@@ -32,7 +32,7 @@ from atlasmith.evaluation.metrics import ncc
 from atlasmith.io.images import Image, read_image
 from atlasmith.io.tables import read_cohort
 from atlasmith.io.transforms import from_sitk, to_sitk
-from atlasmith.preprocess.n4 import read_prepared
+from atlasmith.preprocess.n4 import read_preprocessed
 
 GAP = 0.1
 # The reference and an image, to the image on the reference's grid.
@@ -79,7 +79,7 @@ TOOLS: dict[str, Callable[[], Tool]] = {
 
 
 def turned(image: Image, degrees: float, random: np.random.Generator) -> Image:
-    """The image with a header that turns it about its centre of mass."""
+    """The image with a header that turns it about its center of mass."""
     grid = image.grid
     axis = np.zeros(3)
     if grid.ndim == 3:
@@ -90,8 +90,8 @@ def turned(image: Image, degrees: float, random: np.random.Generator) -> Image:
     angle = np.deg2rad(random.uniform(-degrees, degrees))
     turn[:3, :3] = Rotation.from_rotvec(angle * axis / np.linalg.norm(axis)).as_matrix()
     points = np.argwhere(image.data > 0.1) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
-    centre = points.mean(axis=0)
-    turn[:3, 3] = centre - turn[:3, :3] @ centre
+    center = points.mean(axis=0)
+    turn[:3, 3] = center - turn[:3, :3] @ center
     return replace(image, grid=Grid(grid.shape, turn @ grid.affine))
 
 
@@ -127,7 +127,7 @@ def main() -> None:
     quality = np.zeros((len(subjects), len(tools), 2))
     seconds = np.zeros_like(quality)
     for i, subject in enumerate(subjects):
-        image = read_prepared(subject.image, spacing, config.affine.n4)
+        image = read_preprocessed(subject.image, spacing, config.affine.n4)
         poses = image, turned(image, options.angle, np.random.default_rng([config.seed, i]))
         for (j, tool), (k, pose) in ((a, b) for a in enumerate(tools.values()) for b in enumerate(poses)):
             start = time.perf_counter()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from atlasmith.config import load_config
-from atlasmith.core.labels import count, dice, label_index
+from atlasmith.core.labels import count_overlap, dice, label_index
 from atlasmith.io.images import read_labels
 from atlasmith.io.tables import MISSING, read_cohort, read_label_values, read_tsv
 
@@ -37,7 +37,9 @@ def main() -> None:
         for target in targets:
             truth = read_labels(target.labels)
             found = read_labels(layout.segmentation(target.id, method))
-            counts = count(*(label_index(image.data, values) for image in (truth, found)), len(values))
+            counts = count_overlap(
+                *(label_index(image.data, values) for image in (truth, found)), len(values)
+            )
             scores = dice(counts)
             for row in read_tsv(layout.volumes(target.id, method)):
                 k = int(label_index(np.array(int(row["index"])), values)) - 1

@@ -81,7 +81,7 @@ def main() -> None:
     options = parser.parse_args()
     run, name = options.run.resolve(), options.covariate
     settings = load_config(run / "config.yaml").model_copy(update={"output": run}).resolved()
-    settings["template"] |= {"condition_on": [name], "views": {}}
+    settings["template"] |= {"condition_on": [name], "evaluate_at": {}}
     if options.steps:
         settings["template"]["steps"] = options.steps
     conditional = parse_config(settings)

@@ -4,7 +4,7 @@
 
 A point of one person's brain goes to another person's through the planted transforms, and as each tool has
 it. Prints a Markdown table: median and 95th percentile of the distance, mm, and seconds a pair. All tools see
-the same pairs, points and images, normalised as ours are. Ours goes through the template: a pair costs it
+the same pairs, points and images, normalized as ours are. Ours goes through the template: a pair costs it
 nothing, and a person what `benchmarks/registration.py` prints.
 """
 
@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-from peers import GREEDY_AFFINE, GREEDY_WARP, ants_image, normalised, remove_files
+from peers import GREEDY_AFFINE, GREEDY_WARP, ants_image, normalized, remove_files
 from torch import Tensor
 
 from atlasmith.config import Config, load_config
 from atlasmith.core.grid import Array, DisplacementField
-from atlasmith.core.world import map_points
+from atlasmith.core.world import transform_points
 from atlasmith.demo.generator import points_in_brain, truth_layout
 from atlasmith.io.tables import Subject, read_cohort
 from atlasmith.io.transforms import LPS, read_affine, read_composite, to_sitk
@@ -40,12 +40,12 @@ Method = Callable[[Subject, Subject, Tensor], Tensor]
 
 def affine(config: Config, fixed: Subject, moving: Subject, points: Tensor) -> Tensor:
     to_fixed, to_moving = (read_affine(config.layout.affine(s.id)) for s in (fixed, moving))
-    return map_points([np.linalg.inv(to_fixed), to_moving], points)
+    return transform_points([np.linalg.inv(to_fixed), to_moving], points)
 
 
 def ours(config: Config, fixed: Subject, moving: Subject, points: Tensor) -> Tensor:
     layout = config.layout
-    return map_points(
+    return transform_points(
         [*read_composite(layout.inverse(fixed.id)), *read_composite(layout.forward(moving.id))], points
     )
 
@@ -56,13 +56,13 @@ def greedy() -> Method:
 
     def follow(fixed: Subject, moving: Subject, points: Tensor) -> Tensor:
         tool = Greedy3D()
-        images = [normalised(subject.image) for subject in (fixed, moving)]
+        images = [normalized(subject.image) for subject in (fixed, moving)]
         pictures = [to_sitk(image.data, image.grid) for image in images]
         tool.execute(GREEDY_AFFINE, fixed=pictures[0], moving=pictures[1], matrix=None)
         tool.execute(GREEDY_WARP, field=None)
         tool.execute("-d 3 -V 0 -rf fixed -rc composite -r field matrix", composite=None)
         vectors = np.transpose(sitk.GetArrayFromImage(tool["composite"]), (2, 1, 0, 3)) * np.diag(LPS)[:3]
-        return map_points([DisplacementField(images[0].grid, vectors.astype(np.float32))], points)
+        return transform_points([DisplacementField(images[0].grid, vectors.astype(np.float32))], points)
 
     return follow
 
@@ -72,7 +72,7 @@ def ants(kind: str) -> Method:
     import pandas
 
     def follow(fixed: Subject, moving: Subject, points: Tensor) -> Tensor:
-        images = [ants_image(normalised(subject.image)) for subject in (fixed, moving)]
+        images = [ants_image(normalized(subject.image)) for subject in (fixed, moving)]
         found: dict[str, Any] = antspyx.registration(images[0], images[1], type_of_transform=kind)
         lps = points.numpy() * np.diag(LPS)[:3]
         # Points go the way that images are pulled back.
@@ -109,8 +109,8 @@ def main() -> None:
     errors: dict[str, list[Array]] = {name: [] for name in methods}
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     for fixed, moving in pairs:
-        points = map_points(read_composite(truth.forward(fixed.id)), seeds)
-        expected = map_points(read_composite(truth.forward(moving.id)), seeds)
+        points = transform_points(read_composite(truth.forward(fixed.id)), seeds)
+        expected = transform_points(read_composite(truth.forward(moving.id)), seeds)
         for name, method in methods.items():
             start = time.perf_counter()
             found = method(fixed, moving, points)

@@ -40,11 +40,11 @@ from atlasmith.config import load_config
 from atlasmith.config.schema import JLFSection
 from atlasmith.core.grid import Array, Grid
 from atlasmith.core.labels import label_index
-from atlasmith.core.world import pull_labels
+from atlasmith.core.world import resample_labels
 from atlasmith.evaluation import metrics, statistics
 from atlasmith.fusion import train_fusers
 from atlasmith.fusion.apply import on_native
-from atlasmith.fusion.autocontext import read_court
+from atlasmith.fusion.autocontext import read_autocontext
 from atlasmith.fusion.methods import FUSERS, Votes, fuse, plurality, shares
 from atlasmith.fusion.propagated import Stack, disputed, read_stack
 from atlasmith.fusion.votenet import Trust
@@ -120,8 +120,8 @@ def main() -> None:
     everyone = read_cohort(config.layout.cohort)
     targets = [s for s in everyone if s.role == "target" and s.labels is not None][: options.targets]
     if options.leave_one_out:
-        if config.template.labels:
-            parser.error("in this run labels have a part in registration (template.labels)")
+        if config.template.label_similarity:
+            parser.error("in this run labels have a part in registration (template.label_similarity)")
         options.methods = [name for name in options.methods if not name.startswith("votenet")]
         everyone = [s if s.labels is None else replace(s, role="atlas") for s in everyone]
         targets = [s for s in everyone if s.role == "atlas"]
@@ -130,7 +130,7 @@ def main() -> None:
         kept = atlases[options.skip : options.skip + options.atlases]
         everyone = [s for s in everyone if s in kept or s not in atlases]
     fusers = [name for name in options.methods if name in FUSERS]
-    fusion = config.fusion.model_copy(update={"methods": fusers, "closest": options.closest})
+    fusion = config.fusion.model_copy(update={"methods": fusers, "atlas_selection": options.closest})
     config = config.model_copy(update={"fusion": fusion})
     another = options.leave_one_out or options.atlases or options.closest  # library than the run's
     library = [s for s in everyone if s.role == "atlas"]
@@ -153,7 +153,7 @@ def main() -> None:
             for atlas in library:
                 propagate(config, atlas.id)
             train_fusers(config)
-        judge, jury = cache(lambda: Trust(config)), cache(lambda: read_court(config))
+        judge, jury = cache(lambda: Trust(config)), cache(lambda: read_autocontext(config))
         for target in targets:
             if not config.layout.propagated_images(target.id).exists():
                 propagate(config, target.id)
@@ -163,7 +163,7 @@ def main() -> None:
             manual = labels_of(target.labels, options.spacing)
             truth = manual.data
             drawn, where = labels_of(target.labels), disputed(stack)
-            own = pull_labels(drawn.data, drawn.grid, [], stack.grid).numpy().ravel()
+            own = resample_labels(drawn.data, drawn.grid, [], stack.grid).numpy().ravel()
             if "votenet" in methods:
                 said = judge()(stack).reshape(len(stack.labels), -1)[:, where]
                 voted = stack.labels.reshape(len(stack.labels), -1)[:, where]
@@ -188,12 +188,12 @@ def main() -> None:
                     continue
                 seconds[name].append(time.perf_counter() - start)
                 pair = [label_index(data, labels).ravel() for data in (truth, found)]
-                dice[name].append(float(np.nanmean(labels.dice(labels.count(*pair, len(labels))))))
+                dice[name].append(float(np.nanmean(labels.dice(labels.count_overlap(*pair, len(labels))))))
                 masks = ((found == value, truth == value) for value in labels)
                 hd95[name].append(float(np.nanmean([_hd95(native, *both) for both in masks])))
-            if "evidence" in methods:
+            if "autocontext" in methods:
                 labelled, said = plurality(verdict(), stack.target.shape)
-                judged["evidence"].append((said.ravel()[where], labelled.ravel()[where] == own[where]))
+                judged["autocontext"].append((said.ravel()[where], labelled.ravel()[where] == own[where]))
             print(target.id, *(f"{n} {np.mean(d):.4f}" for n, d in dice.items()), file=sys.stderr, flush=True)
     print(
         f"{len(targets)} targets\n\n| method | Dice | 95 % interval | HD95, mm | s |\n|---|---|---|---|---|"

@@ -84,7 +84,7 @@ def main() -> None:
                 values["output"] = str(folder / "results")
                 values["cohort"]["bids"] = str(cohort_of(bids, count, folder / "bids"))
                 values.setdefault("template", {}).update({"spacing": spacing, "steps": STEPS})
-                values.setdefault("fusion", {})["evidence"] = {"steps": STEPS}
+                values.setdefault("fusion", {})["autocontext"] = {"steps": STEPS}
                 usage = run(values, folder)
                 layout = load_config(folder / "results" / "config.yaml").layout
                 people = len(read_tsv(layout.cohort))

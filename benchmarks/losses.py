@@ -100,7 +100,7 @@ CASES: dict[str, tuple[Form, Form]] = {
     "LNCC, window 9": (lambda f, m: SIMILARITY["lncc"](f, m, compat="voxelmorph"), dense_lncc),
     "MI, 32 bins": (lambda f, m: SIMILARITY["mi"](f, m), dense_mi),
     "MIND-SSC": (lambda f, m: SIMILARITY["mind"](f, m), dense_mind),
-    "7 squarings, save_memory": (saving_squarings, plain_squarings),
+    "7 integration_steps, save_memory": (saving_squarings, plain_squarings),
 }
 
 

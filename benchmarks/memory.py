@@ -20,7 +20,7 @@ import torch
 from atlasmith.config.schema import TemplateSection
 from atlasmith.core.grid import Grid
 from atlasmith.networks import DECODERS, CovariateCode, Groupwise
-from atlasmith.template.objective import judged
+from atlasmith.template.objective import template_objective
 
 
 def step(decoder: str, shape: list[int], batch: int, save_memory: bool) -> tuple[float, float, int]:
@@ -30,13 +30,13 @@ def step(decoder: str, shape: list[int], batch: int, save_memory: bool) -> tuple
     code = CovariateCode.of(["age"], [{"age": 60.0}, {"age": 80.0}])
     torch.manual_seed(0)
     start = time.monotonic()
-    model = Groupwise(grid, code, settings.network.name, None, settings.squarings, decoder=decoder)
-    optimiser = torch.optim.Adam(model.parameters(), settings.learning_rate)
+    model = Groupwise(grid, code, settings.network.name, None, settings.integration_steps, decoder=decoder)
+    optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate)
     image, mask = torch.rand(batch, 1, *shape), torch.ones(batch, 1, *shape)
     template = model.template_features(torch.randn(batch, 1))
     velocity = model.velocity(template, image)
-    judged(settings, grid, template, image, mask, velocity).loss.backward()
-    optimiser.step()
+    template_objective(settings, grid, template, image, mask, velocity).loss.backward()
+    optimizer.step()
     assert model.decoder is not None
     weights = sum(parameter.numel() for parameter in model.decoder.parameters())
     return time.monotonic() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, weights

@@ -3,7 +3,7 @@
     python benchmarks/modes.py results --covariate age --values 25 85 --axis 2 --out docs/modes.png
 
 Trains a template by each mode from a finished run's affine stage, in the run's own config but for the mode.
-A row of the picture is a mode: the template at both values (a mixture's at both populations), and the second
+A row of the picture is a mode: the template at both values (a mixture's at both subpopulations), and the second
 less the first, red where it is brighter. Prints a Markdown table: sharpness inside the affine mean's object,
 over that of the affine mean, and the seconds of training.
 """
@@ -24,11 +24,11 @@ from retrain import beside, sharpness
 from atlasmith.config import load_config, parse_config
 from atlasmith.core.grid import Array
 from atlasmith.io.images import Image, read_image
-from atlasmith.io.tables import POPULATION, read_cohort
+from atlasmith.io.tables import SUBPOPULATION, read_cohort
 from atlasmith.networks import Groupwise
 from atlasmith.report import pictures
 from atlasmith.template import train
-from atlasmith.template.subpopulations import find_populations
+from atlasmith.template.subpopulations import find_subpopulations
 
 UNREFINED = {"refinement": {"rounds": 0}}
 MODES: dict[str, dict[str, Any]] = {
@@ -39,7 +39,7 @@ MODES: dict[str, dict[str, Any]] = {
     "FiLM decoder, not refined": {"decoder": "film", **UNREFINED},
     "coordinates decoder, not refined": {"decoder": "coordinates", **UNREFINED},
     "against an adversary": {"adversary": {"weight": 0.1}, **UNREFINED},
-    "mixture of two": {"condition_on": [], "populations": 2},
+    "mixture of two": {"condition_on": [], "subpopulations": 2},
     "driven by labels": {"labels": {"dice": {"weight": 1.0}}},
 }
 
@@ -57,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     run = options.run.resolve()
     settings = load_config(run / "config.yaml").model_copy(update={"output": run}).resolved()
-    settings["template"] |= {"condition_on": [options.covariate], "views": {}}
+    settings["template"] |= {"condition_on": [options.covariate], "evaluate_at": {}}
     before = parse_config(settings).layout
     people = read_cohort(before.cohort)
     mean = read_image(before.affine_reference)
@@ -69,14 +69,14 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             config = beside(run, config, Path(folder), people)
             start = time.monotonic()
-            if config.template.populations > 1:
-                find_populations(config)
+            if config.template.subpopulations > 1:
+                find_subpopulations(config)
             train(config)
             seconds = time.monotonic() - start
             model = Groupwise.load(config.layout.template_weights)
         ends: list[dict[str, Any]] = [{options.covariate: value} for value in options.values]
-        if config.template.populations > 1:
-            ends = [{POPULATION: name} for name in model.code.categorical[POPULATION]][:2]
+        if config.template.subpopulations > 1:
+            ends = [{SUBPOPULATION: name} for name in model.code.categorical[SUBPOPULATION]][:2]
         with torch.inference_mode():
             codes = [model.code.encode(end)[None] for end in ({}, *ends)]
             middle, *both = (mean.grid.unsqueeze(model.template(code)[0, 0].numpy()) for code in codes)
@@ -102,7 +102,7 @@ def draw(rows: dict[str, list[Array]], mean: Image, axis: int, names: list[str],
         )
         titles = ["A", "B"] if mode.startswith("mixture") else names
         for where, image, title in zip(line, images, titles, strict=False):
-            where.imshow(pictures.grey(plane(image), limits))
+            where.imshow(pictures.gray(plane(image), limits))
             where.set_title(title if len(images) == 2 else "", fontsize=7, pad=2)
         if len(images) == 2:
             line[2].imshow(pictures.diverging(plane(images[1] - images[0]), 0.3 * (limits[1] - limits[0])))

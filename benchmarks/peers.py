@@ -9,36 +9,36 @@ from typing import Any
 import numpy as np
 import torch
 
-from atlasmith.core.world import pull, pull_labels
+from atlasmith.core.world import resample, resample_labels
 from atlasmith.io.images import Image, read_labels
 from atlasmith.io.transforms import to_sitk
-from atlasmith.preprocess.n4 import read_prepared
+from atlasmith.preprocess.n4 import read_preprocessed
 
-# Of greedy: an affine by NCC over 5 voxels an axis, from the images' centres.
+# Of greedy: an affine by NCC over 5 voxels an axis, from the images' centers.
 GREEDY = "-d 3 -V 0 -threads 2 -i fixed moving -m NCC 2x2x2"
 GREEDY_WARP = f"{GREEDY} -it matrix -n 100x50x20 -o field"
 GREEDY_AFFINE = f"{GREEDY} -a -dof 12 -ia-image-centers -n 40x20 -o matrix"
 
 
 @cache
-def normalised(path: Path, spacing: float | None = None) -> Image:
+def normalized(path: Path, spacing: float | None = None) -> Image:
     """As ours are, so that all tools see the same; in voxels of `spacing` mm if it is given."""
-    image = read_prepared(path, spacing or 0, n4=False)
+    image = read_preprocessed(path, spacing or 0, n4=False)
     if spacing is None:
         return image
     grid = image.grid.resampled(spacing)
-    moved = pull(torch.from_numpy(image.grid.squeeze(image.data))[None, None], image.grid, [], grid)
+    moved = resample(torch.from_numpy(image.grid.squeeze(image.data))[None, None], image.grid, [], grid)
     return Image(grid.unsqueeze(moved[0, 0].numpy()), grid)
 
 
 @cache
 def labels_of(path: Path, spacing: float | None = None) -> Image:
-    """As `normalised`."""
+    """As `normalized`."""
     labels = read_labels(path)
     if spacing is None:
         return labels
     grid = labels.grid.resampled(spacing)
-    return Image(grid.unsqueeze(pull_labels(labels.data, labels.grid, [], grid).numpy()), grid)
+    return Image(grid.unsqueeze(resample_labels(labels.data, labels.grid, [], grid).numpy()), grid)
 
 
 def ants_image(image: Image) -> Any:

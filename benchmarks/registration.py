@@ -5,7 +5,7 @@
 
 Prints a Markdown table: Dice (the mean over labels, then pairs, on the target's own grid or one of
 `--spacing`) with its 95 % interval over the persons labelled, and seconds a pair, from images in memory to
-the warped label map. All see the same pairs, and images normalised as ours are. Peers that are missing
+the warped label map. All see the same pairs, and images normalized as ours are. Peers that are missing
 (`pip install -e '.[peers]'`) are skipped.
 
 Ours registers each person once, to the template; a pair is then the sampling of labels alone. What a new
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peers import GREEDY_AFFINE, GREEDY_WARP, ants_image, labels_of, normalised, remove_files
+from peers import GREEDY_AFFINE, GREEDY_WARP, ants_image, labels_of, normalized, remove_files
 
 from atlasmith.affine.align import one_thread, register
 from atlasmith.affine.engines import ENGINES
@@ -33,12 +33,12 @@ from atlasmith.affine.scan import Scan
 from atlasmith.config import Config, load_config
 from atlasmith.core.grid import Array, Step
 from atlasmith.core.sampling import sample_labels
-from atlasmith.core.world import map_points, to_voxels, world_points
+from atlasmith.core.world import to_voxels, transform_points, world_points
 from atlasmith.evaluation import metrics, statistics
 from atlasmith.io.images import Image, read_image
 from atlasmith.io.tables import Subject, read_cohort, read_label_values
 from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
-from atlasmith.preprocess.n4 import read_prepared
+from atlasmith.preprocess.n4 import read_preprocessed
 from atlasmith.registration.stage import Registration
 from atlasmith.training.dataset import AlignedImages
 
@@ -58,7 +58,7 @@ def ours(config: Config, spacing: float | None) -> Method:
             *steps_of(config.layout.inverse(target.id)),
             *steps_of(config.layout.forward(atlas.id)),
         ]
-        voxels = to_voxels(map_points(steps, world_points(grid)), labels.grid, grid.tensor_shape)
+        voxels = to_voxels(transform_points(steps, world_points(grid)), labels.grid, grid.tensor_shape)
         moved = sample_labels(torch.from_numpy(labels.grid.squeeze(labels.data)), voxels)
         return grid.unsqueeze(moved.numpy())
 
@@ -71,7 +71,7 @@ def ants(kind: str, spacing: float | None) -> Method:
 
     @cache
     def picture(path: Path, labels: bool) -> Any:
-        return ants_image(labels_of(path, spacing) if labels else normalised(path, spacing))
+        return ants_image(labels_of(path, spacing) if labels else normalized(path, spacing))
 
     def label(target: Subject, atlas: Subject) -> Array:
         fixed = picture(target.image, False)
@@ -91,7 +91,7 @@ def greedy(spacing: float | None) -> Method:
 
     @cache
     def picture(path: Path, labels: bool) -> Any:
-        source = labels_of(path, spacing) if labels else normalised(path, spacing)
+        source = labels_of(path, spacing) if labels else normalized(path, spacing)
         return to_sitk(source.data.astype(np.float32), source.grid)
 
     def label(target: Subject, atlas: Subject) -> Array:
@@ -123,13 +123,13 @@ def measure(
     scores, seconds = [], []
     for atlas, target in pairs:
         for subject in (atlas, target):
-            normalised(subject.image, spacing)
+            normalized(subject.image, spacing)
             labels_of(subject.labels, spacing)
         start = time.perf_counter()
         predicted = method(target, atlas)
         seconds.append(time.perf_counter() - start)
         truth = labels_of(target.labels, spacing).data
-        counts = metrics.count(
+        counts = metrics.count_overlap(
             metrics.label_index(truth, labels), metrics.label_index(predicted, labels), len(labels)
         )
         scores.append(np.nanmean(metrics.dice(counts)))
@@ -140,7 +140,7 @@ def of_a_person(config: Config, subject: Subject, repeats: int = 5) -> dict[str,
     """Median seconds of the steps that one new person takes, the model and the image in memory."""
     with_refinement = Registration(config)
     network_alone = Registration(
-        config.model_copy(update={"register_": config.register_.model_copy(update={"refine_steps": 0})})
+        config.model_copy(update={"register_": config.register_.without_instance_optimization()})
     )
     grid = with_refinement.model.grid
     image, mask = AlignedImages(config.layout, [subject], grid).batch([0])
@@ -148,7 +148,7 @@ def of_a_person(config: Config, subject: Subject, repeats: int = 5) -> dict[str,
     features = with_refinement.model.features
     spacing = min(grid.tensor_spacing)
     fixed = Scan.of(Image(read_image(config.layout.affine_reference).data, grid), spacing)
-    moving = Scan.of(read_prepared(subject.image, spacing, config.affine.n4), spacing)
+    moving = Scan.of(read_preprocessed(subject.image, spacing, config.affine.n4), spacing)
 
     def affine() -> None:
         with one_thread():
@@ -157,7 +157,7 @@ def of_a_person(config: Config, subject: Subject, repeats: int = 5) -> dict[str,
     steps = {
         "affine": affine,
         "network": lambda: network_alone.to_hub(code, mask, features(image)),
-        "network and instance optimisation": lambda: with_refinement.to_hub(code, mask, features(image)),
+        "network and instance optimization": lambda: with_refinement.to_hub(code, mask, features(image)),
     }
     found = {}
     for name, step in steps.items():

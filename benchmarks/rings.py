@@ -1,4 +1,4 @@
-"""How much of a planted effect a conditional template gives back: rings whose radius grows with age.
+"""How much of a planted effect a conditional template gives back: rings whose radius has_covariate_velocity with age.
 
     python benchmarks/rings.py
 

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from peers import ants_image, labels_of, normalised, remove_files
+from peers import ants_image, labels_of, normalized, remove_files
 from retrain import sharpness
 
 from atlasmith.affine import align_subject, build_reference
@@ -71,7 +71,7 @@ def theirs(start_from: Image, people: Sequence[Subject]) -> tuple[Image, float]:
     """The template by ANTs, and seconds."""
     import ants
 
-    images = [ants_image(normalised(person.image)) for person in people]
+    images = [ants_image(normalized(person.image)) for person in people]
     start = time.perf_counter()
     template = ants.build_template(
         initial_template=ants_image(start_from), image_list=images, iterations=ITERATIONS
@@ -84,7 +84,7 @@ def their_bridge(template: Image, people: Sequence[Subject], values: Array) -> l
     import ants
 
     fixed = ants_image(template)
-    images = [ants_image(normalised(person.image)) for person in people]
+    images = [ants_image(normalized(person.image)) for person in people]
     labels = [ants_image(labels_of(person.labels)) for person in people]
     found = [ants.registration(fixed, image, type_of_transform="SyN") for image in images]
     scores = []
@@ -116,7 +116,7 @@ def main() -> None:
     options = parser.parse_args()
     settings = load_config(options.run / "config.yaml").model_copy(update={"output": options.run}).resolved()
     before = parse_config(settings).layout
-    settings["template"] |= {"condition_on": [], "views": {}}
+    settings["template"] |= {"condition_on": [], "evaluate_at": {}}
     if options.steps is not None:
         settings["template"]["steps"] = options.steps
     if options.rounds is not None:

@@ -61,18 +61,18 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Config:
                 "name": "Toy",
                 "spacing": 1.0,
                 "condition_on": ["age"],
-                "views": {"age": [30, 70]},
+                "evaluate_at": {"age": [30, 70]},
                 "network": {"channels": [8, 16, 16]},
                 "steps": 150,
                 "learning_rate": 3e-3,
                 "batch_size": 4,
                 "similarity": {"lncc": {"weight": 1.0, "window": 7}, "mse": {"weight": 20.0}},
             },
-            "register": {"refine_steps": 20},
+            "register": {"instance_optimization": {"steps": 20}},
             "fusion": {
-                "methods": ["majority", "local_weighted", "votenet", "evidence"],
+                "methods": ["majority", "local_weighted", "votenet", "autocontext"],
                 "votenet": {"channels": [8, 16], "steps": 60, "patch": 24},
-                "evidence": {"steps": 60, "voxels": 5000, "width": 16},
+                "autocontext": {"steps": 60, "voxels": 5000, "width": 16},
             },
         }
     )

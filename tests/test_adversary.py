@@ -55,12 +55,12 @@ def test_the_penalty_is_the_squared_slope_at_people() -> None:
 def test_it_comes_to_tell_blurred_from_sharp() -> None:
     torch.manual_seed(0)
     adversary, code = Adversary(2, 0, [8, 16]), torch.zeros(8, 0)
-    optimiser = torch.optim.Adam(adversary.parameters(), 5e-3, betas=(0.0, 0.9))
+    optimizer = torch.optim.Adam(adversary.parameters(), 5e-3, betas=(0.0, 0.9))
     for step in range(60):
         terms = adversary.terms(images(8, 2, step), images(8, 0.5, 100 + step), code, 0.1, 1e-3, random(step))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         terms["discriminator"].backward()
-        optimiser.step()
+        optimizer.step()
     with torch.no_grad():
         sharp, blurred = (adversary(images(8, blur, 999), code).mean() for blur in (0.5, 2))
     assert sharp > 0.6 > 0.4 > blurred
@@ -70,16 +70,16 @@ def test_it_knows_who_has_which_covariate() -> None:
     """Sharp images at code 1 and blurred ones at -1 are people; the other way round they are not."""
     torch.manual_seed(0)
     adversary = Adversary(2, 1, [8, 16])
-    optimiser = torch.optim.Adam(adversary.parameters(), 5e-3, betas=(0.0, 0.9))
+    optimizer = torch.optim.Adam(adversary.parameters(), 5e-3, betas=(0.0, 0.9))
     code = torch.tensor([[1.0], [-1.0]])
     for step in range(150):
         sharp, blurred = images(1, 0.5, step), images(1, 2, 200 + step)
         # Who is set against the template of the one before is rolled by one, as is the code.
         right, wrong = torch.cat([sharp, blurred]), torch.cat([blurred, sharp])
         terms = adversary.terms(wrong, right, code, 0.1, 1e-3, random(step))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         terms["discriminator"].backward()
-        optimiser.step()
+        optimizer.step()
     pair = torch.cat([images(1, 0.5, 998), images(1, 2, 999)])
     with torch.no_grad():
         right_, wrong_ = adversary(pair, code).mean(), adversary(pair, -code).mean()

@@ -23,7 +23,7 @@ from atlasmith.affine.scan import Scan, largest_overlap, shift, similarity, to_w
 from atlasmith.config import Config, parse_config
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, Grid
-from atlasmith.core.intensity import normalise
+from atlasmith.core.intensity import normalize
 from atlasmith.io.files import write_json
 from atlasmith.io.images import Image, read_image, write_image
 from atlasmith.io.tables import Subject, write_cohort
@@ -33,7 +33,7 @@ from atlasmith.preprocess.n4 import antialias, correct_bias
 Function = Callable[[Array], Array]
 
 
-def centred_grid(shape: tuple[int, int, int], spacing: float = 1.0) -> Grid:
+def centered_grid(shape: tuple[int, int, int], spacing: float = 1.0) -> Grid:
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = -spacing * (np.array(shape) - 1) / 2
     return Grid(shape, affine)
@@ -50,8 +50,8 @@ def head(points: Array) -> Array:
     radius = np.linalg.norm(points / [12, 15, 11], axis=-1)
     value = 1 / (1 + np.exp(12 * (radius - 1)))
     for _ in range(24):
-        centre, size = rng.uniform(-9, 9, 3), rng.uniform(2, 3)
-        spot = np.exp(-((points - centre) ** 2).sum(-1) / (2 * size**2))
+        center, size = rng.uniform(-9, 9, 3), rng.uniform(2, 3)
+        spot = np.exp(-((points - center) ** 2).sum(-1) / (2 * size**2))
         value = value * (1 + rng.uniform(-0.9, 1.2) * spot)
     return np.where(value > 0.02, value, 0)
 
@@ -102,9 +102,9 @@ def assert_close(found: Array, planted: Array, points: Array, limit: float) -> N
     assert np.degrees(turn.magnitude()) < 1
 
 
-TEMPLATE = centred_grid((36, 40, 34))
-COARSE = centred_grid((24, 27, 23), 1.5)
-PART = centred_grid((18, 40, 34))
+TEMPLATE = centered_grid((36, 40, 34))
+COARSE = centered_grid((24, 27, 23), 1.5)
+PART = centered_grid((18, 40, 34))
 HEADERS = {
     "RAS": np.eye(3),
     "LPS": np.diag([-1, -1, 1]),
@@ -124,35 +124,35 @@ def test_planted_affine_is_found_in_3d(tmp_path: Path, name: str, engine: str) -
     header[:3, 3] = planted[:3, 3] - header[:3, :3] @ ((shape - 1) / 2) + [2, -1, 1]
     path = save(tmp_path / "a.nii.gz", pulled(head, planted), header, tuple(shape))
     config = make(tmp_path, TEMPLATE, {"a": path}, engine=engine)
-    write_image(config.layout.affine_reference, normalise(head(world(TEMPLATE))), TEMPLATE)
+    write_image(config.layout.affine_reference, normalize(head(world(TEMPLATE))), TEMPLATE)
     align_subject(config, "a")
     points = world(TEMPLATE)
     assert_close(read_affine(config.layout.affine("a")), planted, points[head(points) > 0.3], 0.5)
     moved = read_image(config.layout.affine_image("a"))
     assert moved.grid.same_as(TEMPLATE)
     assert moved.data.min() >= 0 and moved.data.max() <= 1
-    assert np.abs(moved.data - normalise(head(points))).mean() < 0.02
+    assert np.abs(moved.data - normalize(head(points))).mean() < 0.02
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("seed", range(4))
 def test_a_head_that_is_turned_far_is_found(seed: int, engine: str) -> None:
-    """45 degrees about any axis, a tilt from which an optimiser alone doesn't come back."""
+    """45 degrees about any axis, a tilt from which an optimizer alone doesn't come back."""
     axis = np.random.default_rng(seed).normal(size=3)
     planted = np.eye(4)
     vector = np.deg2rad(45) * axis / np.linalg.norm(axis)
     planted[:3, :3] = Rotation.from_rotvec(vector).as_matrix()
-    grid = centred_grid((44, 44, 44))
+    grid = centered_grid((44, 44, 44))
     points = world(grid)
-    fixed = Scan.of(Image(normalise(head(points)).astype(np.float32), grid), 1)
-    moving = Scan.of(Image(normalise(pulled(head, planted)(points)).astype(np.float32), grid), 1)
+    fixed = Scan.of(Image(normalize(head(points)).astype(np.float32), grid), 1)
+    moving = Scan.of(Image(normalize(pulled(head, planted)(points)).astype(np.float32), grid), 1)
     found = to_world(align.register(fixed, moving, ENGINES[engine]), fixed.grid, moving.grid)
     assert_close(found, planted, points[head(points) > 0.3], 0.5)
 
 
-def test_a_good_alignment_is_optimised_once() -> None:
-    grid = centred_grid((36, 40, 34))
-    scan = Scan.of(Image(normalise(head(world(grid))).astype(np.float32), grid), 1)
+def test_a_good_alignment_is_optimized_once() -> None:
+    grid = centered_grid((36, 40, 34))
+    scan = Scan.of(Image(normalize(head(world(grid))).astype(np.float32), grid), 1)
     seen: list[Array] = []
 
     def engine(fixed: Scan, moving: Scan, starts: Sequence[Array], kind: str) -> list[Array]:
@@ -173,8 +173,8 @@ def newton_score(fixed: Scan, moving: Scan) -> tuple[newton._Score, Tensor]:
 
 @pytest.mark.parametrize("shape", [(40, 44, 38), (52, 56, 1)])
 def test_slope_of_newton_is_that_of_its_score(shape: tuple[int, int, int]) -> None:
-    grid = centred_grid(shape)
-    wide = centred_grid(tuple(n + 12 if n > 1 else 1 for n in shape))  # type: ignore[arg-type]
+    grid = centered_grid(shape)
+    wide = centered_grid(tuple(n + 12 if n > 1 else 1 for n in shape))  # type: ignore[arg-type]
     scans = [
         Scan.of(
             Image(gaussian_filter(head(world(g) / 1.4), np.minimum(shape, 3) - 1).astype(np.float32), g), 1
@@ -199,7 +199,7 @@ def test_slope_of_newton_is_that_of_its_score(shape: tuple[int, int, int]) -> No
 
 def test_newton_scores_as_the_stage_does() -> None:
     """Also where the image holds a part of the object only, so that the overlap counts."""
-    scans = [Scan.of(Image(normalise(head(world(g))).astype(np.float32), g), 1) for g in (TEMPLATE, PART)]
+    scans = [Scan.of(Image(normalize(head(world(g))).astype(np.float32), g), 1) for g in (TEMPLATE, PART)]
     score, _ = newton_score(*scans)
     for offset in (0, 6, 30):
         matrix = pose((3, 1, 0), (1, 1, 1.1), (offset, 1, 0))
@@ -229,7 +229,7 @@ def test_planted_affine_is_found_in_2d(
     across = 3 - sum(axes)
     sizes = [64, 64, 64]
     sizes[across] = 1
-    grid = centred_grid((sizes[0], sizes[1], sizes[2]))
+    grid = centered_grid((sizes[0], sizes[1], sizes[2]))
     planted = np.eye(4)
     angle = np.radians(9)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.diag([1.08, 0.94])
@@ -243,11 +243,11 @@ def test_planted_affine_is_found_in_2d(
     header[:3, 3] = planted[:3, 3] - header[:3, :3] @ [34, 36, 0]
     path = save(tmp_path / "a.nii.gz", function, header, (70, 74))
     config = make(tmp_path, grid, {"a": path}, engine=engine)
-    write_image(config.layout.affine_reference, normalise(slab(world(grid))), grid)
+    write_image(config.layout.affine_reference, normalize(slab(world(grid))), grid)
     align_subject(config, "a")
     points = world(grid)
     assert_close(read_affine(config.layout.affine("a")), planted, points[slab(points) > 0.3], 0.5)
-    assert np.abs(read_image(config.layout.affine_image("a")).data - normalise(slab(points))).mean() < 0.02
+    assert np.abs(read_image(config.layout.affine_image("a")).data - normalize(slab(points))).mean() < 0.02
 
 
 def crop(points: Array) -> Array:
@@ -259,13 +259,13 @@ def crop(points: Array) -> Array:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_small_crops_without_background(tmp_path: Path, engine: str) -> None:
-    grid = centred_grid((40, 48, 32))
+    grid = centered_grid((40, 48, 32))
     planted = pose((3, -4, 5), (1.04, 0.97, 1), (17, 22, 13))
     header = np.eye(4)
     header[:3, 3] = 1.5
     path = save(tmp_path / "a.nii.gz", pulled(crop, planted), header, (31, 40, 24))
     config = make(tmp_path, grid, {"a": path}, engine=engine)
-    write_image(config.layout.affine_reference, normalise(crop(world(grid))), grid)
+    write_image(config.layout.affine_reference, normalize(crop(world(grid))), grid)
     align_subject(config, "a")
     points = world(grid)[10:30, 12:36, 10:22]
     assert_close(read_affine(config.layout.affine("a")), planted, points, 0.5)
@@ -303,9 +303,9 @@ def test_reference_favours_nobody(
     assert config.layout.affine_reference.read_bytes() == written
 
     # All poses times one common matrix have the identity as their mean: the reference has that pose.
-    mean = reference.centred([_linear(matrix) for matrix in poses])
+    mean = reference.centered([_linear(matrix) for matrix in poses])
     common = np.linalg.inv(_linear(poses[0])) @ mean[0]
-    expected = normalise(pulled(head, np.linalg.inv(common))(world(COARSE)))
+    expected = normalize(pulled(head, np.linalg.inv(common))(world(COARSE)))
     found = read_image(config.layout.affine_reference).data
     inside = expected > 0.05
     assert np.corrcoef(found[inside], expected[inside])[0, 1] > 0.8
@@ -329,9 +329,9 @@ def _linear(matrix: Array) -> Array:
 def test_mean_transform_is_the_identity() -> None:
     rng = np.random.default_rng(0)
     matrices = [expm(np.r_[rng.normal(0, 0.2, (3, 4)), np.zeros((1, 4))]) for _ in range(6)]
-    centred = reference.centred(matrices)
-    np.testing.assert_allclose(np.mean([logm(m) for m in centred], axis=0), 0, atol=1e-9)
-    common = [np.linalg.inv(a) @ b for a, b in zip(matrices, centred, strict=True)]
+    centered = reference.centered(matrices)
+    np.testing.assert_allclose(np.mean([logm(m) for m in centered], axis=0), 0, atol=1e-9)
+    common = [np.linalg.inv(a) @ b for a, b in zip(matrices, centered, strict=True)]
     np.testing.assert_allclose(common, [common[0]] * 6, atol=1e-9)
 
 
@@ -361,11 +361,11 @@ def test_average_leaves_out_what_nobody_sees() -> None:
     ],
 )
 def test_runaway_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runaway: Array) -> None:
-    """Whatever the optimiser returns, the result is no worse than the start."""
+    """Whatever the optimizer returns, the result is no worse than the start."""
     planted = pose(offset=(5, -3, 2))
     path = save(tmp_path / "a.nii.gz", pulled(head, planted), TEMPLATE.affine, (44, 44, 44))
     config = make(tmp_path, TEMPLATE, {"a": path}, engine="lost")
-    write_image(config.layout.affine_reference, normalise(head(world(TEMPLATE))), TEMPLATE)
+    write_image(config.layout.affine_reference, normalize(head(world(TEMPLATE))), TEMPLATE)
     monkeypatch.setitem(
         ENGINES, "lost", lambda fixed, moving, starts, kind: [start @ runaway for start in starts]
     )
@@ -379,7 +379,7 @@ def test_runaway_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run
 def test_same_bytes_twice(tmp_path: Path, cohort: tuple[dict[str, Path], list[Array]], engine: str) -> None:
     images, _ = cohort
     config = make(tmp_path, COARSE, images, engine=engine)
-    write_image(config.layout.affine_reference, normalise(head(world(COARSE))), COARSE)
+    write_image(config.layout.affine_reference, normalize(head(world(COARSE))), COARSE)
     written = []
     for _ in range(2):
         align_subject(config, "s2")
@@ -390,7 +390,7 @@ def test_same_bytes_twice(tmp_path: Path, cohort: tuple[dict[str, Path], list[Ar
 
 
 def test_faults_name_the_remedy(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.nii.gz", head, centred_grid((30, 30, 1)).affine, (30, 30))
+    path = save(tmp_path / "a.nii.gz", head, centered_grid((30, 30, 1)).affine, (30, 30))
     config = make(tmp_path, TEMPLATE, {"abc": path})
     with pytest.raises(AtlasmithError, match="Did you mean 'abc'"):
         align_subject(config, "abd")
@@ -400,19 +400,19 @@ def test_faults_name_the_remedy(tmp_path: Path) -> None:
         build_reference(config)
 
 
-def test_normalise() -> None:
+def test_normalize() -> None:
     rng = np.random.default_rng(0)
     texture = rng.uniform(50, 150, (20, 20, 20)).astype(np.float32)
-    plain = normalise(texture)
+    plain = normalize(texture)
     assert plain.dtype == np.float32 and plain.min() == 0 and plain.max() == 1
     np.testing.assert_allclose([np.mean(plain == 0), np.mean(plain == 1)], 0.01, atol=0.002)
-    np.testing.assert_allclose(normalise(texture * 1000 + 7), plain, atol=1e-4)
+    np.testing.assert_allclose(normalize(texture * 1000 + 7), plain, atol=1e-4)
 
     stripped = texture.copy()
     stripped[:5] = 0
     expected = np.clip(stripped / np.percentile(texture[5:], 99.5), 0, 1)
-    np.testing.assert_allclose(normalise(stripped), expected, atol=1e-6)
-    np.testing.assert_array_equal(normalise(np.full((3, 3, 1), 4.0)), 0)
+    np.testing.assert_allclose(normalize(stripped), expected, atol=1e-6)
+    np.testing.assert_array_equal(normalize(np.full((3, 3, 1), 4.0)), 0)
 
 
 def test_antialias_has_the_width_of_the_voxels() -> None:
@@ -429,7 +429,7 @@ def test_antialias_has_the_width_of_the_voxels() -> None:
 
 @pytest.mark.parametrize("shape", [(36, 40, 34), (64, 64, 1)])
 def test_bias_is_corrected(shape: tuple[int, int, int]) -> None:
-    grid = centred_grid(shape)
+    grid = centered_grid(shape)
     points = world(grid)
     truth = np.where(np.linalg.norm(points / [15, 17, 14], axis=-1) < 1, 100.0, 0).astype(np.float32)
     truth[(points[..., 0] > 2) & (truth > 0)] = 150

@@ -13,7 +13,7 @@ PACKAGE = Path(atlasmith.__file__).parent
 STAGES = [
     "cohort",
     "affine",
-    "populations",
+    "subpopulations",
     "template",
     "register",
     "propagate",
@@ -24,7 +24,7 @@ STAGES = [
 ]
 # The command line calls every stage, and so does the way of someone new through them; the check of a config's
 # names reads the stages' tables of choices.
-SEE_ALL = {"cli", "choices", "newcomer"}
+SEE_ALL = {"cli", "choices", "inference"}
 
 
 def imported(source: str, package: str) -> set[str]:

@@ -8,8 +8,8 @@ from scipy.ndimage import binary_erosion
 
 from atlasmith.config import Config
 from atlasmith.core.grid import Grid
-from atlasmith.core.labels import count
-from atlasmith.fusion import fuse_subject, train_fusers
+from atlasmith.core.labels import count_overlap
+from atlasmith.fusion import assess, fuse_subject, train_fusers
 from atlasmith.fusion.apply import on_native
 from atlasmith.fusion.atlas_qc import judge, mean_dice, volume_ratio
 from atlasmith.fusion.methods import shares
@@ -22,10 +22,10 @@ from atlasmith.propagation.stage import propagate
 NAMES = {1: "a", 2: "b"}
 
 
-def judged(random: np.random.Generator, count: int, biases: dict[int, float]) -> list[dict]:
+def judged(random: np.random.Generator, count_overlap: int, biases: dict[int, float]) -> list[dict]:
     """Atlases whose true Dice is 0.5 + 0.4 (expected - 0.8), and whose volumes are off by a factor."""
     rows = []
-    for atlas in range(count):
+    for atlas in range(count_overlap):
         for label, bias in biases.items():
             expected, volume = random.uniform(0.7, 0.9), random.uniform(500, 1000)
             rows.append(
@@ -55,12 +55,12 @@ def test_dice_is_predicted_by_a_line_through_each_labels_mean() -> None:
 
 
 @pytest.mark.parametrize("count", [6, 12, 30])
-def test_intervals_of_volumes_hold_their_level(count: int) -> None:
+def test_intervals_of_volumes_hold_their_level(count_overlap: int) -> None:
     held = []
     for seed in range(150):
         random = np.random.default_rng(seed)
         biases = {label: random.normal(0, 0.1) for label in range(1, 5)}
-        lesson = fit(judged(random, count, biases))
+        lesson = fit(judged(random, count_overlap, biases))
         for row in judged(random, 10, biases):
             mine = {**row, "name": "", "predicted_dice": 0}
             predicted([mine], lesson)
@@ -115,7 +115,7 @@ def test_the_toy_cohorts_targets_are_as_good_as_predicted(toy_registered: Config
         if subject.role == "atlas":
             fuse_subject(toy_registered, subject.id)
     assess(toy_registered)
-    rows = read_tsv(layout.assessment_table)
+    rows = read_tsv(layout.quality_table)
     atlases = [s.id for s in subjects if s.role == "atlas"]
     assert {(r["atlas"], r["method"], r["index"]) for r in rows} == {
         (a, m, k) for a in atlases for m in toy_registered.fusion.methods for k in ("4", "1000")
@@ -134,9 +134,9 @@ def test_the_toy_cohorts_targets_are_as_good_as_predicted(toy_registered: Config
             assert float(row["high_mm3"]) > float(row["volume_mm3"]) * 0.7
         assert about["PredictedDice"] == pytest.approx(np.mean(scores), abs=0.08)
         assert about["LookAt"] is False
-    layout.assessment.unlink()  # as it was for other tests
+    layout.quality_model.unlink()  # as it was for other tests
 
-    rows = read_tsv(layout.audit)
+    rows = read_tsv(layout.atlas_qc)
     assert [row["atlas"] for row in rows] == atlases and not any(row["finding"] for row in rows)
     assert all(0.5 < float(row["given_dice"]) <= 1 for row in rows)
 
@@ -173,7 +173,7 @@ def overlaps(
             if i != j:
                 shift = (0, 0) if {i, j} == set(twins) else SHIFTS[random.integers(len(SHIFTS))]
                 moved = np.roll(spoilt.get(i, np.copy)(true), shift, (0, 1))
-                dice[i, j] = mean_dice(count(own + 1, moved + 1, 2))
+                dice[i, j] = mean_dice(count_overlap(own + 1, moved + 1, 2))
                 sizes.append([(moved == label).sum() for label in (0, 1)])
         ratios.append(volume_ratio(np.array([(own == label).sum() for label in (0, 1)]), np.array(sizes)))
     return dice, np.array(ratios)

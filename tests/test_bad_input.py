@@ -184,7 +184,7 @@ KINDS: dict[str, Spoil] = {
     "an axis of minus five": header("image", 44, "h", -5),
     "a huge image": header("image", 42, "3h", 32767, 32767, 32767),
     "unknown type": header("image", 70, "h", 9999),
-    "type of colours": header("image", 70, "2h", 128, 24),
+    "type of colors": header("image", 70, "2h", 128, 24),
     "complex": header("image", 70, "2h", 32, 64),
     "voxel size of zero": header("image", 80, "f", 0.0),
     "voxel size that is no number": header("image", 84, "f", np.nan),

@@ -25,20 +25,20 @@ from atlasmith.core.errors import AtlasmithError
 CALLS_ONCE = {
     "cohort": "cohort.run",
     "affine-reference": "affine.build_reference",
-    "populations": "populations.find_populations",
+    "subpopulations": "subpopulations.find_subpopulations",
     "template": "template.train",
-    "template-labels": "propagate.label_template",
+    "template-labels": "propagation.label_template",
     "fuse-train": "fusion.train_fusers",
-    "fuse-assess": "fusion.assess",
-    "score-summary": "scoring.summarise",
+    "fuse-quality": "fusion.quality",
+    "score-summary": "evaluation.summarize",
     "report": "report.write_report",
     "demo-grade": "demo.grade",
 }
 CALLS_PER_SUBJECT = {
     "affine": "affine.align_subject",
-    "propagate": "propagate.propagate",
+    "propagate": "propagation.propagate",
     "fuse": "fusion.fuse_subject",
-    "score": "scoring.score_subject",
+    "score": "evaluation.score_subject",
 }
 
 

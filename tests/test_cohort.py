@@ -46,7 +46,7 @@ def test_a_sound_cohort_is_written_whole(tiny: Tiny, monkeypatch: pytest.MonkeyP
     # Boxes of 12 x 12 x 10 mm, 4 mm of margin on each side: 20, 20, 18 mm, so 10, 10, 9 voxels.
     grid = Grid.from_dict(read_json(layout.grid))
     assert grid.shape == (16, 16, 16)
-    assert np.allclose(grid.affine[:3, :3], 2 * np.eye(3)) and np.allclose(grid.centre, 0)
+    assert np.allclose(grid.affine[:3, :3], 2 * np.eye(3)) and np.allclose(grid.center, 0)
     assert load_config(layout.config) == config
     description = read_json(config.output / "dataset_description.json")
     assert description["DatasetType"] == "derivative"
@@ -155,13 +155,13 @@ def test_no_atlas(tiny: Tiny) -> None:
     for row in tiny.rows[:2]:
         row["role"] = "train"
     tiny.write_table()
-    only(tiny.faults(), tiny.table, "no subject has the role 'atlas'", "evidence")
+    only(tiny.faults(), tiny.table, "no subject has the role 'atlas'", "autocontext")
 
 
 def test_learned_fusion_needs_atlases(tiny: Tiny) -> None:
     tiny.rows[0]["role"] = "train"
     tiny.write_table()
-    only(tiny.faults(), tiny.table, "1 subject has the role 'atlas'", "evidence")
+    only(tiny.faults(), tiny.table, "1 subject has the role 'atlas'", "autocontext")
     faults = tiny.faults(fusion={"methods": ["majority", "votenet"]})
     only(faults, tiny.table, "1 subject has the role 'atlas'", "votenet")
     stage.check_cohort(tiny.config(fusion={"methods": ["majority"]}))
@@ -211,8 +211,8 @@ def test_a_covariate_with_a_name_of_ours(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("age", "old"), ("sex", "X"), ("sex", 1)])
 def test_a_view_that_no_covariate_can_have(tiny: Tiny, name: str, value: str | int) -> None:
-    views = {"condition_on": ["age", "sex"], "views": {name: [value]}}
-    only(tiny.faults(template=views), f"template.views.{name}", str(value))
+    views = {"condition_on": ["age", "sex"], "evaluate_at": {name: [value]}}
+    only(tiny.faults(template=views), f"template.evaluate_at.{name}", str(value))
 
 
 # Images
@@ -338,7 +338,7 @@ def test_labels_on_another_grid(tiny: Tiny, name: str, spoil: str) -> None:
     else:
         affine[0, 3] += 0.1
     tiny.save(path, data, affine)
-    only(tiny.faults(), path, "another grid", "nearest neighbour")
+    only(tiny.faults(), path, "another grid", "nearest neighbor")
 
 
 def test_labels_within_a_thousandth_of_a_voxel_are_on_the_same_grid(tiny: Tiny) -> None:
@@ -401,7 +401,7 @@ def test_a_shape_of_other_dimension(tiny: Tiny, shape: list[int]) -> None:
 
 def test_a_given_shape_is_taken(tiny: Tiny) -> None:
     grid = stage.check_cohort(tiny.config(template={"shape": [9, 10, 11]})).grid
-    assert grid.shape == (9, 10, 11) and np.allclose(grid.centre, 0)
+    assert grid.shape == (9, 10, 11) and np.allclose(grid.center, 0)
 
 
 @pytest.mark.parametrize("two_axes", [True, False])
@@ -545,11 +545,11 @@ class TestBuilders:
 
         some.change(some.image("sub-04"), grow)
         some.change(some.image("sub-04"), lambda data: data + np.arange(data.size).reshape(data.shape))
-        config = some.config(cohort={"builders": "maker"})
+        config = some.config(cohort={"template_subjects": "maker"})
         stage.run(config)
         assert Grid.from_dict(read_json(config.layout.grid)).shape == (16, 16, 16)
-        assert [s.id for s in read_cohort(config.layout.cohort) if s.builds] == ["01", "02"]
-        assert [p.id for p in stage.read_participants(config) if p.builds] == ["02", "01"]
+        assert [s.id for s in read_cohort(config.layout.cohort) if s.in_template] == ["01", "02"]
+        assert [p.id for p in stage.read_participants(config) if p.in_template] == ["02", "01"]
 
     @pytest.mark.parametrize(
         ("values", "parts"),
@@ -562,7 +562,7 @@ class TestBuilders:
         for row, value in zip(some.rows, values, strict=True):
             row["maker"] = value
         some.write_table()
-        only(some.faults(cohort={"builders": "maker"}, template={"condition_on": []}), *parts)
+        only(some.faults(cohort={"template_subjects": "maker"}, template={"condition_on": []}), *parts)
 
     def test_the_template_can_know_everyones_kind(self, some: Tiny) -> None:
         some.rows[1]["sex"] = "F"
@@ -570,16 +570,16 @@ class TestBuilders:
         some.rows[3]["sex"] = "X"
         some.rows[2]["sex"] = "n/a"
         some.write_table()
-        faults = some.faults(cohort={"builders": "maker"}, template={"condition_on": ["age", "sex"]})
+        faults = some.faults(cohort={"template_subjects": "maker"}, template={"condition_on": ["age", "sex"]})
         only(faults, "column 'sex'", "every value is F")
         some.rows[1]["sex"] = "M"
         some.write_table()
-        faults = some.faults(cohort={"builders": "maker"}, template={"condition_on": ["age", "sex"]})
+        faults = some.faults(cohort={"template_subjects": "maker"}, template={"condition_on": ["age", "sex"]})
         only(faults, "column 'sex'", "'X' (sub-04)", "'maker'")
 
     def test_populations_are_of_those_who_make_the_template(self, some: Tiny) -> None:
-        faults = some.faults(cohort={"builders": "maker"}, template={"populations": 2})
-        only(faults, "template.populations", "atlasmith segment")
+        faults = some.faults(cohort={"template_subjects": "maker"}, template={"subpopulations": 2})
+        only(faults, "template.subpopulations", "atlasmith segment")
 
 
 def test_only_an_atlas_can_be_held_out(tiny: Tiny) -> None:

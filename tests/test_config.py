@@ -32,7 +32,11 @@ def faults(values: Any) -> str:
         ({**MINIMAL, "outptu": "x"}, "my.yaml: outptu", "Did you mean 'output'?"),
         ({**MINIMAL, "registr": {}}, "my.yaml: registr", "Did you mean 'register'?"),
         (with_section("cohort", covariate=["age"]), "cohort.covariate", "Did you mean 'covariates'?"),
-        (with_section("register", refine_step=3), "register.refine_step", "Did you mean 'refine_steps'?"),
+        (
+            with_section("register", instance_optimisation={}),
+            "register.instance_optimisation",
+            "Did you mean 'instance_optimization'?",
+        ),
         (with_section("fusion", votenet={"stesp": 3}), "fusion.votenet.stesp", "Did you mean 'steps'?"),
         (with_section("template", network={"nam": "unet"}), "template.network.nam", "Did you mean 'name'?"),
     ],
@@ -71,8 +75,10 @@ def test_all_faults_are_told_at_once() -> None:
 def test_covariates_of_template_and_views_must_be_declared() -> None:
     text = faults({"cohort": {"bids": "d", "covariates": ["age"]}, "template": {"condition_on": ["aeg"]}})
     assert "'aeg'" in text and "Did you mean 'age'?" in text
-    text = faults({"cohort": {"bids": "d", "covariates": ["age"]}, "template": {"views": {"age": [60]}}})
-    assert "template.views" in text and "'age'" in text
+    text = faults(
+        {"cohort": {"bids": "d", "covariates": ["age"]}, "template": {"evaluate_at": {"age": [60]}}}
+    )
+    assert "template.evaluate_at" in text and "'age'" in text
 
 
 @pytest.mark.parametrize("values", [None, [], "text"])
@@ -95,12 +101,14 @@ def test_the_resolved_config_says_everything_and_loads_again(tmp_path: Path) -> 
     config = parse_config(
         {
             "cohort": {"bids": "d", "covariates": ["age", "sex"]},
-            "template": {"condition_on": ["age", "sex"], "views": {"age": [60, 90], "sex": ["F"]}},
-            "register": {"refine_steps": 3},
+            "template": {"condition_on": ["age", "sex"], "evaluate_at": {"age": [60, 90], "sex": ["F"]}},
+            "register": {"instance_optimization": {"steps": 3}},
         }
     )
     resolved = config.resolved()
-    assert resolved["register"]["refine_steps"] == 3 and resolved["template"]["steps"] == 500
+    assert (
+        resolved["register"]["instance_optimization"]["steps"] == 3 and resolved["template"]["steps"] == 500
+    )
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(resolved))
     assert load_config(path) == config
@@ -125,8 +133,8 @@ def test_a_config_may_set_what_defaults_to_a_number() -> None:
     ("values", "where", "hint"),
     [
         (with_section("template", similarity={"lnc": {"weight": 1}}), "template.similarity", "'lncc'?"),
-        (with_section("template", labels={"dcie": {"weight": 1}}), "template.labels", "'dice'?"),
-        (with_section("template", regularisation={"bendin": {"weight": 1}}), "regularisation", "'bending'?"),
+        (with_section("template", labels={"dcie": {"weight": 1}}), "template.label_similarity", "'dice'?"),
+        (with_section("template", regularization={"bendin": {"weight": 1}}), "regularization", "'bending'?"),
         (with_section("template", similarity={"lncc": {"window": 7}}), "similarity.lncc", "no weight"),
         (with_section("template", similarity={"mse": {"weight": -1}}), "similarity.mse", "weight is -1"),
         (with_section("template", similarity={"mse": {"weight": "high"}}), "similarity.mse", "'high'"),

@@ -54,14 +54,14 @@ def discs(code: Tensor, size: int) -> Tensor:
 @pytest.mark.parametrize("name", DECODERS)
 def test_learns_what_no_straight_line_shows(name: str) -> None:
     decoder = made(name, 1, (24, 24))
-    optimiser = torch.optim.Adam(decoder.parameters(), 1e-2)
+    optimizer = torch.optim.Adam(decoder.parameters(), 1e-2)
     random = torch.Generator().manual_seed(1)
     for _ in range(200):
         code = torch.rand(8, 1, generator=random) * 3 - 1.5
         loss = (decoder(code) - discs(code, 24)).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     code = torch.linspace(-1.5, 1.5, 13)[:, None]
     truth = discs(code, 24)
     with torch.no_grad():

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from atlasmith.config import Config, parse_config
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Grid
-from atlasmith.core.world import map_points, pull_coordinates
+from atlasmith.core.world import resampling_coordinates, transform_points
 from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import read_image, read_labels, write_image
 from atlasmith.io.tables import Subject, read_tsv, write_cohort, write_tsv
@@ -80,8 +80,8 @@ def test_inverse_undoes_forward_within_the_brain(folder: Path) -> None:
     base = read_labels(truth.of_template("res-1", "dseg"))
     points = torch.from_numpy(generator._apply(base.grid.affine, np.argwhere(base.data > 0)[::500])).double()
     for name in names(folder):
-        there = map_points(read_composite(truth.forward(name)), points)
-        back = map_points(read_composite(truth.inverse(name)), there)
+        there = transform_points(read_composite(truth.forward(name)), points)
+        back = transform_points(read_composite(truth.inverse(name)), there)
         gap = torch.linalg.vector_norm(back - points, dim=1)
         assert torch.linalg.vector_norm(there - points, dim=1).median() > 3
         assert gap.max() < 0.5 and gap.median() < 0.1
@@ -93,9 +93,9 @@ def test_stored_truth_pulls_the_base_onto_each_subject(folder: Path) -> None:
     for name in names(folder):
         stem = f"sub-{name}/anat/sub-{name}"
         labels = read_labels(folder / "derivatives" / "manual" / f"{stem}_dseg.nii.gz")
-        voxels = pull_coordinates(base.grid, read_composite(truth.inverse(name)), labels.grid)[0].reshape(
-            3, -1
-        )
+        voxels = resampling_coordinates(base.grid, read_composite(truth.inverse(name)), labels.grid)[
+            0
+        ].reshape(3, -1)
         nearest = np.rint(voxels.numpy()).astype(int)
         nearest = np.clip(nearest, 0, np.array(base.data.shape)[:, None] - 1)
         expected = base.data[tuple(nearest)].reshape(labels.data.shape)
@@ -171,7 +171,7 @@ def plant(
         {
             "output": str(output),
             "cohort": {"bids": str(folder), "covariates": ["age"]},
-            "template": {"name": "Demo", "condition_on": ["age"], "views": {"age": AGES}},
+            "template": {"name": "Demo", "condition_on": ["age"], "evaluate_at": {"age": AGES}},
         }
     )
     layout, truth, ids = config.layout, generator.truth_layout(folder), names(folder)
@@ -196,7 +196,7 @@ def plant(
     world = Grid(grid.shape, np.linalg.inv(shift) @ grid.affine)
     for index, age in enumerate([generator.AGE_MEAN, *AGES]):
         pull = generator._exponential(
-            -growth * generator._standardised(age) * base.age_velocity, base.field_grid
+            -growth * generator._standardized(age) * base.age_velocity, base.field_grid
         )
         image, _ = generator.render(
             base, generator._displaced(generator._points(grid), pull, base.field_grid)

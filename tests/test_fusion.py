@@ -13,7 +13,7 @@ from atlasmith.config.schema import FusionSection, JLFSection
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Grid
 from atlasmith.core.sampling import sample
-from atlasmith.core.world import pull_coordinates
+from atlasmith.core.world import resampling_coordinates
 from atlasmith.fusion import autocontext, fuse_subject, methods, staple, train_fusers
 from atlasmith.fusion.apply import on_native
 from atlasmith.fusion.autocontext import positions
@@ -32,10 +32,10 @@ RANDOM = np.random.default_rng(0)
 
 
 def untrained(stack: Stack) -> Iterator[methods.Share]:
-    case = autocontext.make_case(stack, autocontext.disputed(stack))
+    case = autocontext.find_candidates(stack, autocontext.disputed(stack))
     values = np.unique(stack.labels)
     known = torch.from_numpy(positions(case.labels, values))
-    logits = autocontext.Jury(len(values), 8)(torch.from_numpy(case.evidence), known)
+    logits = autocontext.CandidateClassifier(len(values), 8)(torch.from_numpy(case.evidence), known)
     return autocontext.said(stack, case, logits.softmax(-1).detach().numpy())
 
 
@@ -96,14 +96,14 @@ def test_the_locally_closest_atlases_alone_vote() -> None:
         for k in two:
             images[k][half] = target[half]
             labels[k][half] = 5
-    given = votes(labels, images=images, target=target, local_closest=2)
-    weights = methods.local_closest(given)
+    given = votes(labels, images=images, target=target, local_selection=2)
+    weights = methods.local_selection(given)
     assert ((weights == 0) | (weights == 1)).all()
     away = np.abs(np.arange(32) - 15.5) > methods.PATCH
     assert (weights[:, :, away].sum(0) == 2).all()
     assert (plurality(shares(labels, weights), target.shape)[0][:, away] == 5).all()
-    everyone = votes(labels, images=images, target=target, local_closest=9)
-    np.testing.assert_array_equal(methods.local_closest(everyone), methods.majority(everyone))
+    everyone = votes(labels, images=images, target=target, local_selection=9)
+    np.testing.assert_array_equal(methods.local_selection(everyone), methods.majority(everyone))
 
 
 def test_votenet_weighs_by_trust_and_hard_votes_fall_back() -> None:
@@ -180,7 +180,7 @@ def test_the_errors_of_a_twin_correlate() -> None:
     assert torch.equal(shrunk(torch.zeros(1, 1), torch.zeros(1, 1)), torch.ones(1, 1))
 
 
-@pytest.mark.parametrize("method", ["votenet", "jlf", "evidence", "staple"])
+@pytest.mark.parametrize("method", ["votenet", "jlf", "autocontext", "staple"])
 def test_a_prior_and_a_fill_follow_any_method(method: str) -> None:
     labels = RANDOM.integers(0, 3, (7, 12, 11)).astype(np.int32)
     trust, images = (RANDOM.random(labels.shape).astype(np.float32) for _ in range(2))
@@ -252,9 +252,9 @@ def phantom_library(folder: Path, atlases: int = 8) -> Config:
             "cohort": {"bids": str(folder)},
             "template": {"name": "Toy"},
             "fusion": {
-                "methods": ["majority", "votenet", "votenet_hard", "evidence"],
+                "methods": ["majority", "votenet", "votenet_hard", "autocontext"],
                 "votenet": {"channels": [8, 16], "steps": 150, "patch": 32, "batch_size": 8},
-                "evidence": {"steps": 120, "voxels": 10_000, "width": 32},
+                "autocontext": {"steps": 120, "voxels": 10_000, "width": 32},
             },
         }
     )
@@ -295,7 +295,7 @@ def phantom_library(folder: Path, atlases: int = 8) -> Config:
 def test_networks_find_out_which_half_to_trust(tmp_path: Path) -> None:
     config = phantom_library(tmp_path)
     train_fusers(config)
-    for network in ("votenet", "evidence"):
+    for network in ("votenet", "autocontext"):
         rows = read_tsv(config.layout.fuser_training(network))
         assert sum(row["validation"] != "n/a" for row in rows) >= 5
     scores: dict[str, list[float]] = {method: [] for method in config.fusion.methods}
@@ -311,13 +311,13 @@ def test_networks_find_out_which_half_to_trust(tmp_path: Path) -> None:
     mean = {method: np.mean(values) for method, values in scores.items()}
     assert mean["votenet"] > mean["majority"] + 0.03
     assert mean["votenet_hard"] > mean["majority"] + 0.03
-    assert mean["evidence"] > mean["majority"] + 0.05
+    assert mean["autocontext"] > mean["majority"] + 0.05
 
 
 def test_three_atlases_teach_something(tmp_path: Path) -> None:
     # Each of them is disputed by two, a target by three: shares of votes that no jury has met.
     config = phantom_library(tmp_path, atlases=3)
-    section = config.fusion.model_copy(update={"methods": ["majority", "evidence"]})
+    section = config.fusion.model_copy(update={"methods": ["majority", "autocontext"]})
     config = config.model_copy(update={"fusion": section})
     train_fusers(config)
     right: dict[str, list[float]] = {method: [] for method in section.methods}
@@ -328,7 +328,7 @@ def test_three_atlases_teach_something(tmp_path: Path) -> None:
             right[method].append(
                 np.mean(read_labels(config.layout.segmentation(subject.id, method)).data == truth)
             )
-    assert np.mean(right["evidence"]) > np.mean(right["majority"]) + 0.04
+    assert np.mean(right["autocontext"]) > np.mean(right["majority"]) + 0.04
 
 
 def test_votenet_with_all_it_may_see(tmp_path: Path) -> None:
@@ -418,7 +418,7 @@ def test_the_chain_on_the_toy_cohort(toy_registered: Config) -> None:
         both = [(segmentation.data == k, truth == k) for k in (4, 1000)]
         dice[method] = np.mean([2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in both])
     assert min(dice.values()) > 0.85
-    assert min(dice["votenet"], dice["evidence"]) > dice["majority"] - 0.02
+    assert min(dice["votenet"], dice["autocontext"]) > dice["majority"] - 0.02
 
 
 def test_uncertainty_has_three_parts() -> None:
@@ -512,7 +512,7 @@ def test_votes_in_boxes_are_votes_on_the_whole_grid(shape: tuple[int, int, int],
     labels = RANDOM.choice([-3, 0, 4, 1000], size=(4, *grid.tensor_shape)).astype(np.int32)
     labels[:, :3] = 0
     weights = RANDOM.random(labels.shape).astype(np.float32)
-    voxels = pull_coordinates(grid, [], native)
+    voxels = resampling_coordinates(grid, [], native)
 
     def upsampled(some: np.ndarray) -> np.ndarray:
         share = (np.where(some, weights, 0).sum(0) / weights.sum(0)).astype(np.float32)
@@ -665,7 +665,7 @@ def crowd(shape: tuple[int, ...], values: list[int], voters: int = 5) -> Stack:
 def test_evidence_for_a_few_voxels_is_that_for_all(shape: tuple[int, ...]) -> None:
     stack = crowd(shape, [0, 3, 9, 300])
     where = autocontext.disputed(stack)
-    case = autocontext.make_case(stack, where)
+    case = autocontext.find_candidates(stack, where)
     assert np.isfinite(case.evidence).all()
     shares = np.stack([(stack.labels == value).mean(0).ravel()[where] for value in (0, 3, 9, 300)], -1)
     for row in (0, 7, len(where) - 1):
@@ -673,7 +673,7 @@ def test_evidence_for_a_few_voxels_is_that_for_all(shape: tuple[int, ...]) -> No
         assert sorted(present) == [v for v, s in zip((0, 3, 9, 300), shares[row], strict=True) if s > 0]
         votes = case.evidence[row, : len(present), 0]
         assert (np.diff(votes) <= 0).all() and votes.sum() == pytest.approx(1, abs=1e-6)
-    some = autocontext.make_case(stack, where[5:40:3])
+    some = autocontext.find_candidates(stack, where[5:40:3])
     np.testing.assert_array_equal(some.labels, case.labels[5:40:3])
     np.testing.assert_allclose(some.evidence, case.evidence[5:40:3], atol=1e-6)
 
@@ -682,10 +682,10 @@ def test_evidence_for_a_few_voxels_is_that_for_all(shape: tuple[int, ...]) -> No
 def test_evidence_knows_neither_the_order_of_atlases_nor_names(shape: tuple[int, ...]) -> None:
     stack = crowd(shape, [0, 3, 9])
     where = autocontext.disputed(stack)
-    case = autocontext.make_case(stack, where)
+    case = autocontext.find_candidates(stack, where)
     order = RANDOM.permutation(len(stack.labels))
     renamed = np.where(stack.labels == 9, 1000, stack.labels)[order]
-    other = autocontext.make_case(Stack(renamed, stack.images[order], stack.target, stack.grid), where)
+    other = autocontext.find_candidates(Stack(renamed, stack.images[order], stack.target, stack.grid), where)
     for value, new in ((0, 0), (3, 3), (9, 1000)):
         np.testing.assert_allclose(
             other.evidence[other.labels == new], case.evidence[case.labels == value], atol=1e-4
@@ -694,8 +694,8 @@ def test_evidence_knows_neither_the_order_of_atlases_nor_names(shape: tuple[int,
 
 def test_an_untrained_jury_decides_by_votes_and_shares_add_up() -> None:
     stack = crowd((30, 26), [0, 3, 9])
-    case = autocontext.make_case(stack, autocontext.disputed(stack))
-    jury = autocontext.Jury(3, 8)
+    case = autocontext.find_candidates(stack, autocontext.disputed(stack))
+    jury = autocontext.CandidateClassifier(3, 8)
     labels = torch.from_numpy(positions(case.labels, np.array([0, 3, 9])))
     shares = jury(torch.from_numpy(case.evidence), labels).softmax(-1).detach().numpy()
     expected = np.where(case.labels >= 0, case.evidence[..., :2].mean(-1) + autocontext.NOISE, 0)
@@ -716,21 +716,21 @@ def test_a_label_that_the_jury_never_met_has_no_say() -> None:
 
 def test_the_jury_that_learned_without_an_atlas_judges_it() -> None:
     stack = crowd((30, 26), [0, 3, 9])
-    case = autocontext.make_case(stack, autocontext.disputed(stack))
-    juries = autocontext.Court([0, 3, 9], 8, [["a"], ["b", "c"]]).requires_grad_(False).first
+    case = autocontext.find_candidates(stack, autocontext.disputed(stack))
+    juries = autocontext.AutoContext([0, 3, 9], 8, [["a"], ["b", "c"]]).requires_grad_(False).first
     for jury in juries.each:
         torch.nn.init.normal_(jury.decide.weight)
     told = torch.from_numpy(case.evidence), torch.from_numpy(positions(case.labels, np.array([0, 3, 9])))
     first, second = (autocontext.heard(jury, *told) for jury in juries.each)
     assert not np.allclose(first, second)
     for name, expected in (("a", first), ("c", second), ("new", (first + second) / 2)):
-        found = np.mean([autocontext.heard(jury, *told) for jury in juries.judges(name)], axis=0)
+        found = np.mean([autocontext.heard(jury, *told) for jury in juries.for_subject(name)], axis=0)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_someone_new_is_judged_by_all_pairs_of_juries() -> None:
     stack = crowd((30, 26), [0, 3, 9])
-    court = autocontext.Court([0, 3, 9], 8, [["a"], ["b", "c"]]).requires_grad_(False)
+    court = autocontext.AutoContext([0, 3, 9], 8, [["a"], ["b", "c"]]).requires_grad_(False)
     for jury in (*court.first.each, *court.second.each):
         torch.nn.init.normal_(jury.decide.weight)
     for one, two, both in zip(*(court.verdict(stack, name) for name in ("a", "b", "new")), strict=True):
@@ -741,11 +741,11 @@ def test_someone_new_is_judged_by_all_pairs_of_juries() -> None:
 @pytest.mark.parametrize("shape", [(30, 26), (14, 12, 13)])
 def test_second_thoughts_are_of_the_first_verdict(shape: tuple[int, ...]) -> None:
     stack = crowd(shape, [0, 3, 9])
-    case = autocontext.make_case(stack, autocontext.disputed(stack))
+    case = autocontext.find_candidates(stack, autocontext.disputed(stack))
     shares = np.where(case.labels >= 0, RANDOM.random(case.labels.shape), 0).astype(np.float32)
     shares /= shares.sum(axis=1, keepdims=True)
-    thoughts = autocontext.second_thoughts(stack, case, shares)
-    assert thoughts.shape == (*shares.shape, autocontext.THOUGHTS) and np.isfinite(thoughts).all()
+    thoughts = autocontext.context_features(stack, case, shares)
+    assert thoughts.shape == (*shares.shape, autocontext.CONTEXT_FEATURES) and np.isfinite(thoughts).all()
     np.testing.assert_allclose(thoughts[..., 0], shares)
     for value in (0, 3, 9):
         given = (stack.labels == value).all(axis=0).astype(np.float32)
@@ -757,11 +757,11 @@ def test_second_thoughts_are_of_the_first_verdict(shape: tuple[int, ...]) -> Non
 
 def test_an_untrained_court_says_what_the_first_verdict_says_there_and_around() -> None:
     stack = crowd((30, 26), [0, 3, 9])
-    court = autocontext.Court([0, 3, 9], 8, [["a"], ["b"]]).requires_grad_(False)
-    case = autocontext.make_case(stack, autocontext.disputed(stack))
+    court = autocontext.AutoContext([0, 3, 9], 8, [["a"], ["b"]]).requires_grad_(False)
+    case = autocontext.find_candidates(stack, autocontext.disputed(stack))
     told = torch.from_numpy(case.evidence), torch.from_numpy(positions(case.labels, court.values))
     first = autocontext.heard(court.first.each[0], *told)
-    thoughts = autocontext.second_thoughts(stack, case, first)
+    thoughts = autocontext.context_features(stack, case, first)
     expected = np.where(case.labels >= 0, thoughts[..., :2].mean(-1) + autocontext.NOISE, 0)
     expected /= expected.sum(-1, keepdims=True)
     both = zip(court.verdict(stack, "new"), autocontext.said(stack, case, expected), strict=True)
@@ -780,8 +780,8 @@ def test_a_jury_learns_nothing_of_what_it_leaves_out(tmp_path: Path) -> None:
                 path = tmp_path / f"{name}_dseg.nii.gz"
                 labels = read_labels(path)
                 write_image(path, np.roll(labels.data, 9, axis=0), labels.grid)
-        autocontext.train_evidence(config)
-        found.append(autocontext.read_court(config))
+        autocontext.train_autocontext(config)
+        found.append(autocontext.read_autocontext(config))
     for hearing in ("first", "second"):
         sound, other = (getattr(court, hearing) for court in found)
         assert sound.without[0] == {"00", "03", "06"}
@@ -793,7 +793,7 @@ def test_a_jury_learns_nothing_of_what_it_leaves_out(tmp_path: Path) -> None:
 def test_where_all_agree_there_is_no_case() -> None:
     labels = np.repeat(RANDOM.integers(0, 3, (1, 9, 8)).astype(np.int32), 4, axis=0)
     stack = Stack(labels, np.zeros(labels.shape, np.float32), np.zeros((9, 8)), Grid((9, 8, 1), np.eye(4)))
-    case = autocontext.make_case(stack, autocontext.disputed(stack))
+    case = autocontext.find_candidates(stack, autocontext.disputed(stack))
     assert case.evidence.shape == (0, autocontext.CANDIDATES, autocontext.FEATURES)
     fused, confidence = plurality(autocontext.said(stack, case, np.zeros(case.labels.shape)), (9, 8))
     np.testing.assert_array_equal(fused, labels[0])

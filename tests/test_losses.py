@@ -1,5 +1,5 @@
-"""The objective: the suite as training and instance optimisation see it. `test_similarity.py` and
-`test_regularisers.py` test the terms themselves."""
+"""The objective: the suite as training and instance optimization see it. `test_similarity.py` and
+`test_regularizers.py` test the terms themselves."""
 
 import inspect
 from pathlib import Path
@@ -10,23 +10,32 @@ import torch
 
 from atlasmith.core.fields import compose, resize_displacement
 from atlasmith.core.sampling import warp
-from atlasmith.losses import BOTH, REGULARISERS, SIMILARITY, TRAINING_TERMS, Pairing, across, need_maps, pair
+from atlasmith.losses import (
+    DIRECTIONS,
+    REGULARISERS,
+    SIMILARITY,
+    TRAINING_TERMS,
+    Objective,
+    needs_displacements,
+    pairwise_terms,
+    registration_objective,
+)
 from atlasmith.losses.objective import WHOLE
 from atlasmith.transforms.velocity import Velocity
 
 DOCS = Path(__file__).parents[1] / "docs"
 SHAPES = [(12, 11), (9, 10, 8)]
 SETTINGS: dict[int, dict[str, Any]] = {
-    ndim: {"squarings": 5, "velocity_spacing": (2.0, 1.5, 1.0)[:ndim], "regularisation": {}}
+    ndim: {"integration_steps": 5, "velocity_spacing": (2.0, 1.5, 1.0)[:ndim], "regularization": {}}
     for ndim in (2, 3)
 }
 
 
 def judge(
     template: torch.Tensor, image: torch.Tensor, velocity: Velocity | torch.Tensor, **terms: Any
-) -> Pairing:
+) -> Objective:
     values = velocity if isinstance(velocity, Velocity) else Velocity(velocity)
-    return pair(
+    return registration_objective(
         template,
         image,
         torch.ones_like(image),
@@ -60,14 +69,14 @@ def test_labels_are_judged_apart_from_intensities(shape: tuple[int, ...]) -> Non
     seen = [torch.cat([x, x.square(), 1 - x], dim=1) for x in (template, image)]
     mask = torch.ones_like(image)
     terms = {"similarity": {"mse": {"weight": 1.0}}, "labels": {"dice": {"weight": 3.0}}}
-    both = pair(*seen, mask, Velocity(velocity), **SETTINGS[len(shape)], **terms).terms
+    both = registration_objective(*seen, mask, Velocity(velocity), **SETTINGS[len(shape)], **terms).terms
     assert list(both) == ["mse", "labels_dice"]
     alone = judge(template, image, velocity, similarity={"mse": {"weight": 1.0}}).terms["mse"]
     torch.testing.assert_close(both["mse"], alone)
     labels = [x[:, 1:] for x in seen]
     terms = {"similarity": {}, "labels": {"dice": {"weight": 3.0}}}
     first = [torch.cat([torch.rand_like(x[:, :1]), x], dim=1) for x in labels]
-    again = pair(*first, mask, Velocity(velocity), **SETTINGS[len(shape)], **terms).terms
+    again = registration_objective(*first, mask, Velocity(velocity), **SETTINGS[len(shape)], **terms).terms
     torch.testing.assert_close(again["labels_dice"], both["labels_dice"])
 
 
@@ -76,15 +85,18 @@ def test_the_sides_average_to_both(shape: tuple[int, ...]) -> None:
     template, image, velocity = inputs(shape)
     terms = {
         "similarity": {"lncc": {"weight": 1.0, "window": 5}},
-        "regularisation": {"diffusion": {"weight": 0.1}},
+        "regularization": {"diffusion": {"weight": 0.1}},
     }
     whole, forward, inverse = (
-        judge(template, image, velocity, sides=sides, **terms) for sides in (BOTH, BOTH[:1], BOTH[1:])
+        judge(template, image, velocity, directions=sides, **terms)
+        for sides in (DIRECTIONS, DIRECTIONS[:1], DIRECTIONS[1:])
     )
     torch.testing.assert_close((forward.loss + inverse.loss) / 2, whole.loss)
     torch.testing.assert_close(forward.forward, whole.forward)
     torch.testing.assert_close(inverse.inverse, whole.inverse)
-    assert not need_maps(terms["regularisation"]) and need_maps({"folding": {"weight": 1.0}})
+    assert not needs_displacements(terms["regularization"]) and needs_displacements(
+        {"folding": {"weight": 1.0}}
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -92,16 +104,16 @@ def test_images_meet_through_the_template(shape: tuple[int, ...]) -> None:
     """Each is compared with the one before it, by the composed maps, in one sampling."""
     template, image, velocity = inputs(shape)
     mask = torch.ones_like(image)
-    pairing = judge(template, image, velocity, similarity={"mse": {"weight": 1.0}})
-    found = across(image, mask, pairing, {"mse": {"weight": 2.0}})
-    assert list(found) == ["pairs_mse"]
+    objective_ = judge(template, image, velocity, similarity={"mse": {"weight": 1.0}})
+    found = pairwise_terms(image, mask, objective_, {"mse": {"weight": 2.0}})
+    assert list(found) == ["pairwise_mse"]
     values = []
     for here, there in ((0, 1), (1, 0)):
-        composed = compose(pairing.forward[[there]], pairing.inverse[[here]])
+        composed = compose(objective_.forward[[there]], objective_.inverse[[here]])
         moved = warp(torch.cat([image, mask], dim=1)[[there]], resize_displacement(composed, shape))
         values.append(SIMILARITY["mse"](image[[here]], moved[:, :1], (moved[:, 1:] > WHOLE).float()))
-    torch.testing.assert_close(found["pairs_mse"], 2 * torch.stack(values).mean())
-    assert across(image, mask, pairing, {}) == {}
+    torch.testing.assert_close(found["pairwise_mse"], 2 * torch.stack(values).mean())
+    assert pairwise_terms(image, mask, objective_, {}) == {}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -111,18 +123,20 @@ def test_the_border_of_the_view_moves_nothing(shape: tuple[int, ...]) -> None:
     velocity.requires_grad_()
     mask = torch.zeros(2, 1, *shape)
     mask[(..., *[slice(2, -2)] * len(shape))] = 1
-    settings = SETTINGS[len(shape)] | {"similarity": {"mse": {"weight": 1.0}}, "sides": BOTH[:1]}
-    loss = pair(torch.ones_like(mask), mask.clone(), mask, Velocity(velocity), **settings).loss
+    settings = SETTINGS[len(shape)] | {"similarity": {"mse": {"weight": 1.0}}, "sides": DIRECTIONS[:1]}
+    loss = registration_objective(
+        torch.ones_like(mask), mask.clone(), mask, Velocity(velocity), **settings
+    ).loss
     loss.backward()
     assert loss < 1e-4 and velocity.grad.abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", REGULARISERS)
-def test_every_regulariser_trains(name: str, shape: tuple[int, ...]) -> None:
+def test_every_regularizer_trains(name: str, shape: tuple[int, ...]) -> None:
     template, image, mean = inputs(shape)
     velocity = Velocity(mean.requires_grad_(), torch.zeros_like(mean), torch.randn_like(mean))
-    judged = judge(template, image, velocity, regularisation={name: {"weight": 1.0}})
+    judged = judge(template, image, velocity, regularization={name: {"weight": 1.0}})
     assert set(judged.terms) == {name}
     judged.loss.backward()
     assert torch.isfinite(mean.grad).all() and mean.grad.any()
@@ -134,7 +148,7 @@ def test_terms_of_training_are_known() -> None:
 
 @pytest.mark.parametrize("table", [SIMILARITY, REGULARISERS])
 def test_the_docs_list_every_entry(table: dict[str, Any]) -> None:
-    page = (DOCS / ("similarities.md" if table is SIMILARITY else "regularisers.md")).read_text()
+    page = (DOCS / ("similarities.md" if table is SIMILARITY else "regularizers.md")).read_text()
     for name, function in table.items():
         assert function.__doc__, name
         row = next((line for line in page.splitlines() if line.startswith(f"| `{name}` |")), None)
@@ -149,7 +163,7 @@ def test_pair_is_symmetric(shape: tuple[int, ...]) -> None:
     """Swapping template and image and turning the velocity round swaps the maps."""
     a, b, velocity = inputs(shape)
     terms = {
-        "regularisation": {
+        "regularization": {
             name: {"weight": 1.0} for name in ("diffusion", "inverse_consistency", "gradicon")
         },
     }

@@ -17,7 +17,7 @@ from atlasmith.evaluation import metrics, statistics
 
 
 def counts(truth: Any, predicted: Any, labels: int) -> metrics.Counts:
-    return metrics.count(np.asarray(truth), np.asarray(predicted), labels)
+    return metrics.count_overlap(np.asarray(truth), np.asarray(predicted), labels)
 
 
 def test_units_are_in_the_names() -> None:
@@ -55,7 +55,7 @@ def test_multilabel_dice_by_hand() -> None:
     found = counts(truth, predicted, 3)
     assert metrics.volume_weighted_dice(found) == pytest.approx(2 * (2 + 1) / (6 + 3 + 1))
     # Weights 1/16 and 1; label 3 weighs as label 2, the smallest.
-    assert metrics.generalised_dice(found) == pytest.approx(2 * (2 / 16 + 1) / (6 / 16 + 3 + 1))
+    assert metrics.generalized_dice(found) == pytest.approx(2 * (2 / 16 + 1) / (6 / 16 + 3 + 1))
 
 
 def test_volume_weighted_dice_is_the_weighted_mean() -> None:
@@ -74,8 +74,8 @@ def as_itk(mask: Array, spacing: tuple[float, ...]) -> sitk.Image:
     return image
 
 
-def ball(shape: tuple[int, ...], centre: float, radius: float, spacing: tuple[float, ...]) -> Array:
-    offsets = np.indices(shape) * np.reshape(spacing, (-1, *[1] * len(shape))) - centre
+def ball(shape: tuple[int, ...], center: float, radius: float, spacing: tuple[float, ...]) -> Array:
+    offsets = np.indices(shape) * np.reshape(spacing, (-1, *[1] * len(shape))) - center
     return np.linalg.norm(offsets, axis=0) < radius
 
 
@@ -85,7 +85,7 @@ def test_hd_agrees_with_simpleitk(spacing: tuple[float, ...]) -> None:
     box = np.zeros(shape, bool)
     box[(slice(5, 12),) * len(spacing)] = True
     shifted = np.roll(box, (4, 2), (0, 1))
-    balls = [ball(shape, centre, radius, spacing) for centre, radius in ((8, 5), (10, 6))]
+    balls = [ball(shape, center, radius, spacing) for center, radius in ((8, 5), (10, 6))]
     for (truth, predicted), tolerance in (((box, shifted), 1e-6), (balls, np.linalg.norm(spacing))):
         hausdorff = sitk.HausdorffDistanceImageFilter()
         hausdorff.Execute(as_itk(truth, spacing), as_itk(predicted, spacing))
@@ -185,7 +185,7 @@ def test_sd_log_jacobian_of_learn2reg() -> None:
 @pytest.mark.parametrize("kind", [np.int16, np.float32])
 def test_nondiffeomorphic_area_of_the_papers_example(kind: type) -> None:
     displacement = np.zeros((2, 3, 3), kind)
-    displacement[:, 1, 1] = -1, 1  # the centre goes to (0, 2)
+    displacement[:, 1, 1] = -1, 1  # the center goes to (0, 2)
     kept = displacement.copy()
     area = metrics.nondiffeomorphic_volume(displacement)
     assert (displacement == kept).all()
@@ -428,7 +428,7 @@ def test_oracle_agrees_with_a_slow_reference() -> None:
     for n in range(1, 7):
         right = (votes == truth).sum(axis=0) >= n
         assert share[n - 1] == pytest.approx(right.mean())
-        expected = metrics.dice(metrics.count(truth, np.where(right, truth, 0), 3))
+        expected = metrics.dice(metrics.count_overlap(truth, np.where(right, truth, 0), 3))
         assert dice[n - 1] == pytest.approx(expected)
     empty_share, empty_dice = metrics.oracle(votes[:, :0], truth[:0], 3)
     assert empty_share.shape == (6,) and empty_dice.shape == (6, 3)

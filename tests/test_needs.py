@@ -25,10 +25,11 @@ def test_what_the_config_saves_isnt_asked_for() -> None:
     batch = [memory_mb("template", config(template={"batch_size": n}), voxels, 30) for n in (2, 4)]
     assert batch[0] < 0.7 * batch[1]
     steps = [
-        runtime_minutes("register", config(register={"refine_steps": n}), voxels, 8, 30) for n in (0, 40)
+        runtime_minutes("register", config(register={"instance_optimization": {"steps": n}}), voxels, 8, 30)
+        for n in (0, 40)
     ]
     assert steps[0] < 0.3 * steps[1]
-    chosen = config(fusion={"closest": 10})
+    chosen = config(fusion={"atlas_selection": 10})
     assert memory_mb("propagate", chosen, voxels, 1000) == memory_mb("propagate", config(), voxels, 10)
     assert runtime_minutes("fuse", chosen, voxels, 8, 1000) == runtime_minutes(
         "fuse", config(), voxels, 8, 10

@@ -9,7 +9,15 @@ from atlasmith.core.fields import compose, exponentiate, resize_displacement
 from atlasmith.core.grid import Grid
 from atlasmith.core.sampling import warp
 from atlasmith.losses.regularizers import diffusion
-from atlasmith.networks import NETWORKS, CovariateCode, Groupwise, UNet, fold, left_out, unions
+from atlasmith.networks import (
+    NETWORKS,
+    CovariateCode,
+    Groupwise,
+    UNet,
+    held_out_folds,
+    label_codes,
+    reparameterize,
+)
 from atlasmith.networks.attention import SwinBlock, unwindows, windows
 from atlasmith.networks.registration import VELOCITY_SCALE
 
@@ -60,7 +68,7 @@ def test_folded_kernels_give_the_same_answer(shape: tuple[int, ...]) -> None:
     torch.nn.init.normal_(net.body.head.weight)
     images = torch.rand(2, 1, 1, *shape).double()
     before, size = net(*images), len(list(net.parameters()))
-    fold(net)
+    reparameterize(net)
     assert len(list(net.parameters())) < size
     torch.testing.assert_close(net(*images), before, rtol=1e-6, atol=1e-6)
 
@@ -114,10 +122,10 @@ def test_windows_come_back(shape: tuple[int, ...]) -> None:
 def rings(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Images and masks (count, 1, 48, 48) of soft ellipses of random places and sizes."""
     draw = torch.rand(count, 4, 1, 1, 1, generator=torch.Generator().manual_seed(seed))
-    centre, radius = 20 + 8 * draw[:, :2], 8 + 6 * draw[:, 2:]
+    center, radius = 20 + 8 * draw[:, :2], 8 + 6 * draw[:, 2:]
     x = torch.arange(48.0)
-    away = ((x.view(1, 1, -1, 1) - centre[:, 0]) / radius[:, 0]) ** 2
-    distance = (away + ((x.view(1, 1, 1, -1) - centre[:, 1]) / radius[:, 1]) ** 2).sqrt()
+    away = ((x.view(1, 1, -1, 1) - center[:, 0]) / radius[:, 0]) ** 2
+    distance = (away + ((x.view(1, 1, 1, -1) - center[:, 1]) / radius[:, 1]) ** 2).sqrt()
     return torch.sigmoid(8 * (1 - distance)), (distance < 1).float()
 
 
@@ -130,7 +138,7 @@ def dice(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_networks_learn_to_register_rings(name: str) -> None:
     torch.manual_seed(0)
     net = NETWORKS[name](2, 1, 2)
-    optimiser = torch.optim.Adam(net.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
 
     def velocity(fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
         return VELOCITY_SCALE * net(fixed, moving)
@@ -143,9 +151,9 @@ def test_networks_learn_to_register_rings(name: str) -> None:
         fixed, moving = images.chunk(2)
         v = velocity(fixed, moving)
         loss = (moved(moving, v) - fixed).square().mean() + 0.01 * diffusion(v, (1.0, 1.0))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     net.eval()
     with torch.inference_mode():
         (fixed, moving), (truth, mask) = (x.chunk(2) for x in rings(32, 0))
@@ -217,7 +225,7 @@ def test_a_saved_model_comes_back(grid: Grid, probabilistic: bool, decoder: str,
 def test_the_decoder_stays_within_the_support(grid: Grid) -> None:
     model = Groupwise(grid, CovariateCode.of(["age", "sex"], COHORT), "unet_half", [4, 8], 5)
     torch.nn.init.normal_(model.decoder.head.weight)
-    model.support[:, :, :4] = 0
+    model.fov_mask[:, :, :4] = 0
     change = model.template(model.code.encode(COHORT[0])[None]) - model.base
     assert (change[:, :, :4] == 0).all()
     assert (change[:, :, 4:] != 0).all()
@@ -252,17 +260,17 @@ def test_labels_that_are_seen_join_the_intensities(grid: Grid, tmp_path) -> None
 
 
 def test_every_atlas_is_unseen_by_one_segmenter() -> None:
-    assert left_out(list("abcde"), 3) == [["a", "d"], ["b", "e"], ["c"]]
-    assert left_out(list("ab"), 3) == [["a"], ["b"]]
-    assert left_out(["a"], 3) == left_out(list("abc"), 1) == [[]]
+    assert held_out_folds(list("abcde"), 3) == [["a", "d"], ["b", "e"], ["c"]]
+    assert held_out_folds(list("ab"), 3) == [["a"], ["b"]]
+    assert held_out_folds(["a"], 3) == held_out_folds(list("abc"), 1) == [[]]
 
 
 def test_a_channel_a_label_and_unions_of_many() -> None:
-    torch.testing.assert_close(unions(5), torch.eye(5))
-    many = unions(134)
+    torch.testing.assert_close(label_codes(5), torch.eye(5))
+    many = label_codes(134)
     assert many.shape == (16, 134) and (many.sum(1) == 67).all()
     assert len({tuple(column) for column in many.T.tolist()}) == 134  # every label has a code of its own
-    torch.testing.assert_close(unions(134), many)
+    torch.testing.assert_close(label_codes(134), many)
 
 
 def test_unknown_network_is_named() -> None:

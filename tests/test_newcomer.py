@@ -15,7 +15,7 @@ from atlasmith.inference.image import register_image
 from atlasmith.io.images import read_image, write_image
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import read_cohort
-from atlasmith.propagation.stage import label_from_template, label_template, propagate
+from atlasmith.propagation.stage import label_template, propagate, propagate_from_template
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_a_target_come_again_gets_the_same_answer(
     finished: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = next(s for s in read_cohort(finished.layout.cohort) if s.role == "target")
-    label_from_template(finished, target.id)
+    propagate_from_template(finished, target.id)
     fuse_subject(finished, target.id)
     image = tmp_path / "my scan.nii.gz"
     shutil.copyfile(target.image, image)

@@ -1,4 +1,4 @@
-"""A mixture of templates: populations are planted, told apart, and found again in someone new."""
+"""A mixture of templates: subpopulations are planted, told apart, and found again in someone new."""
 
 import shutil
 from dataclasses import replace
@@ -24,7 +24,7 @@ from atlasmith.networks import Groupwise
 from atlasmith.propagation.stage import label_template
 from atlasmith.registration import register_subjects
 from atlasmith.template import train
-from atlasmith.template.subpopulations import clusters, find_populations, nearest_population
+from atlasmith.template.subpopulations import clusters, find_subpopulations, nearest_subpopulation
 
 
 def test_planted_clusters_are_found_also_where_data_is_missing() -> None:
@@ -55,7 +55,7 @@ def mixture(toy: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
         subjects.append(Subject(f"{index:02d}", "atlas", *paths))
     values = toy.resolved() | {"output": str(folder / "results")}
     values["cohort"]["covariates"] = []
-    values["template"] |= {"condition_on": [], "views": {}, "populations": 2, "steps": 40}
+    values["template"] |= {"condition_on": [], "evaluate_at": {}, "subpopulations": 2, "steps": 40}
     values["template"]["refinement"] = {"rounds": 1, "steps": 10}
     config = parse_config(values)
     write_cohort(config.layout.cohort, subjects, [])
@@ -65,7 +65,7 @@ def mixture(toy: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
     build_reference(config)
     for subject in subjects:
         align_subject(config, subject.id)
-    find_populations(config)
+    find_subpopulations(config)
     train(config)
     register_subjects(config, [subject.id for subject in subjects])
     label_template(config)
@@ -73,13 +73,13 @@ def mixture(toy: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 
 def test_planted_populations_are_told_apart(mixture: Config) -> None:
-    found = [subject.covariates["population"] for subject in read_cohort(mixture.layout.cohort)]
+    found = [subject.covariates["subpopulation"] for subject in read_cohort(mixture.layout.cohort)]
     assert found == ["B", "A", "A"] * 4
 
 
 def test_each_population_has_its_template(mixture: Config) -> None:
     views = read_json(mixture.layout.template_description)["cohort"]
-    assert [view["covariates"] for view in views.values()] == [{"population": "A"}, {"population": "B"}]
+    assert [view["covariates"] for view in views.values()] == [{"subpopulation": "A"}, {"subpopulation": "B"}]
     narrow, wide = (read_image(mixture.layout.template_at(k)).data for k in (1, 2))
     ring = narrow > 0.7 * narrow.max()
     assert wide[ring].mean() < 0.9 * narrow[ring].mean()
@@ -88,21 +88,21 @@ def test_each_population_has_its_template(mixture: Config) -> None:
 def test_the_template_can_be_asked_for_a_population(mixture: Config, tmp_path: Path) -> None:
     holes = {}
     for name in "AB":
-        query_template(mixture.output, {"population": name}, tmp_path / name)
+        query_template(mixture.output, {"subpopulation": name}, tmp_path / name)
         found = Layout(tmp_path / name, "Toy", "T1w").template_labels
         holes[name] = int((read_labels(found).data == 1000).sum())
     assert holes["B"] > 2 * holes["A"]
-    with pytest.raises(InputError, match=r"nobody in the cohort has population 'C'.*A, B"):
-        query_template(mixture.output, {"population": "C"}, tmp_path / "C")
+    with pytest.raises(InputError, match=r"nobody in the cohort has subpopulation 'C'.*A, B"):
+        query_template(mixture.output, {"subpopulation": "C"}, tmp_path / "C")
 
 
 def test_someone_new_goes_to_the_template_that_looks_like_them(mixture: Config, tmp_path: Path) -> None:
     for index, subject in enumerate(read_cohort(mixture.layout.cohort)):
         unknown = replace(subject, covariates={})
-        assert nearest_population(mixture, unknown) == "BAA"[index % 3]
+        assert nearest_subpopulation(mixture, unknown) == "BAA"[index % 3]
     image = read_cohort(mixture.layout.cohort)[0].image
     found = []
-    for covariates in ({}, {"population": "B"}, {"population": "A"}):
+    for covariates in ({}, {"subpopulation": "B"}, {"subpopulation": "A"}):
         out = tmp_path / str(len(found))
         register_image(mixture.output, image, covariates, out)
         found.append(next(out.rglob("*from-T1w_to-Toy_mode-image_xfm.h5")).read_bytes())
@@ -111,34 +111,34 @@ def test_someone_new_goes_to_the_template_that_looks_like_them(mixture: Config, 
 
 @pytest.mark.parametrize("text", ["C", "1"])
 def test_a_population_that_is_none_is_refused(mixture: Config, tmp_path: Path, text: str) -> None:
-    with pytest.raises(InputError, match=rf"nobody in the cohort has population '{text}'.*A, B"):
-        query_template(mixture.output, {"population": text}, tmp_path)
+    with pytest.raises(InputError, match=rf"nobody in the cohort has subpopulation '{text}'.*A, B"):
+        query_template(mixture.output, {"subpopulation": text}, tmp_path)
 
 
 def test_one_round_takes_no_lean_off(mixture: Config) -> None:
-    assert not Groupwise.load(mixture.layout.template_weights).lean.any()
+    assert not Groupwise.load(mixture.layout.template_weights).mean_velocity.any()
 
 
 def test_populations_come_before_the_template(mixture: Config, tmp_path: Path) -> None:
     config = mixture.model_copy(update={"output": tmp_path})
     for path in (mixture.layout.grid, mixture.layout.cohort):
         shutil.copy(path, tmp_path)
-    with pytest.raises(AtlasmithError, match="Run `atlasmith populations` first"):
+    with pytest.raises(AtlasmithError, match="Run `atlasmith subpopulations` first"):
         train(config)
-    alone = config.model_copy(update={"template": config.template.model_copy(update={"populations": 1})})
+    alone = config.model_copy(update={"template": config.template.model_copy(update={"subpopulations": 1})})
     with pytest.raises(AtlasmithError, match="nothing to tell apart"):
-        find_populations(alone)
+        find_subpopulations(alone)
 
 
 def test_too_many_populations_and_views_of_none_are_refused(tiny: Tiny) -> None:
-    only(tiny.faults(template={"populations": 3}), "template.populations", "3", "4 subjects")
-    with pytest.raises(InputError, match=r"views.population.*'C'.*A, B"):
-        tiny.config(template={"populations": 2, "views": {"population": ["A", "C"]}})
+    only(tiny.faults(template={"subpopulations": 3}), "template.subpopulations", "3", "4 subjects")
+    with pytest.raises(InputError, match=r"views.subpopulation.*'C'.*A, B"):
+        tiny.config(template={"subpopulations": 2, "evaluate_at": {"subpopulation": ["A", "C"]}})
 
 
 def test_a_column_of_that_name_is_refused(toy: Config) -> None:
     values = toy.resolved()
-    values["template"]["populations"] = 2
-    values["cohort"]["covariates"] = ["age", "population"]
-    with pytest.raises(InputError, match=r"cohort.covariates.*'population'.*Rename"):
+    values["template"]["subpopulations"] = 2
+    values["cohort"]["covariates"] = ["age", "subpopulation"]
+    with pytest.raises(InputError, match=r"cohort.covariates.*'subpopulation'.*Rename"):
         parse_config(values)

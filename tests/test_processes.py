@@ -25,7 +25,7 @@ SETTINGS = {
     "similarity": {"mse": {"weight": 5.0}},
     "checkpoint_every": 20,
     "refinement": {"rounds": 2, "steps": 4, "subjects": 9},
-    "regularisation": {"diffusion": {"weight": 0.4}, "centrality": {"weight": 0.5}},
+    "regularization": {"diffusion": {"weight": 0.4}, "centrality": {"weight": 0.5}},
 }
 
 
@@ -63,8 +63,8 @@ def test_a_batch_that_cant_be_shared_is_named(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(torch.distributed, name, lambda *_: None)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(distributed, "size", lambda: 2)
-    with distributed.joined(batch=4, people=2):
+    with distributed.process_group(batch=4, people=2):
         pass
     for batch, people in ((3, 9), (4, 1)):
-        with pytest.raises(AtlasmithError, match="2 processes"), distributed.joined(batch, people):
+        with pytest.raises(AtlasmithError, match="2 processes"), distributed.process_group(batch, people):
             pass

@@ -5,13 +5,13 @@ import torch
 from atlasmith.config import Config, parse_config
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.sampling import sample_labels
-from atlasmith.core.world import pull, pull_coordinates
+from atlasmith.core.world import resample, resampling_coordinates
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_grid, read_image, read_labels, write_image
 from atlasmith.io.tables import read_cohort, read_tsv
 from atlasmith.io.transforms import read_composite, write_composite
-from atlasmith.preprocess.n4 import read_prepared
-from atlasmith.propagation.stage import closest_atlases, label_from_template, label_template, propagate
+from atlasmith.preprocess.n4 import read_preprocessed
+from atlasmith.propagation.stage import label_template, propagate, propagate_from_template, select_atlases
 
 
 def test_labels_arrive_where_the_composed_transform_puts_them(toy_registered: Config) -> None:
@@ -25,7 +25,8 @@ def test_labels_arrive_where_the_composed_transform_puts_them(toy_registered: Co
     atlas = read_labels(subjects["03"].labels)
     steps = read_composite(layout.inverse("08")) + read_composite(layout.forward("03"))
     expected = sample_labels(
-        torch.from_numpy(atlas.grid.squeeze(atlas.data)), pull_coordinates(atlas.grid, steps, stack.grid)
+        torch.from_numpy(atlas.grid.squeeze(atlas.data)),
+        resampling_coordinates(atlas.grid, steps, stack.grid),
     )
     np.testing.assert_array_equal(stack.grid.squeeze(stack.data[..., 3]), expected.numpy())
 
@@ -35,7 +36,7 @@ def test_propagated_labels_overlap_the_targets(toy_registered: Config) -> None:
     propagate(toy_registered, "09")
     stack = read_labels(layout.propagated_labels("09"))
     truth = read_labels(next(s for s in read_cohort(layout.cohort) if s.id == "09").labels)
-    voxels = pull_coordinates(truth.grid, [], stack.grid)
+    voxels = resampling_coordinates(truth.grid, [], stack.grid)
     truth_here = stack.grid.unsqueeze(
         sample_labels(torch.from_numpy(truth.grid.squeeze(truth.data)), voxels).numpy()
     )
@@ -61,7 +62,7 @@ def test_a_pair_can_go_on_from_what_the_template_gives_it(toy_registered: Config
     layout = toy_registered.layout
     before, overlap = _likeness(toy_registered)
     values = toy_registered.resolved()
-    values["register"]["pair_steps"] = 10
+    values["register"]["instance_optimization"]["pairwise_steps"] = 10
     config = parse_config(values)
     after, overlap_after = _likeness(config)
     assert read_json(layout.propagated_sidecar("09"))["PairSteps"] == 10
@@ -74,11 +75,11 @@ def _likeness(config: Config) -> tuple[np.ndarray, float]:
     propagate(config, "09")
     images = read_image(config.layout.propagated_images("09"))
     subject = next(s for s in read_cohort(config.layout.cohort) if s.id == "09")
-    own = read_prepared(subject.image, min(images.grid.tensor_spacing), n4=False)
-    target = pull(torch.from_numpy(own.grid.squeeze(own.data))[None, None], own.grid, [], images.grid)
+    own = read_preprocessed(subject.image, min(images.grid.tensor_spacing), n4=False)
+    target = resample(torch.from_numpy(own.grid.squeeze(own.data))[None, None], own.grid, [], images.grid)
     gaps = images.data - images.grid.unsqueeze(target[0, 0].numpy())[..., None]
     stack, truth = read_labels(config.layout.propagated_labels("09")), read_labels(subject.labels)
-    voxels = pull_coordinates(truth.grid, [], stack.grid)
+    voxels = resampling_coordinates(truth.grid, [], stack.grid)
     here = stack.grid.unsqueeze(
         sample_labels(torch.from_numpy(truth.grid.squeeze(truth.data)), voxels).numpy()
     )[..., None]
@@ -98,23 +99,23 @@ def test_the_atlases_that_look_most_like_a_subject_vote(toy_registered: Config) 
     layout = toy_registered.layout
     label_template(toy_registered)
     values = toy_registered.resolved()
-    values["fusion"]["closest"] = 3
+    values["fusion"]["atlas_selection"] = 3
     config = parse_config(values)
     subjects = read_cohort(layout.cohort)
     target, atlases = subjects[8], subjects[:8]
-    chosen = closest_atlases(config, target, atlases)
+    chosen = select_atlases(config, target, atlases)
     assert chosen == sorted(chosen, key=lambda s: s.id) and len(chosen) == 3
-    assert {s.id for s in closest_atlases(config, target, atlases[::-1])} == {s.id for s in chosen}
+    assert {s.id for s in select_atlases(config, target, atlases[::-1])} == {s.id for s in chosen}
     kept = layout.warped(target.id).read_bytes()
     for twin in atlases:  # whoever looks the same is among the chosen, whatever the intensities' scale
         image = read_image(layout.warped(twin.id))
         write_image(layout.warped(target.id), 3 * image.data + 7, image.grid)
-        assert twin in closest_atlases(config, target, atlases)
+        assert twin in select_atlases(config, target, atlases)
     layout.warped(target.id).write_bytes(kept)
     propagate(config, target.id)
     assert read_json(layout.propagated_sidecar(target.id))["atlases"] == [s.id for s in chosen]
     assert read_labels(layout.propagated_labels(target.id)).data.shape[-1] == 3
-    assert closest_atlases(toy_registered, target, atlases) == atlases
+    assert select_atlases(toy_registered, target, atlases) == atlases
 
 
 def test_a_failed_registration_is_named(toy_registered: Config, tmp_path) -> None:
@@ -138,7 +139,7 @@ def test_the_template_has_the_labels_of_most_atlases(toy_registered: Config) -> 
     atlases = [s for s in read_cohort(layout.cohort) if s.role == "atlas"]
     for atlas in atlases:
         own = read_labels(atlas.labels)
-        voxels = pull_coordinates(own.grid, read_composite(layout.forward(atlas.id)), labels.grid)
+        voxels = resampling_coordinates(own.grid, read_composite(layout.forward(atlas.id)), labels.grid)
         moved = sample_labels(torch.from_numpy(own.grid.squeeze(own.data)), voxels).numpy()
         total += labels.grid.unsqueeze(moved)[..., None] == np.array([4, 1000])
     np.testing.assert_allclose(shares.data, total / len(atlases), atol=1e-6)
@@ -152,7 +153,7 @@ def test_the_template_has_the_labels_of_most_atlases(toy_registered: Config) -> 
 def test_the_templates_labels_overlap_a_targets(toy_registered: Config) -> None:
     layout = toy_registered.layout
     label_template(toy_registered)
-    label_from_template(toy_registered, "09")
+    propagate_from_template(toy_registered, "09")
     truth = read_labels(next(s for s in read_cohort(layout.cohort) if s.id == "09").labels)
     mine = read_labels(layout.segmentation("09", "template"))
     assert mine.grid.same_as(truth.grid)

@@ -15,7 +15,7 @@ from atlasmith.core.grid import Grid
 from atlasmith.core.sampling import warp
 from atlasmith.io.tables import Subject, read_tsv
 from atlasmith.networks import CovariateCode, Groupwise
-from atlasmith.template.refinement import _set_lean, refine_template, start_from_regression
+from atlasmith.template.refinement import _set_mean_velocity, refine_template, start_from_regression
 from atlasmith.training import instance_optimization
 from atlasmith.training.regression import regression
 
@@ -34,8 +34,8 @@ def test_regression_is_a_ridge_with_a_free_mean(covariates: int) -> None:
     values = ((torch.from_numpy(m)[None], torch.ones(1, 1, 5, 4).double()) for m in maps)
     base, slopes = regression(values, torch.from_numpy(codes))
     # Least squares with a row of 1 a covariate, which pulls the slopes to zero but not the mean.
-    centred = codes - codes.mean(0)
-    rows = np.block([[np.ones((9, 1)), centred], [np.zeros((covariates, 1)), np.eye(covariates)]])
+    centered = codes - codes.mean(0)
+    rows = np.block([[np.ones((9, 1)), centered], [np.zeros((covariates, 1)), np.eye(covariates)]])
     wanted = np.concatenate([maps.reshape(9, -1), np.zeros((covariates, 40))])
     found = np.linalg.lstsq(rows, wanted, rcond=None)[0]
     np.testing.assert_allclose(slopes.flatten(1), found[1:], atol=1e-12)
@@ -52,9 +52,9 @@ def test_regression_leaves_out_what_nobody_sees() -> None:
 @pytest.mark.parametrize("shape", [(41, 37, 1), (31, 33, 29)])
 def test_growth_by_a_scaling_velocity_scales_the_template(shape: tuple[int, int, int]) -> None:
     model = model_of(shape, {"age": (50.0, 10.0)})
-    half = model.growth.shape[2:]
+    half = model.covariate_velocity.shape[2:]
     places = torch.stack(torch.meshgrid(*(torch.arange(n) - (n - 1) / 2 for n in half), indexing="ij"))
-    model.growth[0] = -0.1 * places
+    model.covariate_velocity[0] = -0.1 * places
     size = torch.tensor(model.grid.tensor_shape)
     radius = sum(
         ((torch.arange(n) - (n - 1) / 2).view([-1 if a == b else 1 for b in range(len(size))]) / 6) ** 2
@@ -63,13 +63,13 @@ def test_growth_by_a_scaling_velocity_scales_the_template(shape: tuple[int, int,
     model.base.data[0, 0] = torch.exp(-radius / 2)
     # Two standard deviations above the mean age: e to the 0.2 times as large.
     code = model.code.encode({"age": 70.0})
-    grown = model.template(code[None])[0, 0].detach()
-    torch.testing.assert_close(grown, torch.exp(-radius / 2 / np.exp(0.4)), rtol=0, atol=0.01)
+    covariate_transform = model.template(code[None])[0, 0].detach()
+    torch.testing.assert_close(covariate_transform, torch.exp(-radius / 2 / np.exp(0.4)), rtol=0, atol=0.01)
     torch.testing.assert_close(model.template(0 * code[None])[0, 0], model.base[0, 0], rtol=0, atol=1e-6)
 
 
 class Rings:
-    """Rings, each bent, whose radius grows by `growth` voxels a unit of the code; as aligned images."""
+    """Rings, each bent, whose radius has_covariate_velocity by `growth` voxels a unit of the code; as aligned images."""
 
     def __init__(self, count: int, growth: float, bend: float = 1.2) -> None:
         random = np.random.default_rng(0)
@@ -92,7 +92,7 @@ class Rings:
         return moved, torch.ones_like(moved)
 
     def shown(self, model: Groupwise) -> tuple[float, float]:
-        """Voxels by which the template's radius grows a unit of the code, and the template's contrast."""
+        """Voxels by which the template's radius has_covariate_velocity a unit of the code, and the template's contrast."""
         radii = []
         for code in (-1.0, 0.0, 1.0):
             image = model.template(torch.full((1, model.code.size), code))[0, 0].detach().numpy()
@@ -145,7 +145,7 @@ def test_a_killed_refinement_goes_on_with_who_is_not_done(
 ) -> None:
     rings = Rings(6, 1.0)
     undisturbed = refined(rings, config_of(tmp_path / "whole", 3), rings.codes)
-    real, count = instance_optimization.optimise, 0
+    real, count = instance_optimization.optimize, 0
 
     def killing(*args: Any) -> Tensor:
         nonlocal count
@@ -154,7 +154,7 @@ def test_a_killed_refinement_goes_on_with_who_is_not_done(
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(instance_optimization, "optimise", killing)
+    monkeypatch.setattr(instance_optimization, "optimize", killing)
     config = config_of(tmp_path / "killed", 3)
     with pytest.raises(KeyboardInterrupt):
         refined(rings, config, rings.codes)
@@ -198,5 +198,5 @@ def test_the_networks_lean_is_taken_off(tmp_path: Path) -> None:
         return torch.cat(found).mean(0)
 
     assert common().abs().mean() > 0.01
-    _set_lean(config_of(tmp_path, 1), model, rings, torch.zeros(6, 0))  # type: ignore[arg-type]
+    _set_mean_velocity(config_of(tmp_path, 1), model, rings, torch.zeros(6, 0))  # type: ignore[arg-type]
     assert common().abs().max() < 1e-5

@@ -9,13 +9,13 @@ import torch
 
 from atlasmith.config import Config, parse_config
 from atlasmith.core.sampling import sample_labels
-from atlasmith.core.world import map_points, pull_coordinates, world_points
+from atlasmith.core.world import resampling_coordinates, transform_points, world_points
 from atlasmith.evaluation.metrics import foreground, ncc
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_grid, read_image, read_labels
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_cohort
 from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
-from atlasmith.losses import BOTH
+from atlasmith.losses import DIRECTIONS
 from atlasmith.propagation.stage import propagate
 from atlasmith.registration import register_subjects
 from atlasmith.registration.stage import Registration
@@ -48,8 +48,8 @@ def test_composites_lead_there_and_back_in_native_space(toy_registered: Config) 
     for subject in read_cohort(layout.cohort)[:3]:
         image = read_image(subject.image)
         points = world_points(image.grid)[torch.from_numpy(image.data.ravel() > 200)]
-        there = map_points(read_composite(layout.inverse(subject.id)), points)
-        back = map_points(read_composite(layout.forward(subject.id)), there)
+        there = transform_points(read_composite(layout.inverse(subject.id)), points)
+        back = transform_points(read_composite(layout.forward(subject.id)), there)
         assert (back - points).norm(dim=1).median() < 0.2
 
 
@@ -94,14 +94,14 @@ def test_refinement_never_ends_worse_than_it_starts(toy: Config) -> None:
     values = toy.resolved()
 
     def judge(steps: int, rate: float) -> list[float]:
-        values["register"] |= {"refine_steps": steps, "refine_learning_rate": rate}
+        values["register"]["instance_optimization"] |= {"steps": steps, "learning_rate": rate}
         registration = Registration(parse_config(values))
         images = AlignedImages(toy.layout, subjects, registration.model.grid)
         losses = []
         for index in range(len(subjects)):
             image, mask = images.batch([index])
             velocity = registration(registration.hub, image, mask)
-            judged = instance_optimization.judge(
+            judged = instance_optimization.instance_objective(
                 registration.config, registration.model.grid, registration.hub, image, mask
             )
             losses.append(judged(velocity).loss.item())
@@ -113,17 +113,17 @@ def test_refinement_never_ends_worse_than_it_starts(toy: Config) -> None:
     assert all(after <= before for after, before in zip(judge(3, 1e3), start, strict=True))
 
 
-def test_a_regulariser_of_maps_is_judged_both_ways(toy: Config) -> None:
+def test_a_regularizer_of_maps_is_judged_both_ways(toy: Config) -> None:
     values = toy.resolved()
-    values["register"]["refine_steps"] = 4
-    values["template"]["regularisation"]["inverse_consistency"] = {"weight": 0.1}
+    values["register"]["instance_optimization"]["steps"] = 4
+    values["template"]["regularization"]["inverse_consistency"] = {"weight": 0.1}
     registration = Registration(parse_config(values))
     images = AlignedImages(toy.layout, read_cohort(toy.layout.cohort)[:1], registration.model.grid)
-    judge = instance_optimization.judge(
+    judge = instance_optimization.instance_objective(
         registration.config, images.grid, registration.hub, *images.batch([0])
     )
     velocity = registration(registration.hub, *images.batch([0]))
-    torch.testing.assert_close(judge(velocity, BOTH[:1]).loss, judge(velocity).loss)
+    torch.testing.assert_close(judge(velocity, DIRECTIONS[:1]).loss, judge(velocity).loss)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_atlases_go_by_their_own_labels_and_targets_by_what_is_seen(labelled: Co
 
     def on_template(subject: Subject, forward: Path) -> np.ndarray:
         labels, grid = read_labels(subject.labels), read_grid(layout.template_image)
-        voxels = pull_coordinates(labels.grid, read_composite(forward), grid)
+        voxels = resampling_coordinates(labels.grid, read_composite(forward), grid)
         return sample_labels(torch.from_numpy(labels.grid.squeeze(labels.data)), voxels).numpy()
 
     subjects = {s.id: s for s in read_cohort(layout.cohort)}
@@ -166,23 +166,23 @@ def test_atlases_go_by_their_own_labels_and_targets_by_what_is_seen(labelled: Co
     register_subjects(labelled, [target.id])
     write_cohort(layout.cohort, list(subjects.values()), ["age"])
     assert layout.forward(target.id).read_bytes() == before
-    assert not layout.inverse_blind(target.id).exists()
+    assert not layout.inverse_label_free(target.id).exists()
 
 
 def test_an_atlas_in_the_place_of_a_target_is_registered_as_one(labelled: Config) -> None:
     layout = labelled.layout
     subjects = read_cohort(layout.cohort)
     atlas = next(s for s in subjects if s.role == "atlas")
-    own, blind = (path(atlas.id).read_bytes() for path in (layout.inverse, layout.inverse_blind))
+    own, blind = (path(atlas.id).read_bytes() for path in (layout.inverse, layout.inverse_label_free))
     assert own != blind
     propagate(labelled, atlas.id)
     stack = read_labels(layout.propagated_labels(atlas.id))
     other = next(s for s in subjects if s.id == read_json(layout.propagated_sidecar(atlas.id))["atlases"][0])
     labels = read_labels(other.labels)
-    steps = read_composite(layout.inverse_blind(atlas.id)) + read_composite(layout.forward(other.id))
+    steps = read_composite(layout.inverse_label_free(atlas.id)) + read_composite(layout.forward(other.id))
     expected = sample_labels(
         torch.from_numpy(labels.grid.squeeze(labels.data)),
-        pull_coordinates(labels.grid, steps, stack.grid),
+        resampling_coordinates(labels.grid, steps, stack.grid),
     )
     np.testing.assert_array_equal(stack.grid.squeeze(stack.data[..., 0]), expected.numpy())
     write_cohort(layout.cohort, [replace(s, role="target") if s is atlas else s for s in subjects], ["age"])

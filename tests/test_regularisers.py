@@ -21,7 +21,7 @@ SETTINGS = {"folding": {"threshold": 1.0}, "elastic": {"lam": 0.7}, "sobolev": {
 
 
 def judge(name: str, inputs: dict[str, Tensor], spacing: tuple[float, ...], **parameters: object) -> Tensor:
-    """The regulariser at those of `inputs` that it names."""
+    """The regularizer at those of `inputs` that it names."""
     function = getattr(regularizers, name)
     wanted = {key: inputs[key] for key in inspect.signature(function).parameters if key in inputs}
     value: Tensor = function(**wanted, spacing=spacing, **parameters)
@@ -30,7 +30,7 @@ def judge(name: str, inputs: dict[str, Tensor], spacing: tuple[float, ...], **pa
 
 
 def of(name: str, field: Tensor, spacing: tuple[float, ...], **parameters: object) -> float:
-    """The regulariser of one field, in whatever role."""
+    """The regularizer of one field, in whatever role."""
     return judge(name, {"velocity": field, "forward": field}, spacing, **parameters).item()
 
 
@@ -300,9 +300,9 @@ class TestClosedForms:
 
     def test_gradicon_of_two_stretches(self, spacing: tuple[float, ...]) -> None:
         x = grid(spacing, n=8)
-        centred = x - x.mean(dim=tuple(range(2, x.ndim)), keepdim=True)
+        centered = x - x.mean(dim=tuple(range(2, x.ndim)), keepdim=True)
         # A displacement that stays inside the image, so that no value is taken from beyond it.
-        inputs = {"forward": -0.2 * centred, "inverse": -0.1 * centred}
+        inputs = {"forward": -0.2 * centered, "inverse": -0.1 * centered}
         expected = len(spacing) * (0.8 * 0.9 - 1) ** 2
         assert judge("gradicon", inputs, spacing).item() == pytest.approx(expected)
 

@@ -9,7 +9,7 @@ import torch
 from atlasmith.config import Config, parse_config
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Grid
-from atlasmith.losses import pair
+from atlasmith.losses import registration_objective
 from atlasmith.networks import CovariateCode, Groupwise
 from atlasmith.training import memory
 
@@ -33,15 +33,15 @@ def kept_by_a_step(settings: Config, whole: Groupwise) -> int:
     image = torch.rand_like(whole.base)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         velocity = whole.velocity(whole.base, image)
-        pair(
+        registration_objective(
             whole.base,
             image,
             torch.ones_like(image),
             velocity,
-            squarings=settings.template.squarings,
+            integration_steps=settings.template.integration_steps,
             velocity_spacing=whole.grid.coarser_spacing(velocity.mean.shape[2:]),
             similarity=settings.template.similarity,
-            regularisation=settings.template.regularisation,
+            regularization=settings.template.regularization,
             save_memory=settings.template.save_memory,
         )
     weights = {p.data_ptr() for p in whole.network.parameters()}

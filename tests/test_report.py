@@ -36,7 +36,7 @@ def _config(folder: Path) -> Config:
         {
             "output": str(folder / "out"),
             "cohort": {"bids": str(folder / "bids"), "covariates": ["age"]},
-            "template": {"name": "Toy", "condition_on": ["age"], "views": {"age": [20, 40]}},
+            "template": {"name": "Toy", "condition_on": ["age"], "evaluate_at": {"age": [20, 40]}},
             "fusion": {"methods": ["majority", "votenet"]},
             "report": {"subjects": 2},
         }
@@ -126,7 +126,7 @@ def _write_results(config: Config, grid: Grid, subjects: list[Subject]) -> None:
                 )
     write_tsv(layout.scores, scores, SCORES)
     dice = [("dice", label, value) for label, value in (("1", 0.2), ("7", 0.4), ("mean", 0.8125))]
-    for metric, label, value in [*dice, ("generalised_dice", "all", 0.7531)]:
+    for metric, label, value in [*dice, ("generalized_dice", "all", 0.7531)]:
         summary.append(
             {
                 **{"stage": "fuse", "method": "votenet", "label": label, "metric": metric, "unit": "1"},
@@ -228,10 +228,10 @@ def test_disagreement_shows_the_planted_shift(tmp_path: Path) -> None:
     config, grid = _config(tmp_path), _grid(SHAPES["2-D"], (1, 1, 1))
     _write_results(config, grid, _write_cohort(config, grid))
     shown = next(pixels for caption, pixels in _page(config)[0].images if caption == "votenet: disagreement")
-    colours = np.round(255 * shown[..., :3]).astype(int)
+    colors = np.round(255 * shown[..., :3]).astype(int)
 
-    def rows(colour: tuple[int, int, int]) -> list[int]:
-        return np.unique(np.argwhere((colours == colour).all(axis=-1))[:, 0]).tolist()
+    def rows(color: tuple[int, int, int]) -> list[int]:
+        return np.unique(np.argwhere((colors == color).all(axis=-1))[:, 0]).tolist()
 
     # Labels fill y 5 to 14, the segmentation 6 to 15; y points up, and the picture has 20 rows.
     assert rows(pictures.EXTRA) == [19 - 15]
@@ -331,7 +331,7 @@ def test_largest_plane_weighs_area_in_mm() -> None:
     assert pictures.largest_plane(0 * labels, _grid(labels.shape)) == (2, 5)
 
 
-def test_windows_and_colours() -> None:
+def test_windows_and_colors() -> None:
     values = np.linspace(0, 100, 10001)
     low, high = pictures.window(values[:5000], values[5000:])
     assert low == pytest.approx(0.5, abs=0.02) and high == pytest.approx(99.5, abs=0.02)
@@ -340,16 +340,16 @@ def test_windows_and_colours() -> None:
     sparse[0] = 5
     assert pictures.window(sparse) == (0.0, 5.0)
     assert pictures.window(np.array([np.nan])) == (0.0, 1.0)
-    assert pictures.grey(np.array([[-1.0, 0.5, 9.0, np.nan]]), (0, 1))[0, :, 0].tolist() == [0, 127, 255, 0]
+    assert pictures.gray(np.array([[-1.0, 0.5, 9.0, np.nan]]), (0, 1))[0, :, 0].tolist() == [0, 127, 255, 0]
     blue, white, red = (pictures.diverging(np.array([[v]]), 2.0)[0, 0].astype(int) for v in (-2, 0, 2))
     assert blue[2] > blue[0] and red[0] > red[2] and white.min() > 240
 
 
 @pytest.mark.parametrize("count", [2, 12, 140])
 def test_palette_tells_labels_apart(count: int) -> None:
-    colours = np.array(list(pictures.palette(range(1, count + 1)).values()))
-    assert len(np.unique(colours, axis=0)) == count
-    assert np.linalg.norm(np.diff(colours, axis=0), axis=1).min() > 90  # neighbours in number
+    colors = np.array(list(pictures.palette(range(1, count + 1)).values()))
+    assert len(np.unique(colors, axis=0)) == count
+    assert np.linalg.norm(np.diff(colors, axis=0), axis=1).min() > 90  # neighbors in number
     assert pictures.palette([5, 1000]) == pictures.palette([1000, 5])
 
 

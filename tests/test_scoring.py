@@ -16,7 +16,7 @@ from scipy import ndimage
 from atlasmith.config import Config, parse_config
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, DisplacementField, Grid
-from atlasmith.evaluation import metrics, score_subject, statistics, summarise
+from atlasmith.evaluation import metrics, score_subject, statistics, summarize
 from atlasmith.io.files import write_json
 from atlasmith.io.images import read_grid, write_image
 from atlasmith.io.tables import Subject, read_tsv, write_cohort, write_tsv
@@ -24,7 +24,7 @@ from atlasmith.io.transforms import write_affine, write_composite
 
 
 def counts(truth: Any, predicted: Any, labels: int = 1) -> metrics.Counts:
-    return metrics.count(np.asarray(truth), np.asarray(predicted), labels)
+    return metrics.count_overlap(np.asarray(truth), np.asarray(predicted), labels)
 
 
 # Overlap
@@ -394,7 +394,7 @@ def test_coarser_propagated_labels_are_brought_to_the_native_grid(cohort: Cohort
     coarse = np.zeros(grid.shape, int)
     coarse[: grid.shape[0] // 2] = 3
     cohort.write_propagated(grid, coarse)
-    # Each coarse voxel is that of the fine voxels whose centres lie in it.
+    # Each coarse voxel is that of the fine voxels whose centers lie in it.
     steps = [len(range(n)[s]) / m for n, s, m in zip(cohort.shape, cohort.box, grid.shape, strict=True)]
     fine = coarse[
         np.ix_(*((np.arange(round(m * s)) // s).astype(int) for m, s in zip(grid.shape, steps, strict=True)))
@@ -419,7 +419,7 @@ def test_a_missing_label_is_zero_overlap_and_no_distance(cohort: Cohort) -> None
 def test_summary(cohort: Cohort) -> None:
     for name in cohort.ids:
         score_subject(cohort.config, name)
-    summarise(cohort.config)
+    summarize(cohort.config)
     layout = cohort.layout
     rows = {(r["stage"], r["method"], r["label"], r["metric"]): r for r in read_tsv(layout.summary)}
     displacement = rows["register", "warped", "n/a", "inverse_consistency_mm"]
@@ -447,7 +447,7 @@ def test_summary(cohort: Cohort) -> None:
     assert float(comparison["mean_difference"]) > 0
     assert comparison["wilcoxon_p_bh"] == comparison["wilcoxon_p"] == "1"
     first = layout.summary.read_bytes()
-    summarise(cohort.config)
+    summarize(cohort.config)
     assert layout.summary.read_bytes() == first
 
 
@@ -460,7 +460,7 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(AtlasmithError, match="Did you mean 'dice'"):
         score_subject(Config.model_validate(values), "a1")
     with pytest.raises(AtlasmithError, match=re.escape("Run `atlasmith score` first")):
-        summarise(cohort.config)
+        summarize(cohort.config)
     cohort.layout.segmentation("t1", "majority").unlink()
     with pytest.raises(AtlasmithError, match=re.escape("Run `atlasmith fuse` first")):
         score_subject(cohort.config, "t1")

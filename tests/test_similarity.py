@@ -170,13 +170,13 @@ class TestRecovery:
         target, truth = self.warp(moving, planted)
         target = REMAPS[contrast](target)
         control = torch.zeros_like(planted).requires_grad_()
-        optimiser = torch.optim.Adam([control], lr=0.15)
+        optimizer = torch.optim.Adam([control], lr=0.15)
         for _ in range(120):
             moved, shift = self.warp(moving, control)
             loss = SIMILARITY[name](target, moved)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         return float(
             (shift - truth)[..., 6:-6, 6:-6].norm(dim=1).mean() / truth[..., 6:-6, 6:-6].norm(dim=1).mean()
         )
@@ -288,11 +288,11 @@ def test_nmi_of_hard_bins_is_scikit_images() -> None:
 
 def dense_mi(a: torch.Tensor, b: torch.Tensor, bins: int = 32, eps: float = 1e-10) -> torch.Tensor:
     """All voxels' shares at once, from the formula."""
-    centres = torch.linspace(0, 1, bins, dtype=a.dtype)
+    centers = torch.linspace(0, 1, bins, dtype=a.dtype)
     shares = []
     for x in (a, b):
         x = (x - x.min()) / (x.max() - x.min())
-        weight = torch.exp(-(((x.reshape(-1, 1) - centres) * (bins - 1)) ** 2) / 2)
+        weight = torch.exp(-(((x.reshape(-1, 1) - centers) * (bins - 1)) ** 2) / 2)
         shares.append(weight / weight.sum(1, keepdim=True))
     joint = shares[0].T @ shares[1] / a.numel()
     product = joint.sum(1, keepdim=True) * joint.sum(0)
@@ -309,7 +309,7 @@ def test_mi_in_chunks_is_the_dense_form(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def survey_ratio(x: torch.Tensor, y: torch.Tensor, bins: int = 32) -> torch.Tensor:
-    """The share of x's variance that y explains, with shares that aren't normalised, from the formula."""
+    """The share of x's variance that y explains, with shares that aren't normalized, from the formula."""
     x, y = x.flatten(), y.flatten()
     weight = torch.exp(-(((y[:, None] - torch.linspace(0, 1, bins, dtype=y.dtype)) * (bins - 1)) ** 2))
     number = weight.sum(0)
@@ -357,7 +357,7 @@ def test_mind_doesnt_see_inversion_or_the_batch() -> None:
 
 
 def test_mind_is_the_twelve_shift_form() -> None:
-    """Inside, where the ways to pad don't matter: patch distances between the two neighbours of each pair."""
+    """Inside, where the ways to pad don't matter: patch distances between the two neighbors of each pair."""
     a = blobs((18, 17, 16), 1)
     radius = dilation = 2
     margin = 2 * dilation

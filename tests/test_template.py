@@ -13,7 +13,7 @@ from atlasmith.evaluation.metrics import foreground, gradient_energy_per_mm2
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_image
 from atlasmith.io.tables import read_cohort, read_tsv
-from atlasmith.networks import CovariateCode, Groupwise, Segmenters, left_out
+from atlasmith.networks import CovariateCode, Groupwise, Segmenters, held_out_folds
 from atlasmith.template import stage as stage
 from atlasmith.template import train
 from atlasmith.template.refinement import start_from_regression
@@ -141,7 +141,7 @@ def segmenters(config: Config, images: AlignedImages, steps: int) -> Segmenters:
     config = parse_config(values)
     torch.manual_seed(0)
     atlases = [subject.id for subject in images.subjects if subject.role == "atlas"]
-    trained = Segmenters(2, 2, config.template.segmenter.channels, left_out(atlases, 2))
+    trained = Segmenters(2, 2, config.template.segmenter.channels, held_out_folds(atlases, 2))
     train_segmenters(config, trained, images, torch.device("cpu"))
     config.layout.segmenter_checkpoint.unlink()
     config.layout.segmenter_training.unlink()
@@ -154,7 +154,7 @@ def test_a_segmenter_learns_nothing_of_what_it_leaves_out(toy: Config, tmp_path)
     images, other = (
         AlignedImages(toy.layout, subjects, grid, cache=Cache(tmp_path, 10**9)) for _ in range(2)
     )
-    without = left_out([subject.id for subject in subjects if subject.role == "atlas"], 2)[0]
+    without = held_out_folds([subject.id for subject in subjects if subject.role == "atlas"], 2)[0]
     for index, subject in enumerate(subjects):
         if subject.id in without:
             other.cache.get(("labels", index), lambda: torch.full(grid.tensor_shape, 4).int())
@@ -209,12 +209,12 @@ def test_start_is_the_regression_where_there_is_data() -> None:
     # Most images have data all around voxels 5 to 11 of the first axis.
     expected = torch.zeros(20, 18)
     expected[5:12] = 1
-    torch.testing.assert_close(model.support[0, 0], expected)
+    torch.testing.assert_close(model.fov_mask[0, 0], expected)
 
 
 def test_without_a_network_refinement_alone_makes_the_template(toy: Config, tmp_path) -> None:
     values = toy.resolved() | {"output": str(tmp_path)}
-    values["template"] |= {"steps": 0, "condition_on": [], "views": {}}
+    values["template"] |= {"steps": 0, "condition_on": [], "evaluate_at": {}}
     values["template"]["refinement"] = {"rounds": 4, "steps": 16}
     config = linked(toy, parse_config(values))
     train(config)

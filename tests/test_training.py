@@ -6,7 +6,7 @@ import torch
 
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.io.tables import read_tsv
-from atlasmith.training.device import generator
+from atlasmith.training.device import seeded_generator
 from atlasmith.training.loop import fit, one_cycle
 
 
@@ -25,7 +25,7 @@ def fit_in(
 ) -> None:
     fit(
         module=module,
-        optimiser=torch.optim.Adam(module.parameters(), lr=rate),
+        optimizer=torch.optim.Adam(module.parameters(), lr=rate),
         step=step,
         steps=steps,
         checkpoint=folder / "checkpoint.safetensors",
@@ -53,7 +53,7 @@ def run(
     def step(index: int) -> dict[str, torch.Tensor]:
         if index == stop_at:
             raise Stop
-        x = torch.randn(8, 2, generator=generator(7, index))
+        x = torch.randn(8, 2, generator=seeded_generator(7, index))
         loss = (module(x)[:, 0] - x @ torch.tensor([1.0, -2.0]) - 3).square().mean()
         terms = {"loss": loss * float("nan") if index in bad else loss}
         if validations and index in validations:
@@ -122,7 +122,7 @@ def test_a_step_left_out_leaves_running_means_alone(tmp_path: Path) -> None:
     module = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1))
 
     def step(index: int) -> dict[str, torch.Tensor]:
-        x = torch.randn(8, 2, generator=generator(7, index)) * (float("inf") if index == 3 else 1)
+        x = torch.randn(8, 2, generator=seeded_generator(7, index)) * (float("inf") if index == 3 else 1)
         return {"loss": module(x).square().mean()}
 
     fit_in(tmp_path, module, step, 6, 0.01)
@@ -137,7 +137,7 @@ def test_a_loss_that_stays_not_finite_stops_with_its_terms(tmp_path: Path) -> No
 
 
 def test_random_numbers_depend_on_the_place_alone() -> None:
-    draw = lambda *where: torch.rand(3, generator=generator(0, *where)).tolist()  # noqa: E731
+    draw = lambda *where: torch.rand(3, generator=seeded_generator(0, *where)).tolist()  # noqa: E731
     assert draw(1, 2) == draw(1, 2)
     assert len({tuple(draw(*where)) for where in [(1, 2), (2, 1), (12,), (0, 12), (1,)]}) == 5
 

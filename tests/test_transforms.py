@@ -74,7 +74,7 @@ def apply(steps: list[Step], points: Array) -> Array:
             moves = np.stack(
                 [map_coordinates(part, voxels.T, order=1, mode="nearest") for part in vectors], 1
             )
-            # A voxel reaches half its size beyond its centre; farther out, the field is zero.
+            # A voxel reaches half its size beyond its center; farther out, the field is zero.
             inside = ((voxels >= -0.5) & (voxels < np.array(step.grid.shape) - 0.5)).all(1)
             points = points + moves * inside[:, None]
         else:
@@ -159,7 +159,7 @@ def test_in_2d_points_of_the_plane_move_as_sitk_does(tmp_path: Path) -> None:
 
 
 def test_composites_of_others(tmp_path: Path) -> None:
-    """SimpleITK's own file, in double precision and with a centre; other transforms are refused."""
+    """SimpleITK's own file, in double precision and with a center; other transforms are refused."""
     affine = itk_affine(header("anisotropic"))
     affine.SetCenter((4, 5, 6))
     sitk.WriteTransform(sitk.CompositeTransform([affine]), str(tmp_path / "a.h5"))
@@ -199,7 +199,7 @@ def test_sitk_image_lies_where_the_file_does(tmp_path: Path, name: str) -> None:
     ours = to_sitk(image.data, image.grid)
     np.testing.assert_array_equal(from_sitk(ours), image.data)
     theirs = sitk.ReadImage(str(tmp_path / "x.nii.gz"))
-    centre = theirs.TransformContinuousIndexToPhysicalPoint([8.0, 9.0, 7.0])
-    index = ours.TransformPhysicalPointToIndex(centre)
-    np.testing.assert_allclose(ours.TransformIndexToPhysicalPoint(index), centre, atol=1e-4)
+    center = theirs.TransformContinuousIndexToPhysicalPoint([8.0, 9.0, 7.0])
+    index = ours.TransformPhysicalPointToIndex(center)
+    np.testing.assert_allclose(ours.TransformIndexToPhysicalPoint(index), center, atol=1e-4)
     assert ours[index] == theirs[8, 9, 7]

@@ -14,7 +14,7 @@ from atlasmith.core.fields import (
 )
 from atlasmith.core.grid import Grid
 from atlasmith.core.sampling import coordinates, sample, sample_labels, warp
-from atlasmith.core.world import displacement_to_field, map_points, pull
+from atlasmith.core.world import displacement_to_field, resample, transform_points
 from atlasmith.io.transforms import from_sitk, to_sitk, write_composite
 
 SHAPES = [(13, 10), (12, 9, 11)]
@@ -114,10 +114,12 @@ def test_jacobian_of_a_linear_map_and_of_a_fold(ndim: int) -> None:
     assert (jacobian_determinant(fold) < 0).all()
 
 
-@pytest.mark.parametrize(("shape", "squarings"), [((9, 8, 7), 7), ((9, 8, 7), 1), ((12, 10), 6)])
-def test_saving_memory_changes_nothing(shape: tuple[int, ...], squarings: int) -> None:
+@pytest.mark.parametrize(("shape", "integration_steps"), [((9, 8, 7), 7), ((9, 8, 7), 1), ((12, 10), 6)])
+def test_saving_memory_changes_nothing(shape: tuple[int, ...], integration_steps: int) -> None:
     velocity = smooth_field(shape, 2.0).double().requires_grad_()
-    plain, saving = (exponentiate(velocity, squarings, save_memory=choice) for choice in (False, True))
+    plain, saving = (
+        exponentiate(velocity, integration_steps, save_memory=choice) for choice in (False, True)
+    )
     torch.testing.assert_close(saving, plain, rtol=0, atol=0)
     weight = torch.randn_like(plain)
     gradients = [torch.autograd.grad((x * weight).sum(), velocity)[0] for x in (plain, saving)]
@@ -143,16 +145,16 @@ AFFINES = {
 def test_pull_is_what_simpleitk_makes_of_the_exported_composite(name: str, tmp_path) -> None:
     moving = Grid((20, 18, 16), AFFINES[name])
     fixed_affine = np.diag([1.1, 1.0, 0.9, 1.0])
-    fixed_affine[:3, 3] = moving.centre - fixed_affine[:3, :3] @ [8, 8, 7.5]
+    fixed_affine[:3, 3] = moving.center - fixed_affine[:3, :3] @ [8, 8, 7.5]
     fixed = Grid((17, 17, 16), fixed_affine)
     data = gaussian_filter(np.random.default_rng(3).normal(size=moving.shape), 2).astype(np.float32)
     affine = np.eye(4)
     affine[:3, :3] = expm(0.05 * np.random.default_rng(4).normal(size=(3, 3)))
-    affine[:3, 3] = moving.centre - affine[:3, :3] @ moving.centre + [0.5, -0.7, 0.3]
+    affine[:3, 3] = moving.center - affine[:3, :3] @ moving.center + [0.5, -0.7, 0.3]
     steps = [displacement_to_field(smooth_field(fixed.shape, 1.5)[0], fixed), affine]
     write_composite(tmp_path / "x.h5", steps)
 
-    ours = pull(torch.from_numpy(data)[None, None], moving, steps, fixed)[0, 0].numpy()
+    ours = resample(torch.from_numpy(data)[None, None], moving, steps, fixed)[0, 0].numpy()
     itk = sitk.Resample(
         to_sitk(data, moving),
         to_sitk(np.zeros(fixed.shape, np.float32), fixed),
@@ -169,7 +171,9 @@ def test_field_is_zero_outside_and_acts_in_the_plane_of_a_slice() -> None:
     field = displacement_to_field(torch.ones(2, 6, 5), grid)
     np.testing.assert_allclose(field.vectors[3, 0, 2], [2.0, 0.0, 1.0])
     points = torch.tensor([[4.0, 0.0, 2.0], [40.0, 0.0, 2.0]])
-    torch.testing.assert_close(map_points([field], points), torch.tensor([[6.0, 0.0, 3.0], [40.0, 0.0, 2.0]]))
+    torch.testing.assert_close(
+        transform_points([field], points), torch.tensor([[6.0, 0.0, 3.0], [40.0, 0.0, 2.0]])
+    )
 
 
 def test_pull_of_a_slice() -> None:
@@ -177,7 +181,7 @@ def test_pull_of_a_slice() -> None:
     image = torch.rand(1, 1, 6, 7)
     shift = np.eye(4)
     shift[0, 3] = 1
-    moved = pull(image, grid, [shift], grid)
+    moved = resample(image, grid, [shift], grid)
     torch.testing.assert_close(moved[0, 0, :-1], image[0, 0, 1:])
 
 
@@ -185,8 +189,8 @@ def test_steps_apply_from_first_to_last() -> None:
     scale, shift = np.diag([2.0, 2.0, 2.0, 1.0]), np.eye(4)
     shift[:3, 3] = 1
     point = torch.tensor([[1.0, 1.0, 1.0]])
-    assert map_points([scale, shift], point)[0, 0] == 3
-    assert map_points([shift, scale], point)[0, 0] == 4
+    assert transform_points([scale, shift], point)[0, 0] == 3
+    assert transform_points([shift, scale], point)[0, 0] == 4
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from atlasmith.config import load_config
-from atlasmith.io.files import hold
+from atlasmith.io.files import lock
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [ROOT / "config.yaml", *sorted((ROOT / "examples").glob("*.yaml"))]
@@ -74,8 +74,8 @@ def planned(directory: Path, *arguments: object) -> dict[str, int]:
 
 def write_config(folder: Path, bids: Path, **sections: object) -> Path:
     path = folder / "my.yaml"
-    cohort = {"bids": str(bids), "builders": "builder", "covariates": ["age"]}
-    path.write_text(yaml.safe_dump({"cohort": cohort, "chunk": 3, **sections}))
+    cohort = {"bids": str(bids), "template_subjects": "builder", "covariates": ["age"]}
+    path.write_text(yaml.safe_dump({"cohort": cohort, "subjects_per_job": 3, **sections}))
     return path
 
 
@@ -93,7 +93,7 @@ def test_shipped_configs(path: Path, tmp_path: Path) -> None:
         "propagate": 2,  # atlases too, since the networks of fusion learn from them
         "fuse_train": 1,
         "fuse": 2,
-        "fuse_assess": 1,
+        "fuse_quality": 1,
         "score": all_seven,
         "score_summary": 1,
         "report": 1,
@@ -121,18 +121,18 @@ def test_a_vote_alone_trains_nothing(tmp_path: Path) -> None:
     bids = make_cohort(tmp_path / "bids", ROLES)
     jobs = planned(tmp_path, "--configfile", write_config(tmp_path, bids, fusion={"methods": ["majority"]}))
     assert "fuse_train" not in jobs
-    assert jobs["fuse_assess"] == 1 and jobs["fuse"] == 3
-    alone = {"methods": ["majority"], "assess": False}
+    assert jobs["fuse_quality"] == 1 and jobs["fuse"] == 3
+    alone = {"methods": ["majority"], "quality": False}
     jobs = planned(tmp_path, "--configfile", write_config(tmp_path, bids, fusion=alone))
-    assert "fuse_assess" not in jobs
+    assert "fuse_quality" not in jobs
     assert jobs["propagate"] == jobs["fuse"] == 1
 
 
 def test_populations_are_told_apart_where_asked(tmp_path: Path) -> None:
     bids = make_cohort(tmp_path / "bids", ROLES)
-    jobs = planned(tmp_path, "--configfile", write_config(tmp_path, bids, template={"populations": 2}))
-    assert jobs["populations"] == 1
-    assert "populations" not in planned(tmp_path, "--configfile", write_config(tmp_path, bids))
+    jobs = planned(tmp_path, "--configfile", write_config(tmp_path, bids, template={"subpopulations": 2}))
+    assert jobs["subpopulations"] == 1
+    assert "subpopulations" not in planned(tmp_path, "--configfile", write_config(tmp_path, bids))
 
 
 def test_the_default_config_doesnt_leak_into_the_users(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def stand_in(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
 
 
-FUSION = {"propagate", "fuse_train", "fuse", "fuse_assess", "score", "score_summary", "report"}
+FUSION = {"propagate", "fuse_train", "fuse", "fuse_quality", "score", "score_summary", "report"}
 
 
 class TestAfterAFinishedRun:
@@ -210,10 +210,10 @@ class TestAfterAFinishedRun:
             ({}, set()),
             ({"report": {"subjects": 3}}, {"report"}),
             ({"score": {"bootstrap": 9}}, {"score", "score_summary", "report"}),
-            ({"fusion": {"evidence": {"steps": 9}}}, FUSION),
-            ({"fusion": {"closest": 1}}, FUSION),
+            ({"fusion": {"autocontext": {"steps": 9}}}, FUSION),
+            ({"fusion": {"atlas_selection": 1}}, FUSION),
         ],
-        ids=["nothing", "report", "score", "evidence", "fewer atlases"],
+        ids=["nothing", "report", "score", "autocontext", "fewer atlases"],
     )
     def test_a_changed_section_reruns_what_reads_it(
         self, sections: dict[str, object], rules: set[str], folder: Path
@@ -244,7 +244,7 @@ class TestAfterAFinishedRun:
                     "propagate": 4,
                     "fuse_train": 1,
                     "fuse": 4,
-                    "fuse_assess": 1,
+                    "fuse_quality": 1,
                     "score": 3,
                 },
             ),
@@ -297,7 +297,7 @@ class TestAfterAFinishedRun:
 
     def test_a_second_run_on_the_same_output_is_refused(self, folder: Path) -> None:
         config = write_config(folder, Path("bids"), report={"subjects": 3})
-        with hold(load_config(config).model_copy(update={"output": folder / "results"}).layout.lock):
+        with lock(load_config(config).model_copy(update={"output": folder / "results"}).layout.lock):
             result = snakemake(folder, "--cores", 1, "--configfile", config)
             assert result.returncode != 0
             assert "results: another run is writing here" in result.stdout

@@ -39,16 +39,16 @@ def make_whole(folder: Path) -> Path:
         "template": {
             "name": "Whole",
             "condition_on": ["age"],
-            "views": {"age": [30, 70]},
+            "evaluate_at": {"age": [30, 70]},
             "network": {"channels": [4, 8, 8]},
             "steps": 40,
             "checkpoint_every": 10,
             "refinement": {"rounds": 2, "steps": 4},
         },
-        "register": {"refine_steps": 4},
+        "register": {"instance_optimization": {"steps": 4}},
         "fusion": {
             "uncertainty": True,
-            "evidence": {"steps": 40, "voxels": 2000, "width": 8, "checkpoint_every": 10},
+            "autocontext": {"steps": 40, "voxels": 2000, "width": 8, "checkpoint_every": 10},
         },
         "score": {"bootstrap": 50},
     }

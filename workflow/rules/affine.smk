@@ -1,8 +1,8 @@
 rule affine_reference:
     input:
-        cohort=checked(LAYOUT.cohort, EVER_BUILDERS),
-        grid=checked(LAYOUT.grid, EVER_BUILDERS),
-        images=files_of(CONFIG.cohort.bids, BUILDERS, CONFIG.cohort.suffix),
+        cohort=checked(LAYOUT.cohort, EVER_TEMPLATE_SUBJECTS),
+        grid=checked(LAYOUT.grid, EVER_TEMPLATE_SUBJECTS),
+        images=files_of(CONFIG.cohort.bids, TEMPLATE_SUBJECTS, CONFIG.cohort.suffix),
     output:
         LAYOUT.affine_reference,
     log:
@@ -16,7 +16,7 @@ rule affine_reference:
         version=VERSION,
         config=LAYOUT.config,
         digest=CONFIG.digest("affine"),
-        people=known(BUILDERS),
+        people=known(TEMPLATE_SUBJECTS),
     shell:
         "atlasmith affine-reference --config {params.config:q} > {log:q} 2>&1"
 

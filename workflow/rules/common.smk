@@ -14,13 +14,13 @@ SUBJECTS = [person.id for person in PARTICIPANTS]
 ATLASES = [person.id for person in PARTICIPANTS if person.role == "atlas"]
 TARGETS = [person.id for person in PARTICIPANTS if person.role == "target"]
 PEOPLE = {person.id: person for person in PARTICIPANTS}
-BUILDERS = [person.id for person in PARTICIPANTS if person.builds]
+TEMPLATE_SUBJECTS = [person.id for person in PARTICIPANTS if person.in_template]
 # Learned methods need networks, and atlases propagated to atlases to train them.
 NETWORKS = CONFIG.fusion.networks
 # Atlases are segmented too, each by the others, and tell what a target's segmentation is worth.
-ASSESS = CONFIG.fusion.assess and len(ATLASES) > 1
+ASSESS = CONFIG.fusion.quality and len(ATLASES) > 1
 # With labels in the objective, atlases are registered a second time, without their own.
-BLIND = set(ATLASES) if CONFIG.template.labels else set()
+BLIND = set(ATLASES) if CONFIG.template.label_similarity else set()
 # Jobs run the `atlasmith` of the active environment, or else that of Snakemake's own Python. Who is killed can't
 # say so.
 KILLED = "the job was killed: most likely memory ran out. Give it more (resources: mem_mb), or see docs/scaling.md."
@@ -51,9 +51,9 @@ def ever(test):
 
 
 # The template learns from the atlases' labels, where they have a part in its loss.
-TEACHING = ATLAS_FILES if CONFIG.template.labels else []
+TEACHING = ATLAS_FILES if CONFIG.template.label_similarity else []
 EVERYONE = ever(lambda person: True)
-EVER_BUILDERS = ever(lambda person: person.builds)
+EVER_TEMPLATE_SUBJECTS = ever(lambda person: person.in_template)
 LIBRARY = [*ever(lambda person: person.role == "atlas"), *ATLAS_FILES]
 
 
@@ -118,8 +118,8 @@ def chunks(subjects):
     alike = {}
     for subject in subjects:
         person = PEOPLE[subject]
-        alike.setdefault("builder" if person.builds else person.role, []).append(subject)
-    size = CONFIG.chunk
+        alike.setdefault("builder" if person.in_template else person.role, []).append(subject)
+    size = CONFIG.subjects_per_job
     return enumerate(
         (group[start : start + size] for group in alike.values() for start in range(0, len(group), size)),
         start=1,
@@ -163,12 +163,12 @@ def launch(processes):
 
 def inverse_of(subject):
     """What takes the template's space to the subject's, without its own labels having had a part in it."""
-    return LAYOUT.inverse_blind(subject) if subject in BLIND else LAYOUT.inverse(subject)
+    return LAYOUT.inverse_label_free(subject) if subject in BLIND else LAYOUT.inverse(subject)
 
 
 def to_compare(subjects):
     """What tells which atlases look most like `subjects`, where not all of them vote."""
-    if CONFIG.fusion.closest is None:
+    if CONFIG.fusion.atlas_selection is None:
         return []
     return [
         LAYOUT.template_labels,

@@ -37,7 +37,7 @@ for role, number, chunk in SEGMENTED:
             images=[LAYOUT.propagated_images(subject) for subject in chunk],
             sidecars=[LAYOUT.propagated_sidecar(subject) for subject in chunk],
             weights=[LAYOUT.fuser_weights(name) for name in NETWORKS],
-            assessment=[LAYOUT.assessment] if ASSESS and role == "targets" else [],
+            assessment=[LAYOUT.quality_model] if ASSESS and role == "targets" else [],
         output:
             segmentations=[LAYOUT.segmentation(s, method) for s in chunk for method in CONFIG.fusion.methods],
             confidences=[LAYOUT.confidence(s, method) for s in chunk for method in CONFIG.fusion.methods],
@@ -69,7 +69,7 @@ for role, number, chunk in SEGMENTED:
 
 if ASSESS:
 
-    rule fuse_assess:
+    rule fuse_quality:
         input:
             cohort=checked(LAYOUT.cohort, LIBRARY),
             manual=ATLAS_FILES,
@@ -80,18 +80,18 @@ if ASSESS:
             ],
             volumes=[LAYOUT.volumes(a, method) for a in ATLASES for method in CONFIG.fusion.methods],
         output:
-            LAYOUT.audit,
-            LAYOUT.assessment,
-            LAYOUT.assessment_table,
+            LAYOUT.atlas_qc,
+            LAYOUT.quality_model,
+            LAYOUT.quality_table,
         log:
-            LAYOUT.log("fuse_assess"),
+            LAYOUT.log("fuse_quality"),
         conda:
             "../envs/atlasmith.yaml"
         resources:
-            mem_mb=memory("fuse_assess"),
-            runtime=runtime("fuse_assess", ATLASES),
+            mem_mb=memory("fuse_quality"),
+            runtime=runtime("fuse_quality", ATLASES),
         params:
             version=VERSION,
             config=LAYOUT.config,
         shell:
-            "atlasmith fuse-assess --config {params.config:q} > {log:q} 2>&1"
+            "atlasmith fuse-quality --config {params.config:q} > {log:q} 2>&1"

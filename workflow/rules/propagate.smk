@@ -25,8 +25,8 @@ for role, number, chunk in SEGMENTED:
             version=VERSION,
             config=LAYOUT.config,
             box=[CONFIG.fusion.spacing, CONFIG.fusion.margin],
-            closest=CONFIG.fusion.closest,
-            pairs=CONFIG.register_.pair_steps,
+            atlas_selection=CONFIG.fusion.atlas_selection,
+            pairs=CONFIG.register_.instance_optimization.pairwise_steps,
             subjects=chunk,
         shell:
             "atlasmith propagate --config {params.config:q} --subjects {params.subjects} > {log:q} 2>&1"

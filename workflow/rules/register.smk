@@ -12,7 +12,7 @@ for number, chunk in chunks(SUBJECTS):
         output:
             forward=[LAYOUT.forward(subject) for subject in chunk],
             inverse=[LAYOUT.inverse(subject) for subject in chunk],
-            blind=[LAYOUT.inverse_blind(subject) for subject in chunk if subject in BLIND],
+            blind=[LAYOUT.inverse_label_free(subject) for subject in chunk if subject in BLIND],
             warped=[LAYOUT.warped(subject) for subject in chunk],
             log_jacobian=[LAYOUT.log_jacobian(subject) for subject in chunk],
             table=[LAYOUT.registration_table(subject) for subject in chunk],

@@ -1,37 +1,37 @@
-if CONFIG.template.populations > 1:
+if CONFIG.template.subpopulations > 1:
 
-    rule populations:
+    rule subpopulations:
         input:
             cohort=checked(LAYOUT.cohort, EVERYONE),
             images=[LAYOUT.affine_image(subject) for subject in SUBJECTS],
         output:
-            LAYOUT.populations,
+            LAYOUT.subpopulations,
         log:
-            LAYOUT.log("populations"),
+            LAYOUT.log("subpopulations"),
         conda:
             "../envs/atlasmith.yaml"
         resources:
-            mem_mb=memory("populations"),
-            runtime=runtime("populations", SUBJECTS),
+            mem_mb=memory("subpopulations"),
+            runtime=runtime("subpopulations", SUBJECTS),
         params:
             version=VERSION,
             config=LAYOUT.config,
             digest=CONFIG.digest("template"),
         shell:
-            "atlasmith populations --config {params.config:q} > {log:q} 2>&1"
+            "atlasmith subpopulations --config {params.config:q} > {log:q} 2>&1"
 
 
 # Checkpoints are undeclared files, so a killed training goes on from the last one.
 rule template:
     input:
-        cohort=checked(LAYOUT.cohort, EVER_BUILDERS + TEACHING),
-        images=[LAYOUT.affine_image(subject) for subject in BUILDERS],
+        cohort=checked(LAYOUT.cohort, EVER_TEMPLATE_SUBJECTS + TEACHING),
+        images=[LAYOUT.affine_image(subject) for subject in TEMPLATE_SUBJECTS],
         labels=TEACHING,
-        populations=[LAYOUT.populations] if CONFIG.template.populations > 1 else [],
+        subpopulations=[LAYOUT.subpopulations] if CONFIG.template.subpopulations > 1 else [],
     output:
         LAYOUT.template_weights,
         LAYOUT.template_training,
-        [LAYOUT.segmenter_training] if CONFIG.template.labels else [],
+        [LAYOUT.segmenter_training] if CONFIG.template.label_similarity else [],
         [LAYOUT.template_refinement] if CONFIG.template.refinement.rounds else [],
         LAYOUT.template_image,
         LAYOUT.template_description,
@@ -42,12 +42,12 @@ rule template:
     threads: max(CONFIG.processes, CONFIG.threads)
     resources:
         mem_mb=memory("template"),
-        runtime=runtime("template", BUILDERS),
+        runtime=runtime("template", TEMPLATE_SUBJECTS),
     params:
         version=VERSION,
         config=LAYOUT.config,
         digest=CONFIG.digest("template"),
-        people=known(BUILDERS),
+        people=known(TEMPLATE_SUBJECTS),
         # They come to the same template, so their number is no reason to train again.
         launch=lambda wildcards, output: launch(CONFIG.processes),
     shell:

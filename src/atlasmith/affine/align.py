@@ -20,12 +20,12 @@ from atlasmith.io.files import read_json
 from atlasmith.io.images import Image, read_image, write_image
 from atlasmith.io.tables import Subject, read_cohort
 from atlasmith.io.transforms import write_affine
-from atlasmith.preprocess.n4 import read_prepared
+from atlasmith.preprocess.n4 import read_preprocessed
 
 TOLERANCE = 0.03  # of similarity; a later stage that loses more is dropped
 COARSE = 14  # voxels of the longest axis, for scoring many starts
 TURNS = (20, 40, 60)  # degrees about each axis, both ways
-TRIED = 2  # of the starts that score better than what was found are optimised
+TRIED = 2  # of the starts that score better than what was found are optimized
 
 
 @contextmanager
@@ -84,8 +84,8 @@ def coarse(scan: Scan) -> Scan:
 def rigid(fixed: Scan, moving: Scan, starts: Sequence[Array], engine: Engine) -> Array:
     """The rigid pull-back (4, 4) in plain coordinates: the best from `starts`, and from turned ones.
 
-    Every turned start is scored in few voxels, which takes a fraction of one optimisation; only those that
-    score higher than what was found are optimised, and a good alignment has none.
+    Every turned start is scored in few voxels, which takes a fraction of one optimization; only those that
+    score higher than what was found are optimized, and a good alignment has none.
     """
     found = refined(fixed, moving, starts, "rigid", engine)
     few_fixed, few_moving = coarse(fixed), coarse(moving)
@@ -117,7 +117,7 @@ def align_subject(config: Config, subject_id: str) -> None:
     """Register a subject's image to the affine reference, first rigidly, then affinely.
 
     Writes `Layout.affine` (RAS pull-back, template world to subject world, mm) and `Layout.affine_image`:
-    the normalised image on the template's grid, interpolated once; zero outside its field of view.
+    the normalized image on the template's grid, interpolated once; zero outside its field of view.
     Raises `AtlasmithError` for an unknown subject or a missing reference.
     """
     layout = config.layout
@@ -131,7 +131,7 @@ def align_subject(config: Config, subject_id: str) -> None:
     spacing = min(grid.tensor_spacing)
     engine = look_up(ENGINES, config.affine.engine, "affine engine")
     with one_thread():
-        image = read_prepared(subject.image, spacing, config.affine.n4)
+        image = read_preprocessed(subject.image, spacing, config.affine.n4)
         check_dimension(subject, image, grid)
         fixed = Scan.of(Image(read_image(layout.affine_reference).data, grid), spacing)
         moving = Scan.of(image, spacing)

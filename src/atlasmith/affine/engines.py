@@ -1,4 +1,4 @@
-"""What optimises an affine from a start: SimpleITK by mutual information, or torch by correlation.
+"""What optimizes an affine from a start: SimpleITK by mutual information, or torch by correlation.
 
 An engine takes two scans, pull-backs (4, 4) in plain coordinates to start from, and `rigid` or `affine`; it
 gives as many pull-backs, each relative to its start, and the start itself where it fails.
@@ -78,11 +78,11 @@ def _samples(kind: str, blur: int) -> int:
 
 
 def gauss_newton(fixed: Scan, moving: Scan, starts: Sequence[Array], kind: str) -> list[Array]:
-    """By normalised cross-correlation, coarse to fine, all starts at once: see `atlasmith.affine.newton`."""
+    """By normalized cross-correlation, coarse to fine, all starts at once: see `atlasmith.affine.newton`."""
     from atlasmith.affine import newton
 
     levels = [(blur, _samples(kind, blur)) for blur in BLURS]
-    return newton.optimise(fixed, moving, starts, kind, levels)
+    return newton.optimize(fixed, moving, starts, kind, levels)
 
 
 ENGINES: dict[str, Engine] = {"simpleitk": simpleitk, "torch": gauss_newton}

@@ -1,6 +1,6 @@
-"""Affine registration by Gauss-Newton steps on the normalised cross-correlation, in torch.
+"""Affine registration by Gauss-Newton steps on the normalized cross-correlation, in torch.
 
-Where both images have zero mean and unit norm, half their squared distance is 1 - NCC, so that maximising the
+Where both images have zero mean and unit norm, half their squared distance is 1 - NCC, so that maximizing the
 enhanced correlation coefficient (Evangelidis & Psarakis 2008, doi:10.1109/TPAMI.2008.113) is a least-squares
 problem: a 12 x 12 system a step, and tens of steps in all. For images of one contrast.
 """
@@ -24,7 +24,7 @@ DAMPING = 1e-3  # to start with, relative to the normal equations' diagonal (Mar
 PATIENCE = 1e-5  # of 1 + NCC; when no start gains more in a step, a level ends
 
 
-def optimise(
+def optimize(
     fixed: Scan, moving: Scan, starts: Sequence[Array], kind: str, levels: Sequence[tuple[int, int]]
 ) -> list[Array]:
     """Pull-backs (4, 4) in plain coordinates, each found from one of `starts`, all at once.
@@ -32,22 +32,22 @@ def optimise(
     kind: `rigid` or `affine`, relative to the start. levels: the sigma of each level's smoothing, voxels, and
     how many voxels of the fixed image it samples at most.
     """
-    ndim, centre = fixed.grid.ndim, torch.from_numpy(fixed.middle[: fixed.grid.ndim])
+    ndim, center = fixed.grid.ndim, torch.from_numpy(fixed.middle[: fixed.grid.ndim])
     spacing = min(fixed.grid.tensor_spacing)
     radius = float(np.linalg.norm(np.multiply(fixed.grid.tensor_shape, fixed.grid.tensor_spacing))) / 4
     basis = _basis(kind, ndim, radius)
     poses = torch.stack([_square(start, ndim) for start in starts])
-    recentred = torch.eye(ndim + 1, dtype=torch.float64)
-    recentred[:ndim, ndim] = centre
-    poses = poses @ recentred  # of points relative to the centre
+    recentered = torch.eye(ndim + 1, dtype=torch.float64)
+    recentered[:ndim, ndim] = center
+    poses = poses @ recentered  # of points relative to the center
     possible = largest_overlap(fixed, moving)
     for blur, samples in levels:
         smooth = [_smooth(scan.picture, blur * spacing) for scan in (fixed, moving)]
         points, values = _samples(smooth[0], shrinkage(fixed.grid.tensor_shape, blur), samples)
-        score = _Score(values, points - centre, _Volume(smooth[1]), basis, possible)
+        score = _Score(values, points - center, _Volume(smooth[1]), basis, possible)
         poses = _ascended(score, poses, basis)
     found = []
-    for pose in (poses @ torch.linalg.inv(recentred)).numpy():
+    for pose in (poses @ torch.linalg.inv(recentered)).numpy():
         matrix = np.eye(4)
         matrix[:ndim, :ndim], matrix[:ndim, 3] = pose[:ndim, :ndim], pose[:ndim, ndim]
         found.append(matrix)
@@ -124,7 +124,7 @@ class _Volume:
 class _Score:
     """What `scan.similarity` gives at poses, and how to raise it.
 
-    values (N,) of the fixed image at points (N, d) relative to the centre; possible: the largest overlap.
+    values (N,) of the fixed image at points (N, d) relative to the center; possible: the largest overlap.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class _Score:
         moved, gradient, within = self.moving.at((self.points @ poses.mT)[..., :ndim])
         overlap = (within & wanted).sum(dim=1) / wanted.sum().clamp(min=1) / self.possible
         weight = within.float()
-        target, seen = (_normalised(x.expand_as(weight), weight) for x in (self.values, moved))
+        target, seen = (_normalized(x.expand_as(weight), weight) for x in (self.values, moved))
         norm = ((moved - _mean(moved, weight)) * weight).norm(dim=1).clamp(min=1e-6)
         slopes = torch.einsum("bnd,nkd->bnk", gradient @ poses[:, :ndim, :ndim].float(), self.directions)
         slopes = (slopes - _mean(slopes, weight[..., None])) * weight[..., None] / norm[:, None, None]
@@ -178,7 +178,7 @@ def _mean(x: Tensor, weight: Tensor) -> Tensor:
     return (x * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def _normalised(x: Tensor, weight: Tensor) -> Tensor:
+def _normalized(x: Tensor, weight: Tensor) -> Tensor:
     """Of zero mean and unit norm where `weight` (B, N) is 1, and 0 elsewhere."""
     x = (x - _mean(x, weight)) * weight
     return x / x.norm(dim=1, keepdim=True).clamp(min=1e-6)

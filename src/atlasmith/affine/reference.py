@@ -22,7 +22,7 @@ from atlasmith.core.grid import Array, Grid
 from atlasmith.io.files import read_json
 from atlasmith.io.images import Image, write_image
 from atlasmith.io.tables import Subject, read_cohort
-from atlasmith.preprocess.n4 import read_prepared
+from atlasmith.preprocess.n4 import read_preprocessed
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ def choose(subjects: Sequence[Subject], count: int) -> list[Subject]:
     return sorted(by_hash[:count], key=lambda subject: subject.id)
 
 
-def centred(matrices: Sequence[Array]) -> list[Array]:
+def centered(matrices: Sequence[Array]) -> list[Array]:
     """Matrices (4, 4), each multiplied from the right by one common matrix such that their log-Euclidean mean
     (Arsigny et al. 2006, doi:10.1007/11866565_113; iterated, as matrices don't commute) is the identity.
     """
@@ -62,22 +62,22 @@ def average(images: Iterable[Array]) -> Array:
 def build_reference(config: Config) -> None:
     """Write the unbiased groupwise affine reference to `Layout.affine_reference`, on the template's grid.
 
-    Subjects are first superposed by their centres of mass, then registered to their mean `affine.iterations`
+    Subjects are first superposed by their centers of mass, then registered to their mean `affine.iterations`
     times, rigidly in the first round. After each round one common affine makes the mean transform, about the
-    centres of mass, the identity, so that neither pose nor size drifts to that of any subject. Each image is
+    centers of mass, the identity, so that neither pose nor size drifts to that of any subject. Each image is
     interpolated once. The result depends neither on the order of the subjects nor on the number of threads.
     All chosen images are kept in memory. Raises `AtlasmithError` without a cohort table.
     """
     layout = config.layout
     grid = Grid.from_dict(read_json(layout.grid))
     spacing = min(grid.tensor_spacing)
-    builders = [subject for subject in read_cohort(layout.cohort) if subject.builds]
+    builders = [subject for subject in read_cohort(layout.cohort) if subject.in_template]
     subjects = choose(builders, config.affine.reference_subjects)
     rounds = config.affine.iterations
     engine = look_up(ENGINES, config.affine.engine, "affine engine")
 
     def load(subject: Subject) -> tuple[Image, Scan]:
-        image = read_prepared(subject.image, spacing, config.affine.n4)
+        image = read_preprocessed(subject.image, spacing, config.affine.n4)
         check_dimension(subject, image, grid)
         return image, Scan.of(image, spacing)
 
@@ -95,14 +95,14 @@ def build_reference(config: Config) -> None:
 
         loaded = list(each(load, subjects))
         images, scans = [image for image, _ in loaded], [scan for _, scan in loaded]
-        # The centres of mass meet where the objects' bounding boxes are in the middle of the grid.
+        # The centers of mass meet where the objects' bounding boxes are in the middle of the grid.
         blank = Scan.of(Image(np.zeros(grid.shape, dtype=np.float32), grid), spacing)
-        centre = blank.middle + np.median([scan.mass - scan.box for scan in scans], axis=0)
+        center = blank.middle + np.median([scan.mass - scan.box for scan in scans], axis=0)
 
         def mean_of(deviations: Sequence[Array]) -> tuple[Image, list[Array]]:
             """The mean image, and the subjects' pull-backs in plain coordinates."""
             plain = [
-                shift(scan.mass) @ deviation @ shift(-centre)
+                shift(scan.mass) @ deviation @ shift(-center)
                 for scan, deviation in zip(scans, deviations, strict=True)
             ]
             world = [to_world(matrix, grid, scan.grid) for matrix, scan in zip(plain, scans, strict=True)]
@@ -115,9 +115,9 @@ def build_reference(config: Config) -> None:
             register = partial(refined, kind="affine") if index else rigid
             found = each(partial(register, fixed, engine=engine), scans, [[start] for start in plain])
             mean, plain = mean_of(
-                centred(
+                centered(
                     [
-                        shift(-scan.mass) @ matrix @ shift(centre)
+                        shift(-scan.mass) @ matrix @ shift(center)
                         for scan, matrix in zip(scans, found, strict=True)
                     ]
                 )

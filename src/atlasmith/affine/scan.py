@@ -1,7 +1,7 @@
 """An image as the affine stage sees it, and how well a transform fits.
 
 Registration takes place in a grid's *plain* coordinates, millimetres in which SimpleITK sees it: in 3-D its
-own world (LPS), in 2-D the plane of the slice. `frame(grid)` leads from there to the world.
+own world (LPS), in 2-D the plane of the slice. `frame(grid)` is_main_process from there to the world.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from atlasmith.io.transforms import LPS, from_sitk, itk_affine, to_sitk
 
 SMALLEST_AXIS, SMALLEST_LEVEL = 16, 4000  # voxels that a level keeps; fewer can't fill a joint histogram
 OVERLAP = 0.8  # of the largest possible; losing more of it counts against a transform
-OBJECT = 0.1  # normalised intensity above which a voxel belongs to the object
+OBJECT = 0.1  # normalized intensity above which a voxel belongs to the object
 
 
 def frame(grid: Grid) -> Array:
@@ -46,7 +46,7 @@ def shift(vector: Array) -> Array:
 @dataclass(frozen=True, eq=False)
 class Scan:
     """An image ready to be registered, and three points of it in plain coordinates (3,): the middle of the
-    field of view, the centre of mass, and the middle of the object's bounding box.
+    field of view, the center of mass, and the middle of the object's bounding box.
     """
 
     picture: sitk.Image

@@ -37,9 +37,9 @@ def _affine(config: Config, subjects: list[str]) -> None:
 
 
 def _populations(config: Config) -> None:
-    from atlasmith.template.subpopulations import find_populations
+    from atlasmith.template.subpopulations import find_subpopulations
 
-    find_populations(config)
+    find_subpopulations(config)
 
 
 def _template(config: Config) -> None:
@@ -73,7 +73,7 @@ def _fuse_train(config: Config) -> None:
     train_fusers(config)
 
 
-def _fuse_assess(config: Config) -> None:
+def _fuse_quality(config: Config) -> None:
     from atlasmith.fusion import assess
 
     assess(config)
@@ -94,9 +94,9 @@ def _score(config: Config, subjects: list[str]) -> None:
 
 
 def _score_summary(config: Config) -> None:
-    from atlasmith.evaluation import summarise
+    from atlasmith.evaluation import summarize
 
-    summarise(config)
+    summarize(config)
 
 
 def _report(config: Config) -> None:
@@ -120,12 +120,12 @@ def _register_image(args: argparse.Namespace) -> None:
 ONCE: dict[str, tuple[Callable[[Config], None], str]] = {
     "cohort": (_cohort, "check the cohort; write its table, the grid and the resolved config"),
     "affine-reference": (_affine_reference, "build the unbiased groupwise affine reference"),
-    "populations": (_populations, "tell sub-populations apart by their aligned images"),
+    "subpopulations": (_populations, "tell sub-subpopulations apart by their aligned images"),
     "template": (_template, "train template and registration network together"),
     "template-labels": (_template_labels, "give the template labels, from the registered atlases"),
     "fuse-train": (_fuse_train, "train what learned fusion needs, leaving out one atlas at a time"),
-    "fuse-assess": (
-        _fuse_assess,
+    "fuse-quality": (
+        _fuse_quality,
         "judge atlases by each other, and learn what fused labels are worth",
     ),
     "score-summary": (_score_summary, "gather the subjects' scores, with bootstrap intervals"),
@@ -133,7 +133,7 @@ ONCE: dict[str, tuple[Callable[[Config], None], str]] = {
     "demo-grade": (_demo_grade, "grade a run of the demo cohort against its known truth"),
 }
 PER_SUBJECT: dict[str, tuple[Callable[[Config, list[str]], None], str]] = {
-    "affine": (_affine, "align subjects to the affine reference; normalise their intensities"),
+    "affine": (_affine, "align subjects to the affine reference; normalize their intensities"),
     "register": (_register, "register subjects to the template; write transforms both ways"),
     "propagate": (_propagate, "bring every atlas into the subjects' own spaces"),
     "fuse": (_fuse, "fuse the propagated labels by every method of the config"),

@@ -64,7 +64,7 @@ config.yaml
 grid.json
 inputs.sha256
 labels.tsv
-populations.tsv
+subpopulations.tsv
 logs/
 model/
 report.html
@@ -97,7 +97,7 @@ def _some(names: Sequence[str]) -> str:
 def _read_table(config: Config, problems: list[Problem]) -> dict[str, dict[str, str]]:
     """Rows of participants.tsv by id (without `sub-`), in its order; faults are added to `problems`."""
     table = config.cohort.bids / "participants.tsv"
-    role, builders = config.cohort.role, config.cohort.builders
+    role, builders = config.cohort.role, config.cohort.template_subjects
     if not table.is_file():
         problems.append(
             Problem(table, "no such file", "cohort.bids must name a BIDS folder with a participants.tsv.")
@@ -140,12 +140,12 @@ def _read_table(config: Config, problems: list[Problem]) -> dict[str, dict[str, 
             )
         else:
             by_id[name.removeprefix("sub-")] = row
-    populations = config.template.populations
-    if populations > 1 and len(rows) < 2 * populations:
+    subpopulations = config.template.subpopulations
+    if subpopulations > 1 and len(rows) < 2 * subpopulations:
         problems.append(
             Problem(
-                "config: template.populations",
-                f"{populations} are to be told apart among {len(rows)} subjects",
+                "config: template.subpopulations",
+                f"{subpopulations} are to be told apart among {len(rows)} subjects",
                 "Lower it: each needs two or more.",
             )
         )
@@ -206,7 +206,7 @@ def _check_roles(config: Config, table: Path, rows: list[dict[str, str]], proble
 
 
 def _check_builders(config: Config, table: Path, rows: list[dict[str, str]], problems: list[Problem]) -> None:
-    name = config.cohort.builders
+    name = config.cohort.template_subjects
     if name is None:
         return
     where = f"{table}: column '{name}'"
@@ -216,12 +216,12 @@ def _check_builders(config: Config, table: Path, rows: list[dict[str, str]], pro
         problems.append(Problem(where, f"found {_some(wrong)}", "Write yes or no."))
     elif len(builders) < 2:
         problems.append(Problem(where, f"{len(builders)} rows say yes", "A template needs 2 or more."))
-    elif config.template.populations > 1 and len(builders) < len(rows):
+    elif config.template.subpopulations > 1 and len(builders) < len(rows):
         problems.append(
             Problem(
-                "config: template.populations",
+                "config: template.subpopulations",
                 f"people of whom {where} says no belong to none",
-                "Give them to `atlasmith segment` instead, one by one, or set cohort.builders to null.",
+                "Give them to `atlasmith segment` instead, one by one, or set cohort.template_subjects to null.",
             )
         )
 
@@ -261,23 +261,27 @@ def _check_covariate(
             Problem(
                 where,
                 f"nobody who makes the template has {_some(strangers)}",
-                f"Write n/a, or let others of that kind make it too: column '{config.cohort.builders}'.",
+                f"Write n/a, or let others of that kind make it too: column '{config.cohort.template_subjects}'.",
             )
         )
     else:
-        for value in config.template.views.get(name, []):
+        for value in config.template.evaluate_at.get(name, []):
             if texts and value not in known:
                 problems.append(
-                    Problem(f"config: template.views.{name}", f"no subject has {value!r}", f"See {where}.")
+                    Problem(
+                        f"config: template.evaluate_at.{name}", f"no subject has {value!r}", f"See {where}."
+                    )
                 )
             if not texts and not isinstance(value, int | float):
                 problems.append(
-                    Problem(f"config: template.views.{name}", f"{value!r} is no number", f"See {where}.")
+                    Problem(
+                        f"config: template.evaluate_at.{name}", f"{value!r} is no number", f"See {where}."
+                    )
                 )
 
 
 def _builds(config: Config, row: dict[str, str]) -> bool:
-    name = config.cohort.builders
+    name = config.cohort.template_subjects
     return name is None or BUILDS.get(row[name], True)
 
 
@@ -286,7 +290,7 @@ class Participant(NamedTuple):
 
     id: str
     role: str
-    builds: bool
+    in_template: bool
     covariates: tuple[str, ...]
 
 
@@ -319,7 +323,7 @@ def checked_participants(config: Config) -> dict[str, Participant]:
         subject.id: Participant(
             subject.id,
             subject.role,
-            subject.builds,
+            subject.in_template,
             tuple(format_value(subject.covariates.get(key)) for key in config.cohort.covariates),
         )
         for subject in read_cohort(table)
@@ -514,7 +518,7 @@ def _check_labels(path: Path) -> set[int]:
         _refuse(
             path,
             f"{broken.size} voxels are no integers, such as {broken.flat[0]:g}",
-            "Resample labels with nearest neighbour, and save integers.",
+            "Resample labels with nearest neighbor, and save integers.",
         )
     if data.min() < 0 or data.max() > np.iinfo(np.int32).max:
         _refuse(
@@ -550,7 +554,7 @@ def _flat_axis(grid: Grid) -> int | None:
 
 
 def decide_grid(extents: Sequence[Array], flat: int | None, template: TemplateSection) -> Grid:
-    """The template's grid: RAS, centred on the world's origin, of the config's spacing.
+    """The template's grid: RAS, centered on the world's origin, of the config's spacing.
 
     extents: (3,) mm for each subject, see `foreground_extent`. flat: the axis that 2-D images don't have.
     Where the config gives no shape, the grid holds the largest extent of each axis, in a multiple of 8
@@ -719,7 +723,7 @@ def check_cohort(config: Config) -> CheckedCohort:
                     f"the labels lie on another grid ({label_grid.shape} voxels, "
                     f"affine {label_grid.affine.round(3).tolist()}) than {images[name].name} "
                     f"({grid.shape} voxels, affine {grid.affine.round(3).tolist()})",
-                    "Resample them onto the image with nearest neighbour.",
+                    "Resample them onto the image with nearest neighbor.",
                 )
             )
         if label_grid is not None and roles[name] == "atlas":
@@ -757,7 +761,7 @@ def check_cohort(config: Config) -> CheckedCohort:
             image=images[name],
             labels=label_files.get(name),
             covariates={key: parse_covariate(row[key]) for key in config.cohort.covariates},
-            builds=_builds(config, row),
+            in_template=_builds(config, row),
         )
         for name, row in rows.items()
     ]

@@ -73,9 +73,9 @@ def check_choices(config: Config) -> None:
     template = config.template
     problems = [
         *_term_problems("config: template.similarity", template.similarity, SIMILARITY),
-        *_term_problems("config: template.labels", template.labels, SIMILARITY),
-        *_term_problems("config: template.pairs", template.pairs, SIMILARITY),
-        *_term_problems("config: template.regularisation", template.regularisation, REGULARISERS),
+        *_term_problems("config: template.label_similarity", template.label_similarity, SIMILARITY),
+        *_term_problems("config: template.pairwise", template.pairwise, SIMILARITY),
+        *_term_problems("config: template.regularization", template.regularization, REGULARISERS),
         *_unknown("config: template.network.name", [template.network.name], NETWORKS, "network"),
         *_unknown("config: template.decoder", [template.decoder], DECODERS, "decoder"),
         *_unknown("config: affine.engine", [config.affine.engine], ENGINES, "engine"),

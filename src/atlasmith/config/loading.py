@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from atlasmith.config.renamed import renamed_problems
 from atlasmith.config.schema import Config
 from atlasmith.core.errors import AtlasmithError, InputError, Problem, did_you_mean
-from atlasmith.io.tables import POPULATION
+from atlasmith.io.tables import SUBPOPULATION
 
 
 def _message(error: dict[str, Any]) -> tuple[str, str]:
@@ -33,15 +34,17 @@ def parse_config(values: dict[str, Any], where: str | Path = "config") -> Config
     """Check a config's keys, types and names; raises `InputError` with every fault found."""
     if not isinstance(values, dict):
         raise InputError([Problem(where, "this is no table of keys and values", "See the README's example.")])
+    problems = renamed_problems(values, where)
+    renamed = {problem.where for problem in problems}
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        problems = []
         for item in error.errors():
-            found, remedy = _message(item)  # type: ignore[arg-type]
-            problems.append(Problem(f"{where}: {'.'.join(map(str, item['loc']))}", found, remedy))
+            place = f"{where}: {'.'.join(map(str, item['loc']))}"
+            if place not in renamed:
+                problems.append(Problem(place, *_message(item)))  # type: ignore[arg-type]
         raise InputError(problems) from None
-    problems = [
+    problems += [
         Problem(
             f"{where}: template.condition_on",
             f"'{name}' isn't among cohort.covariates",
@@ -52,29 +55,29 @@ def parse_config(values: dict[str, Any], where: str | Path = "config") -> Config
     ]
     problems += [
         Problem(
-            f"{where}: template.views",
+            f"{where}: template.evaluate_at",
             f"'{name}' isn't among template.condition_on",
             "Condition the template on it, or remove the view.",
         )
-        for name in config.template.views
+        for name in config.template.evaluate_at
         if name not in config.template.conditions
     ]
-    letters = ascii_uppercase[: config.template.populations]
+    letters = ascii_uppercase[: config.template.subpopulations]
     problems += [
         Problem(
-            f"{where}: template.views.{POPULATION}",
-            f"there is no population {value!r}",
-            f"Those of template.populations are {', '.join(letters)}.",
+            f"{where}: template.evaluate_at.{SUBPOPULATION}",
+            f"there is no subpopulation {value!r}",
+            f"Those of template.subpopulations are {', '.join(letters)}.",
         )
-        for value in config.template.views.get(POPULATION, [])
-        if config.template.populations > 1 and value not in list(letters)
+        for value in config.template.evaluate_at.get(SUBPOPULATION, [])
+        if config.template.subpopulations > 1 and value not in list(letters)
     ]
-    if config.template.populations > 1 and POPULATION in config.cohort.covariates:
+    if config.template.subpopulations > 1 and SUBPOPULATION in config.cohort.covariates:
         problems.append(
             Problem(
                 f"{where}: cohort.covariates",
-                f"'{POPULATION}' is what template.populations finds in the images",
-                "Rename the column, or set template.populations: 1.",
+                f"'{SUBPOPULATION}' is what template.subpopulations finds in the images",
+                "Rename the column, or set template.subpopulations: 1.",
             )
         )
     if config.template.batch_size % config.processes:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from atlasmith.io.layout import Layout
-from atlasmith.io.tables import POPULATION
+from atlasmith.io.tables import SUBPOPULATION
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
 Positive = Annotated[float, Field(gt=0)]
@@ -28,7 +28,7 @@ class CohortSection(Section):
     suffix: Label = "T1w"
     labels: str | None = Field("derivatives/manual", description="folder of label files, relative to bids")
     role: str = Field("role", description="column of participants.tsv: atlas, target or train")
-    builders: str | None = Field(
+    template_subjects: str | None = Field(
         None, description="column of participants.tsv: yes or no, who makes the template; None: all do"
     )
     hold_out: list[str] = Field(
@@ -51,7 +51,7 @@ class NetworkSection(Section):
     channels: Annotated[list[Count], Field(min_length=2)] | None = Field(
         None, description="widths of the levels, finest first; None: the network's own default"
     )
-    passes: Count = Field(1, description="times that it sees the image, each time warped by what it knows")
+    cascades: Count = Field(1, description="times that it sees the image, each time warped by what it knows")
 
 
 class SegmenterSection(Section):
@@ -64,7 +64,7 @@ class SegmenterSection(Section):
 
 class RefinementSection(Section):
     rounds: Annotated[int, Field(ge=0)] = 3
-    steps: Count = Field(14, description="of instance optimisation, in each round")
+    steps: Count = Field(14, description="of instance optimization, in each round")
     learning_rate: Positive = 0.15
     subjects: Count = Field(60, description="at most so many, but in the last round all")
 
@@ -82,12 +82,12 @@ class TemplateSection(Section):
     shape: list[Count] | None = Field(None, description="grid, voxels; from the images where not given")
     margin: NotNegative = Field(4.0, description="mm around the largest object")
     condition_on: list[str] = Field(default_factory=list, description="covariates")
-    populations: Annotated[int, Field(ge=1, le=26)] = Field(
-        1, description="sub-populations that are told apart by their images, each with its template"
+    subpopulations: Annotated[int, Field(ge=1, le=26)] = Field(
+        1, description="sub-subpopulations that are told apart by their images, each with its template"
     )
     decoder: str = Field("dense", description="what makes covariates into more than a straight line")
     network: NetworkSection = NetworkSection()
-    squarings: Annotated[int, Field(ge=1, le=12)] = 6
+    integration_steps: Annotated[int, Field(ge=1, le=12)] = 6
     steps: Annotated[int, Field(ge=0)] = Field(
         500, description="0: no network is trained, and refinement makes the template from the affine mean"
     )
@@ -99,17 +99,17 @@ class TemplateSection(Section):
         min_length=1,
         description="a little mse keeps the template's intensities on the images' scale",
     )
-    labels: Terms = Field(
+    label_similarity: Terms = Field(
         default_factory=dict,
         description="similarity of the labels that a segmenter, which learns from the atlases, sees",
     )
     segmenter: SegmenterSection = SegmenterSection()
     refinement: RefinementSection = RefinementSection()
     adversary: AdversarySection = AdversarySection()
-    pairs: Terms = Field(
+    pairwise: Terms = Field(
         default_factory=dict, description="similarity of images brought to each other through the template"
     )
-    regularisation: Terms = {
+    regularization: Terms = {
         "diffusion": {"weight": 0.4},
         "magnitude": {"weight": 0.001},
         "centrality": {"weight": 0.02},
@@ -121,24 +121,26 @@ class TemplateSection(Section):
     )
     channels_last: bool = Field(False, description="the memory format of networks in training")
     checkpoint_every: Count = 100
-    views: dict[str, list[float | str]] = Field(
+    evaluate_at: dict[str, list[float | str]] = Field(
         default_factory=dict, description="covariate: values at which template images are written"
     )
 
     @property
     def conditions(self) -> list[str]:
-        """What the template depends on: covariates, and the population where several are told apart."""
-        return [*self.condition_on, *([POPULATION] if self.populations > 1 else [])]
+        """What the template depends on: covariates, and the subpopulation where several are told apart."""
+        return [*self.condition_on, *([SUBPOPULATION] if self.subpopulations > 1 else [])]
+
+
+class InstanceOptimizationSection(Section):
+    steps: Annotated[int, Field(ge=0)] = Field(40, description="on each image, after the network; 0: none")
+    learning_rate: Positive = 0.15
+    pairwise_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="on each atlas and subject, from their maps through the template"
+    )
 
 
 class RegisterSection(Section):
-    refine_steps: Annotated[int, Field(ge=0)] = Field(
-        40, description="instance optimisation after the network"
-    )
-    refine_learning_rate: Positive = 0.15
-    pair_steps: Annotated[int, Field(ge=0)] = Field(
-        0, description="instance optimisation of each pair, from what it has through the template"
-    )
+    instance_optimization: InstanceOptimizationSection = InstanceOptimizationSection()
 
 
 class VoteNetSection(Section):
@@ -154,7 +156,7 @@ class VoteNetSection(Section):
     checkpoint_every: Count = 100
 
 
-class EvidenceSection(Section):
+class AutoContextSection(Section):
     count: Count = Field(3, description="networks, each of which learns without its share of the atlases")
     voxels: Count = Field(400_000, description="disputed voxels, of all atlases together, to learn from")
     width: Count = Field(64, description="of the network's layers")
@@ -172,28 +174,31 @@ class JLFSection(Section):
     beta: Positive = Field(2.0, description="power of the errors")
 
 
-TRAININGS = {"votenet": ["votenet"], "evidence": ["evidence", "evidence_second"]}  # of fusion's networks
+TRAININGS = {
+    "votenet": ["votenet"],
+    "autocontext": ["autocontext", "autocontext_second"],
+}  # of fusion's networks
 
 
 class FusionSection(Section):
-    methods: list[str] = Field(["majority", "local_weighted", "evidence"], min_length=1)
-    closest: Count | None = Field(
+    methods: list[str] = Field(["majority", "local_weighted", "autocontext"], min_length=1)
+    atlas_selection: Count | None = Field(
         None, description="so many atlases vote, those that look most like the subject; None: all"
     )
     prior: NotNegative = Field(0.0, description="power of the labels' prior probabilities in every verdict")
-    fill: Annotated[float, Field(ge=0, le=1)] = Field(
+    prior_fallback: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="where no label has this share of the trust, the prior decides"
     )
-    local_closest: Count = Field(10, description="so many atlases vote at a voxel in `local_closest`")
+    local_selection: Count = Field(10, description="so many atlases vote at a voxel in `local_selection`")
     spacing: Positive | None = Field(None, description="fuse at this voxel size, mm; None: the target's own")
     margin: NotNegative = Field(6.0, description="mm around the propagated labels")
     uncertainty: bool = Field(False, description="also write what each fused label is unsure of")
-    assess: bool = Field(
+    quality: bool = Field(
         True, description="segment atlases too, each by the others: what all segmentations are worth"
     )
     jlf: JLFSection = JLFSection()
     votenet: VoteNetSection = VoteNetSection()
-    evidence: EvidenceSection = EvidenceSection()
+    autocontext: AutoContextSection = AutoContextSection()
 
     @property
     def networks(self) -> list[str]:
@@ -221,7 +226,7 @@ class Config(Section):
     seed: int = 0
     output: Path = Path("results")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    chunk: Count = Field(8, description="subjects a job")
+    subjects_per_job: Count = Field(8, description="subjects a job")
     processes: Count = Field(1, description="that train the template together, each on its own GPU")
     threads: Count = Field(2, description="of a training, of all its processes together")
     cohort: CohortSection

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def recompute(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+def checkpoint(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """`function(*tensors)`, of which only the tensors are kept for the gradient, not what lies between.
 
     `function` must be free of random numbers. As `torch.utils.checkpoint`, without the seconds that this one

@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 
 
 @contextmanager
-def joined(batch: int, people: int) -> Iterator[None]:
+def process_group(batch: int, people: int) -> Iterator[None]:
     """With the other processes of torchrun, if this is one of them. Raises `AtlasmithError` where a batch
     can't be shared equally, or people are too few."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
@@ -29,9 +29,9 @@ def joined(batch: int, people: int) -> Iterator[None]:
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
-        if batch % size() or people < size():
+        if batch % world_size() or people < world_size():
             raise AtlasmithError(
-                f"{size()} processes can't share template.batch_size {batch} equally, or are more than the "
+                f"{world_size()} processes can't share template.batch_size {batch} equally, or are more than the "
                 f"{people} people of a round. Set `processes` to a divisor of the batch."
             )
         yield
@@ -39,7 +39,7 @@ def joined(batch: int, people: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def size() -> int:
+def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -47,19 +47,19 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that prints and writes files."""
     return rank() == 0
 
 
-def share(items: Sequence[Item]) -> list[Item]:
+def shard(items: Sequence[Item]) -> list[Item]:
     """This process's items."""
-    return list(items[rank() :: size()])
+    return list(items[rank() :: world_size()])
 
 
-def total(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """The sum over all processes; differentiable."""
-    if size() == 1:
+    if world_size() == 1:
         return tensor
     summed: Tensor = _Total.apply(tensor)
     return summed
@@ -81,18 +81,20 @@ class _Total(torch.autograd.Function):
 
 def average_gradients(module: nn.Module) -> None:
     """In place: of the mean of all processes' losses."""
-    if size() == 1:
+    if world_size() == 1:
         return
     known = [parameter for parameter in module.parameters() if parameter.requires_grad]
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in known]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
-    for parameter, mean in zip(known, (flat / size()).split([g.numel() for g in gradients]), strict=True):
+    for parameter, mean in zip(
+        known, (flat / world_size()).split([g.numel() for g in gradients]), strict=True
+    ):
         if parameter.grad is not None:
             parameter.grad.copy_(mean.view_as(parameter.grad))
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until all are here."""
-    if size() > 1:
+    if world_size() > 1:
         dist.barrier()

@@ -21,17 +21,17 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     return inner + warp(outer, inner, padding="border")
 
 
-def exponentiate(velocity: Tensor, squarings: int, save_memory: bool = False) -> Tensor:
+def exponentiate(velocity: Tensor, integration_steps: int, save_memory: bool = False) -> Tensor:
     """The displacement exp(v) - id of a stationary velocity (B, d, *shape), both in voxels.
 
     Scaling and squaring (Arsigny et al. 2006, doi:10.1007/11866565_113). Its inverse is exp(-v).
     `save_memory` keeps every second displacement for the gradient, and computes the others anew.
     """
-    displacement = velocity / 2**squarings
+    displacement = velocity / 2**integration_steps
     if save_memory:
-        result: Tensor = _Squarings.apply(displacement, squarings)
+        result: Tensor = _ScalingAndSquaring.apply(displacement, integration_steps)
         return result
-    for _ in range(squarings):
+    for _ in range(integration_steps):
         displacement = compose(displacement, displacement)
     return displacement
 
@@ -51,18 +51,20 @@ def _along(field: Tensor, direction: Tensor) -> Tensor:
     return torch.stack([slope * direction[:, [axis]] for axis, slope in enumerate(slopes)]).sum(0)
 
 
-class _Squarings(torch.autograd.Function):
+class _ScalingAndSquaring(torch.autograd.Function):
     """A displacement composed with itself, again and again, with a gradient written out: autograd would keep
     two fields a step for it."""
 
     @staticmethod
-    def forward(ctx: Any, displacement: Tensor, squarings: int) -> Tensor:
+    def forward(ctx: Any, displacement: Tensor, integration_steps: int) -> Tensor:
         kept = []
-        for step in range(squarings):
-            if step % 2 == 0 and step < max(squarings - 1, 1):  # the last needn't outlive the forward pass
+        for step in range(integration_steps):
+            if step % 2 == 0 and step < max(
+                integration_steps - 1, 1
+            ):  # the last needn't outlive the forward pass
                 kept.append(displacement)
             displacement = compose(displacement, displacement)
-        ctx.squarings = squarings
+        ctx.integration_steps = integration_steps
         ctx.save_for_backward(*kept)
         return displacement
 
@@ -70,7 +72,7 @@ class _Squarings(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         kept = ctx.saved_tensors
-        for step in reversed(range(ctx.squarings)):
+        for step in reversed(range(ctx.integration_steps)):
             start = min(step // 2, len(kept) - 1)
             displacement = kept[start]
             for _ in range(step - 2 * start):

@@ -66,7 +66,7 @@ class Grid:
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
     @property
-    def centre(self) -> Array:
+    def center(self) -> Array:
         """World position (3,) of the grid's middle."""
         middle = (np.array(self.shape) - 1) / 2
         return self.affine[:3, :3] @ middle + self.affine[:3, 3]

@@ -16,7 +16,7 @@ def has_background(data: Array) -> bool:
     return bool(np.mean(data == data.min()) > BACKGROUND_SHARE)
 
 
-def normalise(data: Array) -> Array:
+def normalize(data: Array) -> Array:
     """Scale to [0, 1], robustly: float32 of the same shape.
 
     With a background, from the minimum to the foreground's 99.5th percentile; without one (a crop), from the

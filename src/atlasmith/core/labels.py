@@ -22,7 +22,7 @@ class Counts:
     predicted: Array
 
 
-def boxes(labels: Array) -> list[tuple[int, tuple[slice, ...]]]:
+def bounding_boxes(labels: Array) -> list[tuple[int, tuple[slice, ...]]]:
     """Each label of some maps (N, *shape), in rising order, and its bounding box there, in N too."""
     values, index = np.unique(labels, return_inverse=True)
     return list(zip(values.tolist(), find_objects(index.reshape(labels.shape) + 1), strict=True))
@@ -34,7 +34,7 @@ def label_index(data: Array, labels: Array) -> Array:
     return np.where(labels[position] == data, position + 1, 0).astype(np.int32)
 
 
-def count(truth: Array, predicted: Array, labels: int) -> Counts:
+def count_overlap(truth: Array, predicted: Array, labels: int) -> Counts:
     """Counts of the values 1..`labels` in two maps of one shape, as `label_index` makes them."""
     return Counts(
         both=np.bincount(truth[truth == predicted], minlength=labels + 1)[1:],

@@ -24,7 +24,7 @@ def to_tensor(grid: Grid, data: Array, like: Tensor) -> Tensor:
 
 
 def inside(voxels: Tensor, shape: Sequence[int]) -> Tensor:
-    """Whether voxel coordinates (..., d) lie in an image of `shape`, half a voxel beyond its centres."""
+    """Whether voxel coordinates (..., d) lie in an image of `shape`, half a voxel beyond its centers."""
     limits = torch.tensor(shape, dtype=voxels.dtype, device=voxels.device) - 0.5
     return ((voxels >= -0.5) & (voxels <= limits)).all(dim=-1)
 
@@ -39,7 +39,7 @@ def _displacement_at(field: DisplacementField, points: Tensor) -> Tensor:
     return values.reshape(3, -1).T * within
 
 
-def map_points(steps: Sequence[Step], points: Tensor) -> Tensor:
+def transform_points(steps: Sequence[Step], points: Tensor) -> Tensor:
     """World points (N, 3), RAS mm, taken through `steps` from first to last."""
     for step in steps:
         points = (
@@ -62,25 +62,27 @@ def to_voxels(points: Tensor, moving: Grid, shape: Sequence[int]) -> Tensor:
     return voxels[:, list(moving.axes)].T.reshape(1, moving.ndim, *shape)
 
 
-def pull_coordinates(moving: Grid, steps: Sequence[Step], fixed: Grid) -> Tensor:
+def resampling_coordinates(moving: Grid, steps: Sequence[Step], fixed: Grid) -> Tensor:
     """Voxel coordinates (1, d, *fixed.tensor_shape) in `moving` of the voxels of `fixed`."""
-    return to_voxels(map_points(steps, world_points(fixed)), moving, fixed.tensor_shape)
+    return to_voxels(transform_points(steps, world_points(fixed)), moving, fixed.tensor_shape)
 
 
-def pull(image: Tensor, moving: Grid, steps: Sequence[Step], fixed: Grid, mode: Mode = "bilinear") -> Tensor:
+def resample(
+    image: Tensor, moving: Grid, steps: Sequence[Step], fixed: Grid, mode: Mode = "bilinear"
+) -> Tensor:
     """`image` (1, C, *moving.tensor_shape) resampled once onto `fixed` (1, C, *fixed.tensor_shape).
 
-    Zero outside the image, which ends half a voxel beyond its outermost centres, as ITK has it.
+    Zero outside the image, which ends half a voxel beyond its outermost centers, as ITK has it.
     """
-    points = pull_coordinates(moving, steps, fixed)
+    points = resampling_coordinates(moving, steps, fixed)
     return sample(image, points, mode, "border") * inside(points[0].movedim(0, -1), moving.tensor_shape)
 
 
-def pull_labels(labels: Array, moving: Grid, steps: Sequence[Step], fixed: Grid) -> Tensor:
+def resample_labels(labels: Array, moving: Grid, steps: Sequence[Step], fixed: Grid) -> Tensor:
     """Integer `labels` (X, Y, Z) on `moving` resampled once onto `fixed`, as `sample_labels` has it:
     (*fixed.tensor_shape)."""
     own = torch.from_numpy(moving.squeeze(labels))
-    return sample_labels(own, pull_coordinates(moving, steps, fixed))
+    return sample_labels(own, resampling_coordinates(moving, steps, fixed))
 
 
 def displacement_to_field(displacement: Tensor, grid: Grid) -> DisplacementField:

@@ -1,9 +1,9 @@
 """The demo cohort: a real brain made into people with a known truth, and the grades against that truth.
 
 The base is the MNI152 brain that nilearn bundles (nlin 2009a symmetric). A point b of it lies in subject s at
-A_s(exp(v_s)(exp(z_s w)(b))): the age velocity w times the standardised age z, a random smooth velocity v and
+A_s(exp(v_s)(exp(z_s w)(b))): the age velocity w times the standardized age z, a random smooth velocity v and
 an affine pose A. The v of a cohort sum to nothing and are uncorrelated with age, so that the base is the
-cohort's centre and the planted age effect is also its regression on age. Nothing here uses `atlasmith.warp`
+cohort's center and the planted age effect is also its regression on age. Nothing here uses `atlasmith.warp`
 to make the truth: scipy does, so the truth is independent of what it grades.
 """
 
@@ -29,7 +29,7 @@ from torch import Tensor
 from atlasmith.config import Config
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, DisplacementField, Grid, Step
-from atlasmith.core.world import map_points
+from atlasmith.core.world import transform_points
 from atlasmith.io.files import read_json, write_json, write_text
 from atlasmith.io.images import read_image, read_labels, write_image
 from atlasmith.io.layout import Layout
@@ -56,7 +56,7 @@ ORIENTATIONS = ("RAS", "LAS", "LPS", "PSR", "LIP", "ASL")
 
 FIELD_SPACING = 4.0  # mm, of the grid of velocities and displacements
 FIELD_MARGIN = 24.0  # mm around the brain, over which velocities fade
-SQUARINGS = 6
+INTEGRATION_STEPS = 6
 WARP_SD = 3.5  # mm, of each component of the random velocity within the brain
 WARP_SMOOTHNESS = 20.0  # mm, standard deviation of the Gaussian that smooths it
 VENTRICLE_GROWTH = 0.33  # divergence in the ventricles, a standard deviation of age; blurring takes a part
@@ -112,24 +112,24 @@ def _compose(first: Array, second: Array, grid: Grid) -> Array:
 
 def _exponential(velocity: Array, grid: Grid) -> Array:
     """The displacement of a stationary velocity (X, Y, Z, 3), both in mm, by scaling and squaring."""
-    displacement = velocity / 2**SQUARINGS
-    for _ in range(SQUARINGS):
+    displacement = velocity / 2**INTEGRATION_STEPS
+    for _ in range(INTEGRATION_STEPS):
         displacement = _compose(displacement, displacement, grid)
     return displacement
 
 
-def _standardised(age: float) -> float:
+def _standardized(age: float) -> float:
     return (age - AGE_MEAN) / AGE_SD
 
 
-def _base_labels(grid: Grid, image: Array, grey: Array, white: Array, brain: Array) -> Array:
+def _base_labels(grid: Grid, image: Array, gray: Array, white: Array, brain: Array) -> Array:
     """Labels (X, Y, Z) from tissue maps at 1 mm; the regions are set by hand in MNI coordinates."""
     x, y, z = np.meshgrid(
         *(np.arange(n) + start for n, start in zip(grid.shape, grid.affine[:3, 3], strict=True)),
         indexing="ij",
         sparse=True,
     )
-    csf = np.clip(brain - grey - white, 0, 1)
+    csf = np.clip(brain - gray - white, 0, 1)
 
     # Lateral ventricles: deep fluid, without the cisterns behind the thalamus and other small pools.
     deep = ndimage.distance_transform_edt(brain) > 18
@@ -150,15 +150,15 @@ def _base_labels(grid: Grid, image: Array, grey: Array, white: Array, brain: Arr
     hindbrain = basin.repeat(2, 0).repeat(2, 1).repeat(2, 2)[tuple(slice(n) for n in grid.shape)]
 
     deep_grey = (x / 33) ** 2 + ((y + 4) / 31) ** 2 + ((z - 5) / 20) ** 2 < 1
-    deep_grey &= (grey > 0.4) & (csf < 0.5)
+    deep_grey &= (gray > 0.4) & (csf < 0.5)
     # Where white matter meets a ventricle, the maps' mixture looks like a rim of cortex.
     rim = ndimage.binary_dilation(ventricles, iterations=4)
-    cortex = (grey > white) & ~rim
+    cortex = (gray > white) & ~rim
     left = np.where(cortex, CORTEX[0], 3)
     left = np.where(deep_grey, 7, left)
     labels = left + (x > 0)
     labels = np.where(hindbrain, 9, labels)
-    labels = np.where(brain & (csf < np.maximum(grey, white)), labels, 0)
+    labels = np.where(brain & (csf < np.maximum(gray, white)), labels, 0)
     return np.where(ventricles, VENTRICLES[0] + (x > 0), labels).astype(np.uint8)
 
 
@@ -207,13 +207,13 @@ def load_base(spacing: float) -> Base:
     names = ("template", "gm_template", "wm_template", "brain_mask")
     maps = [getattr(datasets, f"load_mni152_{name}")(resolution=1) for name in names]
     whole = Grid(maps[0].shape, maps[0].affine)
-    image, grey, white, brain = (np.asarray(each.dataobj, dtype=np.float32) for each in maps)
+    image, gray, white, brain = (np.asarray(each.dataobj, dtype=np.float32) for each in maps)
     occupied = ndimage.find_objects((brain > 0.5).astype(np.int8))[0]
     box = tuple(slice(max(s.start - 4, 0), s.stop + 4) for s in occupied)
     grid = whole.cropped([slice(s.start, min(s.stop, n)) for s, n in zip(box, whole.shape, strict=True)])
-    image, grey, white, inside = image[box], grey[box], white[box], brain[box] > 0.5
+    image, gray, white, inside = image[box], gray[box], white[box], brain[box] > 0.5
     image = image * inside
-    labels = _base_labels(grid, image, grey, white, inside)
+    labels = _base_labels(grid, image, gray, white, inside)
 
     sigma = spacing / 3  # mm: the blur of such a voxel
     masks = [*(labels == label for label in LABELS), inside]
@@ -228,7 +228,7 @@ def load_base(spacing: float) -> Base:
 
     length = np.ceil((np.array(grid.shape) + 2 * FIELD_MARGIN) / FIELD_SPACING).astype(int) + 1
     affine = np.diag([FIELD_SPACING] * 3 + [1.0])
-    affine[:3, 3] = grid.centre - (length - 1) / 2 * FIELD_SPACING
+    affine[:3, 3] = grid.center - (length - 1) / 2 * FIELD_SPACING
     field_grid = Grid((int(length[0]), int(length[1]), int(length[2])), affine)
     velocity = _age_velocity(grid, labels, inside, field_grid)
     return Base(grid, image, labels, np.stack(soft), field_grid, velocity.astype(np.float32))
@@ -259,12 +259,12 @@ def _random_velocities(base: Base, ages: Array, seed: int) -> Array:
     return np.tensordot(residual.astype(np.float32), velocities, axes=1)
 
 
-def _pose(rng: np.random.Generator, centre: Array) -> Array:
-    """(4, 4): rotation and scale about `centre`, and translation."""
+def _pose(rng: np.random.Generator, center: Array) -> Array:
+    """(4, 4): rotation and scale about `center`, and translation."""
     matrix = np.eye(4)
     scale = rng.uniform(0.93, 1.07) * rng.uniform(0.97, 1.03, 3)
     matrix[:3, :3] = Rotation.from_euler("xyz", rng.uniform(-8, 8, 3), degrees=True).as_matrix() * scale
-    matrix[:3, 3] = centre - matrix[:3, :3] @ centre + rng.uniform(-10, 10, 3)
+    matrix[:3, 3] = center - matrix[:3, :3] @ center + rng.uniform(-10, 10, 3)
     return matrix
 
 
@@ -320,7 +320,7 @@ def planted_volumes(base: Base, ages: Sequence[float]) -> dict[str, list[float]]
     millilitres = float(np.prod(grid.spacing)) / 255 / 1000
     volumes: dict[str, list[float]] = {"ventricle_ml": [], "cortex_ml": []}
     for age in ages:
-        pull = _exponential(-_standardised(age) * base.age_velocity, base.field_grid)
+        pull = _exponential(-_standardized(age) * base.age_velocity, base.field_grid)
         moved = _displaced(points, pull, base.field_grid)
         for name, labels in (("ventricle_ml", VENTRICLES), ("cortex_ml", CORTEX)):
             total = sum(float(_sample(base.soft_labels[i - 1], base.grid, moved).sum()) for i in labels)
@@ -406,8 +406,8 @@ def _write_subject(
 ) -> dict[str, Any]:
     """Write a subject's image, labels and true transforms; returns what the truth keeps besides."""
     rng = np.random.default_rng([made_by["seed"], 2, index])
-    grid, ageing = base.field_grid, _standardised(age) * base.age_velocity
-    pose = _pose(rng, base.grid.centre)
+    grid, ageing = base.field_grid, _standardized(age) * base.age_velocity
+    pose = _pose(rng, base.grid.center)
     push = _compose(_exponential(ageing, grid), _exponential(velocity, grid), grid)
     pull = _compose(_exponential(-velocity, grid), _exponential(-ageing, grid), grid)
     # The image is made with exactly the field that is kept: single precision, linear between voxels.
@@ -513,18 +513,18 @@ def registration_errors(config: Config, count: int = 1000) -> dict[str, float]:
     affine = {i: read_affine(ours.affine(i)) for i in ids}
     errors: dict[str, list[Array]] = {stage: [] for stage in STAGES}
     for j in ids:
-        points = map_points(true_forward[j], seeds)
-        in_base = map_points(read_composite(truth.inverse(j)), points)
-        in_template = map_points(read_composite(ours.inverse(j)), points)
-        after_affine = map_points([np.linalg.inv(affine[j])], points)
+        points = transform_points(true_forward[j], seeds)
+        in_base = transform_points(read_composite(truth.inverse(j)), points)
+        in_template = transform_points(read_composite(ours.inverse(j)), points)
+        after_affine = transform_points([np.linalg.inv(affine[j])], points)
         for i in ids:
             if i == j:
                 continue
-            expected = map_points(true_forward[i], in_base)
+            expected = transform_points(true_forward[i], in_base)
             found = {
                 "before": points,
-                "affine": map_points([affine[i]], after_affine),
-                "warped": map_points(our_forward[i], in_template),
+                "affine": transform_points([affine[i]], after_affine),
+                "warped": transform_points(our_forward[i], in_template),
             }
             for stage, where in found.items():
                 errors[stage].append(torch.linalg.vector_norm(where - expected, dim=1).numpy())
@@ -553,20 +553,20 @@ def _fused_dice(layout: Layout) -> dict[str, float]:
 def _views(layout: Layout) -> dict[float, Path]:
     """Template images by age, the other covariates being equal."""
     cohort = read_json(layout.template_description).get("cohort", {})
-    views: dict[float, Path] = {}
+    by_age: dict[float, Path] = {}
     others: list[dict[str, Any]] = []
     for index, entry in cohort.items():
         covariates = dict(entry["covariates"])
         age = covariates.pop("age", None)
         others.append(covariates)
         if age is not None and covariates == others[0]:
-            views[float(age)] = layout.template_at(int(index))
-    if len(views) < 3:
+            by_age[float(age)] = layout.template_at(int(index))
+    if len(by_age) < 3:
         raise AtlasmithError(
-            f"{layout.template_description}: {len(views)} template images at different ages; the age effect "
-            "needs 3. Set template.condition_on: [age] and template.views: {age: [...]}."
+            f"{layout.template_description}: {len(by_age)} template images at different ages; the age effect "
+            "needs 3. Set template.condition_on: [age] and template.evaluate_at: {age: [...]}."
         )
-    return dict(sorted(views.items()))
+    return dict(sorted(by_age.items()))
 
 
 def age_effect(config: Config) -> dict[str, float]:
@@ -594,7 +594,7 @@ def age_effect(config: Config) -> dict[str, float]:
     )
 
     def render_at(age: float) -> Array:
-        pull = _exponential(-_standardised(age) * velocity.data, velocity.grid)
+        pull = _exponential(-_standardized(age) * velocity.data, velocity.grid)
         image = _sample(base_image.data, base_image.grid, _displaced(points, pull, velocity.grid))
         return image.reshape(template.grid.shape)
 

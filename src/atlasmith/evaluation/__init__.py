@@ -1,5 +1,5 @@
 """Scores of every stage, and their summary over subjects."""
 
-from atlasmith.evaluation.stage import score_subject, summarise
+from atlasmith.evaluation.stage import score_subject, summarize
 
-__all__ = ["score_subject", "summarise"]
+__all__ = ["score_subject", "summarize"]

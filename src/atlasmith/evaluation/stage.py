@@ -15,7 +15,7 @@ from atlasmith.config import Config
 from atlasmith.core.errors import AtlasmithError, look_up
 from atlasmith.core.grid import Array, DisplacementField, Grid
 from atlasmith.core.sampling import sample
-from atlasmith.core.world import pull, pull_coordinates
+from atlasmith.core.world import resample, resampling_coordinates
 from atlasmith.evaluation import metrics, statistics
 from atlasmith.io.images import Image, read_image, read_labels
 from atlasmith.io.tables import (
@@ -72,7 +72,7 @@ def score_subject(config: Config, subject_id: str) -> None:
     print(f"score: sub-{subject_id}" + (f", mean Dice {', '.join(means)}" if means else ""), flush=True)
 
 
-def summarise(config: Config) -> None:
+def summarize(config: Config) -> None:
     """Gather all subjects' scores, add the template's, and write summary and comparisons.
 
     scores.tsv: a row a score; the template's have the subject `template`. summary.tsv: mean, SD, median,
@@ -89,7 +89,7 @@ def summarise(config: Config) -> None:
         for subject in subjects:
             for row in read_tsv(_existing(layout.subject_scores(subject.id), "score")):
                 yield {**row, "value": _number(row["value"])}
-        yield from _template_rows(config, [subject for subject in subjects if subject.builds])
+        yield from _template_rows(config, [subject for subject in subjects if subject.in_template])
 
     def noted() -> Iterator[Row]:
         for row in passing():
@@ -146,7 +146,7 @@ def _registration_rows(config: Config, subject: Subject) -> list[Row]:
     affine = read_image(_existing(layout.affine_image(subject.id), "affine"))
     warped = read_image(_existing(layout.warped(subject.id), "register"))
     images = [
-        ("affine", "initial", _centred(subject.image, template, mask)),
+        ("affine", "initial", _centered(subject.image, template, mask)),
         ("affine", "affine", affine.data),
         ("register", "warped", warped.data),
     ]
@@ -176,7 +176,7 @@ def _world(grid: Grid, mask: Array) -> Array:
     return np.argwhere(mask) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
 
 
-def _centred(path: Path, template: Image, mask: Array) -> Array:
+def _centered(path: Path, template: Image, mask: Array) -> Array:
     """An image on the template's grid, the centroid of its foreground on that of the template's `mask`."""
     image = read_image(path)
     shift = np.eye(4)
@@ -184,7 +184,7 @@ def _centred(path: Path, template: Image, mask: Array) -> Array:
     shift[:3, 3] = centroid - _world(template.grid, mask).mean(axis=0)
     # A file that runs to the left is read as a view with negative strides, which torch refuses.
     moving = torch.from_numpy(np.ascontiguousarray(image.grid.squeeze(image.data)))[None, None]
-    return template.grid.unsqueeze(pull(moving, image.grid, [shift], template.grid)[0, 0].numpy())
+    return template.grid.unsqueeze(resample(moving, image.grid, [shift], template.grid)[0, 0].numpy())
 
 
 # Segmentation
@@ -204,7 +204,7 @@ def _segmentation_rows(config: Config, subject: Subject, truth_path: Path) -> li
         if not fused.grid.same_as(image.grid):
             raise AtlasmithError(f"{path} isn't on the grid of {truth_path}. Run `atlasmith fuse` again.")
         predicted = metrics.label_index(fused.data, labels)
-        counts = metrics.count(truth, predicted, len(labels))
+        counts = metrics.count_overlap(truth, predicted, len(labels))
         surfaces = metrics.surface_scores(
             image.grid.squeeze(truth),
             image.grid.squeeze(predicted),
@@ -250,7 +250,7 @@ def _single_atlas_dice(truth: Array, native: Grid, propagated: Image, labels: Ar
     """
     box = _box_of(propagated.grid, native)
     if box is None:
-        points = pull_coordinates(propagated.grid, [], native)
+        points = resampling_coordinates(propagated.grid, [], native)
     size = len(labels)
     total = np.bincount(truth.ravel(), minlength=size + 1)[1:]
     scores = []
@@ -259,9 +259,9 @@ def _single_atlas_dice(truth: Array, native: Grid, propagated: Image, labels: Ar
         if box is None:
             moving = torch.from_numpy(propagated.grid.squeeze(predicted)).float()[None, None]
             predicted = native.unsqueeze(sample(moving, points, "nearest")[0, 0].numpy().astype(np.int32))
-            counts = metrics.count(truth, predicted, size)
+            counts = metrics.count_overlap(truth, predicted, size)
         else:
-            inside = metrics.count(truth[box], predicted, size)
+            inside = metrics.count_overlap(truth[box], predicted, size)
             counts = metrics.Counts(inside.both, total, inside.predicted)
         scores.append(metrics.dice(counts))
     return np.array([_mean(values) for values in np.array(scores).T])
@@ -294,7 +294,7 @@ def _template_rows(config: Config, subjects: Sequence[Subject]) -> list[Row]:
             "entropy_focus_criterion": metrics.entropy_focus_criterion(image.data[mask]),
         }
         rows += [_row("template", "template", method, name, value) for name, value in values.items()]
-    # Both are on the scale of the normalised images.
+    # Both are on the scale of the normalized images.
     rows.append(_row("template", "template", "template", "gradient_energy_ratio", energies[1] / energies[0]))
     points = _world(grid, mask)
     total = np.zeros_like(points)

@@ -13,8 +13,8 @@ from torch import Tensor
 from atlasmith.config import Config
 from atlasmith.core.grid import Array, Grid
 from atlasmith.core.sampling import sample
-from atlasmith.core.world import pull, pull_coordinates
-from atlasmith.fusion.autocontext import read_court
+from atlasmith.core.world import resample, resampling_coordinates
+from atlasmith.fusion.autocontext import read_autocontext
 from atlasmith.fusion.methods import Share, Votes, fuse, plurality
 from atlasmith.fusion.propagated import read_stack
 from atlasmith.fusion.quality import COLUMNS, found, predicted, tallied
@@ -40,10 +40,12 @@ def fuse_subject(config: Config, subject_id: str) -> None:
         stack.target,
         cache(lambda: trusted()(stack)),
         lambda: trusted().correlation(stack),
-        lambda: read_court(config).verdict(stack, subject_id),
+        lambda: read_autocontext(config).verdict(stack, subject_id),
         config.fusion,
     )
-    known = read_json(layout.assessment) if subject.role != "atlas" and layout.assessment.exists() else None
+    known = (
+        read_json(layout.quality_model) if subject.role != "atlas" and layout.quality_model.exists() else None
+    )
     unexplained = misfit(stack) if config.fusion.uncertainty else None
     for method in config.fusion.methods:
         sizes: dict[int, float] = {}
@@ -57,7 +59,7 @@ def fuse_subject(config: Config, subject_id: str) -> None:
         about: dict[str, Any] = {"SpatialReference": str(subject.image), "FusionMethod": method}
         if unsure and unexplained is not None:
             parts = torch.from_numpy(unsure.maps(unexplained))[None]
-            maps = pull(parts, stack.grid, [], native)[0].movedim(0, -1)
+            maps = resample(parts, stack.grid, [], native)[0].movedim(0, -1)
             path = layout.uncertainty(subject_id, method)
             write_image(path, native.unsqueeze(maps.numpy()), native, like=subject.image)
             about["Uncertainty"] = PARTS
@@ -81,7 +83,7 @@ def on_native(said: Iterable[Share], grid: Grid, native: Grid) -> tuple[Array, A
         fused, confidence = plurality(said, grid.tensor_shape)
         winner[box], best[box] = grid.unsqueeze(fused), grid.unsqueeze(confidence)
         return winner, best
-    voxels = pull_coordinates(grid, [], native)
+    voxels = resampling_coordinates(grid, [], native)
     fused = np.zeros(native.tensor_shape, dtype=np.int32)
     confidence = np.zeros(native.tensor_shape, dtype=np.float32)
     labelled = np.zeros(grid.tensor_shape, dtype=np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 
 from atlasmith.config import Config
 from atlasmith.core.grid import Array
-from atlasmith.core.labels import Counts, count, dice, label_index
+from atlasmith.core.labels import Counts, count_overlap, dice, label_index
 from atlasmith.fusion.propagated import library_of, own_labels
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_labels
@@ -48,7 +48,7 @@ def audit(config: Config) -> None:
         sizes = []
         maps = np.moveaxis(propagated.data.reshape(*propagated.grid.shape, -1), -1, 0)
         for name, labels in zip(voters, maps, strict=True):
-            counts = count(own, label_index(propagated.grid.squeeze(labels), values), len(values))
+            counts = count_overlap(own, label_index(propagated.grid.squeeze(labels), values), len(values))
             overlaps[place[name], place[atlas.id]] = mean_dice(counts)
             sizes.append(counts.predicted)
         ratios.append(volume_ratio(counts.truth, np.array(sizes)))
@@ -59,7 +59,7 @@ def audit(config: Config) -> None:
             row["twin"] = atlases[row["twin"]].id
         if row["finding"]:
             print(f"audit: sub-{atlas.id}: {row['finding']}", flush=True)
-    write_tsv(layout.audit, findings, COLUMNS)
+    write_tsv(layout.atlas_qc, findings, COLUMNS)
 
 
 def mean_dice(counts: Counts) -> float:

@@ -25,20 +25,20 @@ from tqdm import tqdm
 from atlasmith.config import Config
 from atlasmith.config.schema import TRAININGS
 from atlasmith.core.grid import Array
-from atlasmith.core.labels import boxes, label_index
+from atlasmith.core.labels import bounding_boxes, label_index
 from atlasmith.fusion.methods import Box, Share, closeness, patch_distances
 from atlasmith.fusion.propagated import Stack, disputed, library_of, own_labels, read_stack
 from atlasmith.fusion.training import learn
 from atlasmith.io.tables import Subject, read_label_values, write_tsv
 from atlasmith.io.weights import read_network, write_weights
-from atlasmith.networks import CrossFitted, left_out
-from atlasmith.training.device import generator, pick_device
+from atlasmith.networks import CrossFitted, held_out_folds
+from atlasmith.training.device import seeded_generator, select_device
 
 FEATURES = 18  # that make up the evidence
-THOUGHTS = 9  # that the first verdict adds
+CONTEXT_FEATURES = 9  # that the first verdict adds
 CANDIDATES = 6  # labels at most that are considered at a voxel: those with the most votes
 VOTE_RADII = (0, 1, 2, 4)  # voxels, of votes and of the first verdict
-LOOK_RADII = (2, 4)  # of the neighbourhoods that say what a label looks like
+LOOK_RADII = (2, 4)  # of the neighborhoods that say what a label looks like
 REACH = 5  # voxels that evidence looks beyond a label's box
 SURE, FEW = 0.9, 20  # a label is sure of voxels with that share of votes, if there are so many
 NOISE = 0.02  # SD of intensities within a label at least; images are in [0, 1]
@@ -67,10 +67,10 @@ class Case:
     boxes: list[tuple[int, tuple[slice, ...]]]
 
 
-def make_case(stack: Stack, where: Array) -> Case:
+def find_candidates(stack: Stack, where: Array) -> Case:
     """The candidates and their evidence at voxels `where`, label by label, so that memory is that of the
     disputed voxels and of one label's box."""
-    found = [(value, box[1:]) for value, box in boxes(stack.labels)]
+    found = [(value, box[1:]) for value, box in bounding_boxes(stack.labels)]
     labels = np.full((len(where), CANDIDATES), -1, dtype=np.int64)
     evidence = np.zeros((*labels.shape, FEATURES), dtype=np.float32)
     if not len(where):
@@ -116,10 +116,10 @@ def _rows(where: Array, shape: Sequence[int]) -> Array:
     return row
 
 
-def second_thoughts(stack: Stack, case: Case, shares: Array) -> Array:
-    """What a verdict `shares` (M, K) on all that is disputed adds to the evidence: (M, K, THOUGHTS), of which
+def context_features(stack: Stack, case: Case, shares: Array) -> Array:
+    """What a verdict `shares` (M, K) on all that is disputed adds to the evidence: (M, K, CONTEXT_FEATURES), of which
     the first two are the label's share there, and around."""
-    thoughts = np.zeros((*case.labels.shape, THOUGHTS), dtype=np.float32)
+    thoughts = np.zeros((*case.labels.shape, CONTEXT_FEATURES), dtype=np.float32)
     row, edges = _rows(case.where, stack.target.shape), _gradient(stack.target)
     for value, box, share in said(stack, case, shares):
         wide, inside, seats = _seats(row, case.labels, value, box)
@@ -231,7 +231,7 @@ def _clipped(deviation: Array) -> Array:
     return np.clip(deviation, -LIMIT, LIMIT)
 
 
-class Jury(nn.Module):
+class CandidateClassifier(nn.Module):
     """Weighs candidates against each other: their evidence (B, K, features) and which labels they are (B, K),
     as positions among all `labels`, -1 for none, to logits (B, K). It starts from the mean of the first two
     features: shares of votes, or of a verdict."""
@@ -263,7 +263,7 @@ class Jury(nn.Module):
         return torch.where(present, verdict + self.sharpness * shares[..., None], -torch.inf)[..., 0]
 
 
-def heard(jury: Jury, evidence: Tensor, labels: Tensor) -> Array:
+def heard(jury: CandidateClassifier, evidence: Tensor, labels: Tensor) -> Array:
     """Its probabilities (M, K), of evidence (M, K, features) and positions (M, K)."""
     device = jury.sharpness.device
     shares = torch.zeros(labels.shape)
@@ -276,7 +276,7 @@ def heard(jury: Jury, evidence: Tensor, labels: Tensor) -> Array:
     return shares.numpy()
 
 
-class Court(nn.Module):
+class AutoContext(nn.Module):
     """The juries of both hearings, on labels `values`. Each jury of the second knows the first verdict of the
     one alone that leaves out the same atlases."""
 
@@ -289,47 +289,47 @@ class Court(nn.Module):
             "without": [list(ids) for ids in without],
         }
         self.first, self.second = (
-            CrossFitted([Jury(len(values), width, features) for _ in without], without)
-            for features in (FEATURES, THOUGHTS + FEATURES)
+            CrossFitted([CandidateClassifier(len(values), width, features) for _ in without], without)
+            for features in (FEATURES, CONTEXT_FEATURES + FEATURES)
         )
 
     @torch.inference_mode()
     def verdict(self, stack: Stack, name: str) -> Iterator[Share]:
         """Every label's probability on the image of `name`: the juries' where voters disagree, 1 where they
         agree."""
-        case = make_case(stack, disputed(stack))
+        case = find_candidates(stack, disputed(stack))
         evidence, labels = map(torch.from_numpy, (case.evidence, positions(case.labels, self.values)))
         shares = []
-        for first, second in zip(self.first.judges(name), self.second.judges(name), strict=True):
-            thoughts = torch.from_numpy(second_thoughts(stack, case, heard(first, evidence, labels)))
+        for first, second in zip(self.first.for_subject(name), self.second.for_subject(name), strict=True):
+            thoughts = torch.from_numpy(context_features(stack, case, heard(first, evidence, labels)))
             shares.append(heard(second, _joined(thoughts, evidence), labels))
         return said(stack, case, np.mean(shares, axis=0))
 
 
 def _joined(thoughts: Tensor, evidence: Tensor) -> Tensor:
-    """What the second hearing is told, of (..., THOUGHTS) and (..., FEATURES)."""
+    """What the second hearing is told, of (..., CONTEXT_FEATURES) and (..., FEATURES)."""
     return torch.cat([thoughts, evidence], dim=-1)
 
 
-def train_evidence(config: Config) -> None:
+def train_autocontext(config: Config) -> None:
     """Train on voxels of the atlases that the other atlases, propagated there, dispute; write weights and
     training tables, whose validation is on the atlases that a jury learns without. A killed run goes on from
     its checkpoints to the same weights.
     """
-    layout, settings = config.layout, config.fusion.evidence
+    layout, settings = config.layout, config.fusion.autocontext
     atlases = library_of(layout)
-    device = pick_device(config.device)
+    device = select_device(config.device)
     torch.manual_seed(config.seed)
-    court = Court(
+    court = AutoContext(
         [0, *read_label_values(layout.labels)],
         settings.width,
-        left_out([atlas.id for atlas in atlases], settings.count),
+        held_out_folds([atlas.id for atlas in atlases], settings.count),
     ).to(device)
     parts = []
     for index, atlas in enumerate(tqdm(atlases, desc="evidence: voxels", disable=None)):
         stack = read_stack(layout, atlas)
         where = disputed(stack)
-        case = make_case(stack, where[_drawn(config, index, len(where), len(atlases))])
+        case = find_candidates(stack, where[_drawn(config, index, len(where), len(atlases))])
         right = case.labels == own_labels(atlas, stack.grid).ravel()[case.where, None]
         truth = np.where(right.any(axis=1), right.argmax(axis=1), NO_VOTES)
         labels = positions(case.labels, court.values)
@@ -337,11 +337,11 @@ def train_evidence(config: Config) -> None:
         parts.append([torch.from_numpy(x) for x in (case.evidence, labels, truth, owner)])
     evidence, *about = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     if len(evidence):
-        _fit(config, "evidence", court.first, atlases, lambda k, voxels: evidence[voxels], about)
+        _fit(config, "autocontext", court.first, atlases, lambda k, voxels: evidence[voxels], about)
         thoughts = _thoughts(config, court, atlases)
         _fit(
             config,
-            "evidence_second",
+            "autocontext_second",
             court.second,
             atlases,
             lambda k, voxels: _joined(thoughts[k, voxels], evidence[voxels]),
@@ -349,34 +349,34 @@ def train_evidence(config: Config) -> None:
         )
     else:
         print("evidence: nowhere do two atlases disagree on a third: there is nothing to learn", flush=True)
-        for training in TRAININGS["evidence"]:
+        for training in TRAININGS["autocontext"]:
             write_tsv(layout.fuser_training(training), [], ["step", "loss"])
-    write_weights(layout.fuser_weights("evidence"), court, court.settings)
-    for training in reversed(TRAININGS["evidence"]):  # a second hearing never outlives its first
+    write_weights(layout.fuser_weights("autocontext"), court, court.settings)
+    for training in reversed(TRAININGS["autocontext"]):  # a second hearing never outlives its first
         layout.fuser_checkpoint(training).unlink(missing_ok=True)
 
 
 def _drawn(config: Config, index: int, count: int, atlases: int) -> Array:
     """Which of so many disputed voxels of an atlas are learned from."""
-    order = torch.randperm(count, generator=generator(config.seed, 30, index))
-    return np.sort(order[: -(-config.fusion.evidence.voxels // atlases)].numpy())
+    order = torch.randperm(count, generator=seeded_generator(config.seed, 30, index))
+    return np.sort(order[: -(-config.fusion.autocontext.voxels // atlases)].numpy())
 
 
 @torch.inference_mode()
-def _thoughts(config: Config, court: Court, atlases: Sequence[Subject]) -> Tensor:
-    """What each jury's own first verdict adds at the voxels that are learned from: (juries, M, K, THOUGHTS).
+def _thoughts(config: Config, court: AutoContext, atlases: Sequence[Subject]) -> Tensor:
+    """What each jury's own first verdict adds at the voxels that are learned from: (juries, M, K, CONTEXT_FEATURES).
 
     Its own, for the others' have learned from those that it leaves out.
     """
     parts = []
     for index, atlas in enumerate(tqdm(atlases, desc="evidence: first verdicts", disable=None)):
         stack = read_stack(config.layout, atlas)
-        case = make_case(stack, disputed(stack))
+        case = find_candidates(stack, disputed(stack))
         drawn = _drawn(config, index, len(case.where), len(atlases))
         told = torch.from_numpy(case.evidence), torch.from_numpy(positions(case.labels, court.values))
         verdicts = (heard(jury, *told) for jury in court.first.each)
         parts.append(
-            torch.stack([torch.from_numpy(second_thoughts(stack, case, said)[drawn]) for said in verdicts])
+            torch.stack([torch.from_numpy(context_features(stack, case, said)[drawn]) for said in verdicts])
         )
     return torch.cat(parts, dim=1)
 
@@ -384,7 +384,7 @@ def _thoughts(config: Config, court: Court, atlases: Sequence[Subject]) -> Tenso
 def _fit(
     config: Config,
     training: str,
-    juries: CrossFitted[Jury],
+    juries: CrossFitted[CandidateClassifier],
     atlases: Sequence[Subject],
     evidence: Callable[[int, Tensor], Tensor],
     about: Sequence[Tensor],
@@ -406,7 +406,7 @@ def _fit(
         return F.cross_entropy(logits, right, ignore_index=NO_VOTES, reduction="sum")
 
     def step(index: int) -> dict[str, Tensor]:
-        some = torch.randint(len(truth), (BATCH,), generator=generator(config.seed, 31, index))
+        some = torch.randint(len(truth), (BATCH,), generator=seeded_generator(config.seed, 31, index))
         known = taught[owner[some]]
         learned = [loss(k, some[known[:, k]]) for k in range(len(juries.each))]
         terms = {"loss": torch.stack(learned).sum() / max(int(known.sum()), 1)}
@@ -417,7 +417,7 @@ def _fit(
         return terms
 
     decay = DECAY / (len(atlases) * (juries.each[0].codes.num_embeddings - 1))
-    learn(config, "evidence", training, juries, step, decay)
+    learn(config, "autocontext", training, juries, step, decay)
 
 
 def positions(labels: Array, values: Array) -> Array:
@@ -425,9 +425,11 @@ def positions(labels: Array, values: Array) -> Array:
     return label_index(labels, values).astype(np.int64) - 1
 
 
-def read_court(config: Config) -> Court:
+def read_autocontext(config: Config) -> AutoContext:
     """The trained juries, ready to decide."""
-    return read_network(config.layout.fuser_weights("evidence"), Court).to(pick_device(config.device))
+    return read_network(config.layout.fuser_weights("autocontext"), AutoContext).to(
+        select_device(config.device)
+    )
 
 
 def said(stack: Stack, case: Case, shares: Array) -> Iterator[Share]:

@@ -69,13 +69,13 @@ def calibrate(calibration: nn.Module, z: Tensor, seen: Tensor, right: Tensor) ->
     high, low = (count + 1) / (count + 2), 1 / (len(right) - count + 2)
     target = torch.where(right > 0.5, high, low)
     calibration.double().requires_grad_(True)
-    optimiser = torch.optim.LBFGS(calibration.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(calibration.parameters(), max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = F.binary_cross_entropy_with_logits(calibration(z, seen), target)
         loss.backward()
         return loss
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     calibration.float().requires_grad_(False)

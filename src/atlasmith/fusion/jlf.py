@@ -53,7 +53,7 @@ def joint_label_fusion(labels: Array, images: Array, target: Array, settings: JL
 def joint_weights(errors: Tensor, alpha: float, beta: float) -> Tensor:
     """Weights (V, N) of atlases whose patches differ from the target's by `errors` (V, N, P).
 
-    Those that minimise the expected error of the vote where atlases i and j are wrong together with a
+    Those that minimize the expected error of the vote where atlases i and j are wrong together with a
     probability that goes as `(<e_i, e_j> / (P - 1)) ** beta`, with `alpha` on the diagonal; none is negative,
     and they sum to 1.
     """
@@ -90,7 +90,7 @@ def _votes(
     images, labels as positions (N, *wide), target (*wide): the box with a margin of both radii.
     """
     margin, atlases = settings.patch + settings.search, len(images)
-    # How far apart neighbours along each axis lie in memory.
+    # How far apart neighbors along each axis lie in memory.
     strides = torch.tensor([int(np.prod(target.shape[axis + 1 :])) for axis in range(target.ndim)])
     offsets = _offsets(settings.search, target.ndim)
     moves = (offsets @ strides)[_best(images, target, active, offsets, settings)]  # (N, V)
@@ -102,7 +102,7 @@ def _votes(
         here = places[chosen, None] + around  # (v, P)
         found = (here + moves[:, chosen, None]).flatten(1)  # (N, v P)
         patches = torch.gather(image, 1, found).view(atlases, *here.shape)
-        errors = (_standardised(patches) - _standardised(own[here])).abs().movedim(0, 1)
+        errors = (_standardized(patches) - _standardized(own[here])).abs().movedim(0, 1)
         weights = joint_weights(errors, settings.alpha, settings.beta)  # (v, N)
         said = torch.gather(label, 1, found).view(patches.shape)
         spot = (said * own.numel() + here).flatten()
@@ -122,15 +122,15 @@ def _offsets(radius: int, ndim: int) -> Tensor:
     return torch.tensor(sorted(steps, key=lambda step: sum(s * s for s in step)))
 
 
-def _standardised(patches: Tensor) -> Tensor:
+def _standardized(patches: Tensor) -> Tensor:
     """Patches (..., P) of zero mean and unit variance."""
-    centred = patches - patches.mean(dim=-1, keepdim=True)
-    variance = (centred**2).sum(dim=-1, keepdim=True) / (patches.shape[-1] - 1)
-    return centred / variance.clamp(min=FLAT).sqrt()
+    centered = patches - patches.mean(dim=-1, keepdim=True)
+    variance = (centered**2).sum(dim=-1, keepdim=True) / (patches.shape[-1] - 1)
+    return centered / variance.clamp(min=FLAT).sqrt()
 
 
 def _best(images: Tensor, target: Tensor, active: Array, offsets: Tensor, settings: JLFSection) -> Tensor:
-    """For each atlas and active voxel which of `offsets` (N, V) leads to the patch that correlates best.
+    """For each atlas and active voxel which of `offsets` (N, V) is_main_process to the patch that correlates best.
 
     Sums over patches are box filters, so an offset costs a few passes over the images.
     """

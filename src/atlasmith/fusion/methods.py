@@ -13,7 +13,7 @@ from scipy.ndimage import find_objects, uniform_filter
 from atlasmith.config.schema import FusionSection
 from atlasmith.core.errors import look_up
 from atlasmith.core.grid import Array
-from atlasmith.core.labels import boxes
+from atlasmith.core.labels import bounding_boxes
 
 PATCH = 5  # voxels a side of the patch that local weights compare
 RIDGE = 0.1  # of joint weights
@@ -28,7 +28,7 @@ class Votes:
     """What a method may look at, on one grid.
 
     labels: (N, *shape) integers, one map an atlas. images: (N, *shape), the warped atlas images, and
-    target: (*shape), all normalised to [0, 1]. When a method asks, trust gives (N, *shape), VoteNet's
+    target: (*shape), all normalized to [0, 1]. When a method asks, trust gives (N, *shape), VoteNet's
     probability that the atlas's label is right, correlation (N, N), how these errors go together, and verdict
     the shares that the trained jury decides. settings: what the config says about fusion.
     """
@@ -57,11 +57,11 @@ def local_weighted(votes: Votes) -> Array:
     return closeness(patch_distances(votes.images, votes.target))
 
 
-def local_closest(votes: Votes) -> Array:
+def local_selection(votes: Votes) -> Array:
     """Equal weights for the atlases that look most like the target around a voxel, none for others: atlas
     selection (Aljabar et al. 2009, doi:10.1016/j.neuroimage.2009.02.018), voxel by voxel."""
     distances = patch_distances(votes.images, votes.target)
-    last = min(votes.settings.local_closest, len(distances)) - 1
+    last = min(votes.settings.local_selection, len(distances)) - 1
     chosen: Array = (distances <= np.partition(distances, last, axis=0)[last]).astype(np.float32)
     return chosen
 
@@ -126,7 +126,7 @@ def shares(labels: Array, weights: Array) -> Iterator[Share]:
     labels, weights: (N, *shape). One label at a time, so memory doesn't grow with their number.
     """
     total = np.maximum(weights.sum(axis=0), np.finfo(np.float32).tiny)
-    for value, where in boxes(labels):
+    for value, where in bounding_boxes(labels):
         box = where[1:]
         yield value, box, np.where(labels[where] == value, weights[where], 0).sum(axis=0) / total[box]
 
@@ -150,21 +150,21 @@ def jlf(votes: Votes) -> Iterator[Share]:
 
 
 def evidence(votes: Votes) -> Iterator[Share]:
-    """Each label's case at each disputed voxel, weighed by a network (`atlasmith.fusion.evidence`)."""
+    """Each label's case at each disputed voxel, weighed by a network (`atlasmith.fusion.autocontext`)."""
     return votes.verdict()
 
 
 FUSERS: dict[str, Fuser] = {
     "majority": partial(_weighted, majority),
     "local_weighted": partial(_weighted, local_weighted),
-    "local_closest": partial(_weighted, local_closest),
+    "local_selection": partial(_weighted, local_selection),
     "staple": staple,
     "jlf": jlf,
     "votenet": partial(_weighted, votenet),
     "votenet_hard": partial(_weighted, votenet_hard),
     "votenet_plus": partial(_weighted, votenet_plus),
     "votenet_joint": partial(_weighted, votenet_joint),
-    "evidence": evidence,
+    "autocontext": evidence,
 }
 
 
@@ -173,11 +173,11 @@ def fuse(method: str, votes: Votes) -> Iterator[Share]:
 
     All atlases come through the template, so that the share of their votes is the template's probability of a
     label, as it lies on this target; of an atlas, without its own labels. Each label's share is multiplied by
-    a power of it, `fusion.prior`. Where no label has a share of `fusion.fill`, as where no atlas is trusted,
+    a power of it, `fusion.prior`. Where no label has a share of `fusion.prior_fallback`, as where no atlas is trusted,
     it decides alone.
     """
     said, settings = look_up(FUSERS, method, "fusion method")(votes), votes.settings
-    if not (settings.prior or settings.fill):
+    if not (settings.prior or settings.prior_fallback):
         return said
     return _followed(said, votes)
 
@@ -202,7 +202,7 @@ def _followed(said: Iterator[Share], votes: Votes) -> Iterator[Share]:
     total[~known] = 1
     for _, box, share in weighed:
         best[box] = np.maximum(best[box], share / total[box])
-    sure = known & (best >= settings.fill)
+    sure = known & (best >= settings.prior_fallback)
     for value, box, share in weighed:
         yield value, box, np.where(sure[box], share / total[box], prior(value, box))
 

@@ -10,12 +10,12 @@ import torch
 
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, Grid
-from atlasmith.core.world import pull, pull_labels
+from atlasmith.core.world import resample, resample_labels
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_image, read_labels
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject, read_cohort
-from atlasmith.preprocess.n4 import read_prepared
+from atlasmith.preprocess.n4 import read_preprocessed
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class Stack:
     """Atlases on a subject's fusion grid.
 
     labels: (N, *shape) integers. images: (N, *shape) in [0, 1]. target: (*shape), the subject's own image,
-    normalised. Shapes are the grid's `tensor_shape`. atlases: their ids.
+    normalized. Shapes are the grid's `tensor_shape`. atlases: their ids.
     """
 
     labels: Array
@@ -37,8 +37,10 @@ def read_stack(layout: Layout, subject: Subject) -> Stack:
     labels = read_labels(layout.propagated_labels(subject.id))
     images = read_image(layout.propagated_images(subject.id))
     grid = labels.grid
-    own = read_prepared(subject.image, min(grid.tensor_spacing), n4=False)
-    target = pull(torch.from_numpy(own.grid.squeeze(own.data))[None, None], own.grid, [], grid)[0, 0].numpy()
+    own = read_preprocessed(subject.image, min(grid.tensor_spacing), n4=False)
+    target = resample(torch.from_numpy(own.grid.squeeze(own.data))[None, None], own.grid, [], grid)[
+        0, 0
+    ].numpy()
 
     def atlas_first(data: Array) -> Array:
         return np.ascontiguousarray(np.moveaxis(grid.squeeze(data), -1, 0))
@@ -58,7 +60,7 @@ def library_of(layout: Layout) -> list[Subject]:
     if len(atlases) < 2:
         raise AtlasmithError(
             "Fusion learns from atlas to atlas, so it needs two or more. Drop votenet and evidence from "
-            "fusion.methods, and set fusion.assess: false."
+            "fusion.methods, and set fusion.quality: false."
         )
     return atlases
 
@@ -68,4 +70,4 @@ def own_labels(subject: Subject, grid: Grid) -> Array:
     if subject.role != "atlas" or subject.labels is None:
         raise ValueError(f"sub-{subject.id} is no atlas: its labels aren't for training")
     own = read_labels(subject.labels)
-    return pull_labels(own.data, own.grid, [], grid).numpy()
+    return resample_labels(own.data, own.grid, [], grid).numpy()

@@ -17,7 +17,7 @@ import numpy as np
 
 from atlasmith.config import Config
 from atlasmith.core.grid import Array
-from atlasmith.core.labels import count, dice, label_index
+from atlasmith.core.labels import count_overlap, dice, label_index
 from atlasmith.fusion.atlas_qc import audit, robust_deviation
 from atlasmith.fusion.methods import Share
 from atlasmith.fusion.propagated import library_of
@@ -106,7 +106,7 @@ def assess(config: Config) -> None:
         true = label_index(manual.data, values)
         for method in config.fusion.methods:
             fused = label_index(read_labels(layout.segmentation(atlas.id, method)).data, values)
-            counts = count(true, fused, len(values))
+            counts = count_overlap(true, fused, len(values))
             scores = dice(counts)
             table = {int(row["index"]): row for row in read_tsv(layout.volumes(atlas.id, method))}
             for k, value in enumerate(values.tolist()):
@@ -123,9 +123,9 @@ def assess(config: Config) -> None:
                         "manual_mm3": float(counts.truth[k] * voxel),
                     }
                 )
-    write_tsv(layout.assessment_table, rows, JUDGED)
+    write_tsv(layout.quality_table, rows, JUDGED)
     fitted = {m: fit([row for row in rows if row["method"] == m]) for m in config.fusion.methods}
-    write_json(layout.assessment, {"Level": LEVEL, "Methods": fitted})
+    write_json(layout.quality_model, {"Level": LEVEL, "Methods": fitted})
     for method, lesson in fitted.items():
         print(f"assess: {method}, {lesson['atlases']} atlases, slope {lesson['slope']:.2f}", flush=True)
 

@@ -30,7 +30,7 @@ class _Patterns:
 def posterior(labels: Array) -> Iterator[Share]:
     """The posterior of each label, over the whole grid, of labels (N, *shape).
 
-    Warfield et al. 2004 (doi:10.1109/TMI.2004.828354), section 5: expectation maximisation with one confusion
+    Warfield et al. 2004 (doi:10.1109/TMI.2004.828354), section 5: expectation maximization with one confusion
     matrix an atlas, started from the majority vote; the prior is the labels' frequency among all votes. The
     products over atlases are sums of logarithms. Voxels with equal votes are counted, not repeated; of more
     than `FEW` labels, those alone are considered at a voxel that have votes there: of 134, two or three.

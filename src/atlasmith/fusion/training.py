@@ -26,11 +26,11 @@ def learn(
     """Fit a network on the atlases, by `step` as `fit` has it, with AdamW of that decay of weights, in
     the settings of the fuser `name`, to the table and checkpoint of `training`; `keep_best` as in `fit`."""
     settings, layout = getattr(config.fusion, name), config.layout
-    everyone = [s for s in read_cohort(layout.cohort) if s.builds or s.role == "atlas"]
+    everyone = [s for s in read_cohort(layout.cohort) if s.in_template or s.role == "atlas"]
     stages = ("cohort", "affine", "template", "register", "fusion")
     fit(
         module=network,
-        optimiser=torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=decay),
+        optimizer=torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=decay),
         step=step,
         steps=settings.steps,
         checkpoint=layout.fuser_checkpoint(training),

@@ -3,7 +3,7 @@ doi:10.1007/978-3-030-32248-9_23).
 
 It sees the target's and the warped atlas's intensities, and, beyond the paper, three hints that mean the same
 whatever the label, so that one network serves 2 labels or 134: the share of the other atlases that agree, the
-share of the neighbourhood that has the same label (near 1 inside a structure, lower at its boundary), and
+share of the neighborhood that has the same label (near 1 inside a structure, lower at its boundary), and
 whether the label is background; and a code that it learns for each label. If asked it also sees how far the
 label's boundary is, and smoothed images.
 """
@@ -30,7 +30,7 @@ from atlasmith.io.tables import Subject, read_label_values
 from atlasmith.io.weights import read_network, write_weights
 from atlasmith.networks import BATCH_NORM, UNet
 from atlasmith.training.augmentation import intensities
-from atlasmith.training.device import generator, pick_device
+from atlasmith.training.device import seeded_generator, select_device
 
 CHANNELS = 5
 CODE = 4  # what the network remembers of a label: so many numbers
@@ -70,7 +70,7 @@ def inputs(
     def smoothed(maps: Tensor) -> Tensor:
         return pool(maps[:, None], NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2, count_include_pad=False)[:, 0]
 
-    # Pairs of neighbours along each axis: cheap, and the same for any number of labels. Beyond the border
+    # Pairs of neighbors along each axis: cheap, and the same for any number of labels. Beyond the border
     # the label goes on, so a patch and the whole image look alike.
     edges = torch.zeros_like(images)
     for axis in range(1, labels.ndim):
@@ -179,7 +179,7 @@ def _augment(image: Tensor, random: torch.Generator) -> Tensor:
 def _split(seed: int, count: int) -> tuple[list[int], list[int]]:
     """The atlases that only validate, a tenth where there are six or more, and those that teach."""
     held = max(1, round(HELD_OUT * count)) if count >= 6 else 0
-    order = torch.randperm(count, generator=generator(seed, 10)).tolist()
+    order = torch.randperm(count, generator=seeded_generator(seed, 10)).tolist()
     return order[:held], order[held:]
 
 
@@ -195,7 +195,7 @@ def train_votenet(config: Config) -> None:
     atlases = library_of(layout)
     library = _Library(layout, atlases)
     validation, training = _split(config.seed, len(atlases))
-    device = pick_device(config.device)
+    device = select_device(config.device)
     torch.manual_seed(config.seed)
     net = VoteNet(
         library[0][0].grid.ndim,
@@ -233,21 +233,21 @@ def train_votenet(config: Config) -> None:
     voters = max(1, settings.batch_size // TARGETS_A_STEP)
 
     def step(index: int) -> dict[str, Tensor]:
-        random = generator(config.seed, 11, index)
+        random = seeded_generator(config.seed, 11, index)
         chosen = [training[int(i)] for i in torch.randint(len(training), (TARGETS_A_STEP,), generator=random)]
         total = torch.stack([loss(target, voters, random, True) for target in chosen]).mean()
         terms = {"loss": total}
         if validation and (index + 1) % VALIDATE_EVERY == 0:
             net.eval()
             with torch.no_grad():
-                random = generator(config.seed, 12)
+                random = seeded_generator(config.seed, 12)
                 judged = [loss(t, 4, random, False) for t in validation for _ in range(VALIDATED)]
                 terms["validation"] = torch.stack(judged).mean()
             net.train()
         return terms
 
     learn(config, "votenet", "votenet", net, step, keep_best=True)
-    random = generator(config.seed, 13)
+    random = seeded_generator(config.seed, 13)
     if validation:
         _calibrate(net, library, validation, settings.patch, random)
         print(f"votenet: calibrated on {len(validation)} atlases", flush=True)
@@ -328,7 +328,7 @@ class Trust:
     """A trained VoteNet, ready to judge the atlases of one target."""
 
     def __init__(self, config: Config) -> None:
-        self.device = pick_device(config.device)
+        self.device = select_device(config.device)
         self.path = config.layout.fuser_weights("votenet")
         self.net = read_network(self.path, VoteNet).to(self.device)
 

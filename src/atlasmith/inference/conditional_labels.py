@@ -17,8 +17,8 @@ from torch import Tensor
 
 from atlasmith.config import Config
 from atlasmith.core.grid import Array
-from atlasmith.core.labels import boxes
-from atlasmith.core.world import pull_labels
+from atlasmith.core.labels import bounding_boxes
+from atlasmith.core.world import resample_labels
 from atlasmith.io.images import read_labels
 from atlasmith.io.tables import Subject
 from atlasmith.io.transforms import read_composite
@@ -26,7 +26,7 @@ from atlasmith.networks import Groupwise
 from atlasmith.training.dataset import AlignedImages
 from atlasmith.training.regression import regression
 
-RADIUS = 2  # voxels, of the neighbourhood in which labels go with intensities alike
+RADIUS = 2  # voxels, of the neighborhood in which labels go with intensities alike
 NOISE = 1e-3  # of intensities in [0, 1], variance
 
 
@@ -43,13 +43,13 @@ class ConditionalLabels:
         for index, atlas in enumerate(atlases):
             assert atlas.labels is not None  # the cohort's checks saw to it
             own, steps = read_labels(atlas.labels), read_composite(config.layout.forward(atlas.id))
-            maps.append(pull_labels(own.data, own.grid, steps, model.grid))
+            maps.append(resample_labels(own.data, own.grid, steps, model.grid))
             image, seen = images.pulled(index, steps)
             unexpected.append(((image - model.intensities(codes[index : index + 1])) * seen)[0, 0])
         labels, residuals = torch.stack(maps), torch.stack(unexpected)
         self.parts = []
         positions = {value: position for position, value in enumerate(values.tolist())}
-        for value, (_, *box) in boxes(labels.numpy()):
+        for value, (_, *box) in bounding_boxes(labels.numpy()):
             if value in positions:
                 found = _lines((labels[:, *box] == value).float(), residuals[:, *box], codes)
                 self.parts.append((positions[value], tuple(box), *found))
@@ -60,7 +60,7 @@ class ConditionalLabels:
         for position, box, level, slopes in self.parts:
             shares[0, position][box] = (level + torch.einsum("k,k...->...", code, slopes)).clamp(0, 1)
         shares /= shares.sum(dim=1, keepdim=True).clamp(min=1)
-        return self.model.as_grown(shares, code[None])
+        return self.model.at_covariates(shares, code[None])
 
 
 def _lines(shown: Tensor, residuals: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,6 +76,6 @@ def _lines(shown: Tensor, residuals: Tensor, codes: Tensor) -> tuple[Tensor, Ten
 
 
 def _near(values: Tensor) -> Tensor:
-    """The mean of values (N, *box) over the neighbourhood."""
+    """The mean of values (N, *box) over the neighborhood."""
     pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[values.ndim - 1]
     return pool(values[:, None], 2 * RADIUS + 1, 1, RADIUS, count_include_pad=False)[:, 0]

@@ -10,7 +10,7 @@ from atlasmith.io.tables import Subject, parse_covariate
 Values = dict[str, float | str | None]
 
 
-def numbers_of(name: str, cohort: Sequence[Subject]) -> list[float]:
+def numeric_values(name: str, cohort: Sequence[Subject]) -> list[float]:
     """The cohort's values of a covariate that are numbers."""
     return [value for subject in cohort if isinstance(value := subject.covariates.get(name), float)]
 
@@ -27,7 +27,7 @@ def check_covariates(
             problems.append(Problem("--set", found, did_you_mean(name, known) if known else "Leave it out."))
             continue
         values[name] = parse_covariate(text)
-        numbers = numbers_of(name, cohort)
+        numbers = numeric_values(name, cohort)
         levels = {str(level) for subject in cohort if (level := subject.covariates.get(name)) is not None}
         if numbers and not isinstance(values[name], float):
             problems.append(Problem("--set", f"{name} is '{text}', no number", f"Try {name}={numbers[0]:g}."))
@@ -37,9 +37,9 @@ def check_covariates(
     return values, problems
 
 
-def tell(verb: str, name: str, value: float | str | None, cohort: Sequence[Subject]) -> None:
+def warn_extrapolation(verb: str, name: str, value: float | str | None, cohort: Sequence[Subject]) -> None:
     """Say in words where the template is asked for more than the cohort knows."""
-    numbers = numbers_of(name, cohort)
+    numbers = numeric_values(name, cohort)
     if value is None:
         print(f"{verb}: no {name} is given, so the template at the cohort's mean is used. See --set.")
     elif isinstance(value, float) and not min(numbers) <= value <= max(numbers):

@@ -13,13 +13,13 @@ from atlasmith.cohort.stage import check_image
 from atlasmith.config import load_config
 from atlasmith.core.errors import AtlasmithError, InputError
 from atlasmith.fusion import fuse_subject
-from atlasmith.inference.covariates import Values, check_covariates, tell
-from atlasmith.io.files import whole
+from atlasmith.inference.covariates import Values, check_covariates, warn_extrapolation
+from atlasmith.io.files import atomic_write
 from atlasmith.io.layout import Layout
-from atlasmith.io.tables import POPULATION, Subject, read_cohort, write_cohort
-from atlasmith.propagation.stage import label_from_template, propagate
+from atlasmith.io.tables import SUBPOPULATION, Subject, read_cohort, write_cohort
+from atlasmith.propagation.stage import propagate, propagate_from_template
 from atlasmith.registration import register_subjects
-from atlasmith.template.subpopulations import nearest_population
+from atlasmith.template.subpopulations import nearest_subpopulation
 
 
 def register_image(
@@ -31,7 +31,7 @@ def register_image(
     warped image, the log-Jacobian and the template's labels; with `segment` also the labels, confidence and
     volumes by each fusion method.
     `covariates` are those of the template, as text; one that isn't given counts as the cohort's
-    mean, but for the population, which is that of the closest template. Nothing
+    mean, but for the subpopulation, which is that of the closest template. Nothing
     in `results` changes. Raises `InputError` with all that is wrong with the image and the covariates, and
     `AtlasmithError` when the run isn't finished or `out` has this person already.
     """
@@ -48,7 +48,7 @@ def register_image(
     known = list(dict.fromkeys([*config.cohort.covariates, *config.template.conditions]))
     values = _checked(image, covariates, known, cohort)
     for covariate in config.template.condition_on:
-        tell("segment" if segment else "register", covariate, values.get(covariate), cohort)
+        warn_extrapolation("segment" if segment else "register", covariate, values.get(covariate), cohort)
     if name in {subject.id for subject in cohort}:
         name += "new"
 
@@ -60,22 +60,24 @@ def register_image(
         for part in [*parts, *(f"sub-{atlas.id}" for atlas in atlases)]:
             (view / part).symlink_to((results / part).absolute())
         config = config.model_copy(update={"output": view})
-        person = Subject(name, "target", image, None, values, builds=False)
+        person = Subject(name, "target", image, None, values, in_template=False)
         write_cohort(config.layout.cohort, [*atlases, person], known)
         align_subject(config, name)
-        if config.template.populations > 1 and values[POPULATION] is None:
-            person.covariates[POPULATION] = nearest_population(config, person)
-            print(f"population {person.covariates[POPULATION]}, whose template is closest; see --set")
+        if config.template.subpopulations > 1 and values[SUBPOPULATION] is None:
+            person.covariates[SUBPOPULATION] = nearest_subpopulation(config, person)
+            print(f"subpopulation {person.covariates[SUBPOPULATION]}, whose template is closest; see --set")
             write_cohort(config.layout.cohort, [*atlases, person], known)
         register_subjects(config, [name])
-        label_from_template(config, name)
+        propagate_from_template(config, name)
         made = config.layout.forward(name).parent
         if segment:
             propagate(config, name)
             fuse_subject(config, name)
             config.layout.propagated_images(name).unlink()
         for path in sorted(made.iterdir()):
-            with whole(there / "anat" / path.name.replace(f"sub-{name}_", f"{there.name}_")) as partial:
+            with atomic_write(
+                there / "anat" / path.name.replace(f"sub-{name}_", f"{there.name}_")
+            ) as partial:
                 shutil.copyfile(path, partial)
     print(f"{there / 'anat'}", flush=True)
 

@@ -1,4 +1,4 @@
-"""Asking a finished run's template: how it is at some covariates, how people vary, what grows."""
+"""Asking a finished run's template: how it is at some covariates, how people vary, what has_covariate_velocity."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from atlasmith.core.errors import AtlasmithError, InputError
 from atlasmith.core.grid import Array
 from atlasmith.core.sampling import resize
 from atlasmith.inference.conditional_labels import ConditionalLabels
-from atlasmith.inference.covariates import Values, check_covariates, numbers_of, tell
+from atlasmith.inference.covariates import Values, check_covariates, numeric_values, warn_extrapolation
 from atlasmith.io.files import write_json
 from atlasmith.io.images import read_image, write_image
 from atlasmith.io.layout import Layout
@@ -32,7 +32,7 @@ def query_template(results: Path, covariates: Mapping[str, str], out: Path) -> N
     """Write what the template of a finished run shows at `covariates`, given as text; others are at the mean.
 
     Into `out`, on the template's grid: the image, the atlases' labels and their probabilities there, the
-    spread of people's intensities about the template (SD of normalised intensities), for each number among
+    spread of people's intensities about the template (SD of normalized intensities), for each number among
     the covariates the rate at which local volume changes with it (log-Jacobian a unit), and `volumes.tsv`,
     each label's volume over each of them. A template that wasn't refined has no growth, so labels don't move
     with the covariates and rates are zero; that is said.
@@ -54,9 +54,9 @@ def query_template(results: Path, covariates: Mapping[str, str], out: Path) -> N
     if problems:
         raise InputError(problems)
     for name, value in values.items():
-        tell("template query", name, value, cohort)
+        warn_extrapolation("template query", name, value, cohort)
     model = Groupwise.load(run.template_weights)
-    if values and not model.grows:
+    if values and not model.has_covariate_velocity:
         print("template query: this template wasn't refined (template.refinement), so it knows no growth.")
     _write(config, model, values, cohort, answer)
     print(f"template query: {answer.template_image.parent}", flush=True)
@@ -80,12 +80,12 @@ def _write(
         answer.template_labels: grid.unsqueeze(most.astype(np.int32)),
         answer.template_probabilities: grid.unsqueeze(np.moveaxis(here, 0, -1)),
         answer.of_template("res-1_desc-spread", config.cohort.suffix): grid.unsqueeze(
-            model.as_grown(_spread(config, model, cohort), code[None])[0, 0].numpy()
+            model.at_covariates(_spread(config, model, cohort), code[None])[0, 0].numpy()
         ),
     }
     for name, rate in _rates(model).items():
         path = answer.of_template(f"res-1_desc-{_word(name)}rate", "jacobian")
-        written[path] = grid.unsqueeze(model.as_grown(rate, code[None])[0, 0].numpy())
+        written[path] = grid.unsqueeze(model.at_covariates(rate, code[None])[0, 0].numpy())
     for path, data in written.items():
         write_image(path, data, grid)
     write_tsv(answer.template_label_table, table, list(table[0]))
@@ -112,7 +112,7 @@ def _rates(model: Groupwise) -> dict[str, Tensor]:
     template's points go against growth, so minus its divergence. Maps (1, 1, *shape)."""
     rates = {}
     for index, (name, (_, deviation)) in enumerate(model.code.continuous.items()):
-        field = model.growth[index]
+        field = model.covariate_velocity[index]
         divergence = sum(torch.gradient(component, dim=axis)[0] for axis, component in enumerate(field))
         assert isinstance(divergence, Tensor)
         rates[name] = resize(-divergence[None, None] / deviation, model.grid.tensor_shape)
@@ -120,7 +120,7 @@ def _rates(model: Groupwise) -> dict[str, Tensor]:
 
 
 def _spread(config: Config, model: Groupwise, cohort: Sequence[Subject]) -> Tensor:
-    """SD (1, 1, *shape) of people's normalised intensities about the template, at the mean covariates."""
+    """SD (1, 1, *shape) of people's normalized intensities about the template, at the mean covariates."""
     images = AlignedImages(config.layout, cohort, model.grid, config.affine.n4)
     total, count = (torch.zeros(1, 1, *model.grid.tensor_shape) for _ in range(2))
     for index, subject in enumerate(cohort):
@@ -153,7 +153,7 @@ def _chart(
     )
     rows = []
     for index, name in enumerate(model.code.continuous):
-        numbers = numbers_of(name, cohort)
+        numbers = numeric_values(name, cohort)
         points = np.linspace(min(numbers), max(numbers), POINTS)
         asked = torch.stack([model.code.encode({**values, name: float(point)}) for point in points])
         fits = np.stack(

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, with the same extensions, moved onto it when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,7 +24,7 @@ def whole(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def hold(path: Path) -> IO[bytes]:
+def lock(path: Path) -> IO[bytes]:
     """Open `path` and lock it; raises `BlockingIOError` where another process holds it.
 
     The lock goes with the file that is given back, or with this process, however that ends.
@@ -40,7 +40,7 @@ def hold(path: Path) -> IO[bytes]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from nibabel import orientations
 
 from atlasmith.core.grid import Array, Grid
-from atlasmith.io.files import whole
+from atlasmith.io.files import atomic_write
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ def write_image(path: str | Path, data: Array, grid: Grid, like: str | Path | No
         image.set_sform(affine, code=2)
         image.set_qform(affine, code=2)
         image.header.set_xyzt_units("mm")
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         if partial.name.endswith(".gz"):
             # No time stamp or file name in the gzip header: the same voxels give the same bytes.
             with (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-POPULATIONS = "populations.tsv"  # beside the cohort's table
+SUBPOPULATIONS = "subpopulations.tsv"  # beside the cohort's table
 
 
 def method_label(method: str) -> str:
@@ -35,9 +35,9 @@ class Layout:
         return self.output / "cohort.tsv"
 
     @property
-    def populations(self) -> Path:
-        """Who belongs to which sub-population, where they are told apart."""
-        return self.output / POPULATIONS
+    def subpopulations(self) -> Path:
+        """Who belongs to which sub-subpopulation, where they are told apart."""
+        return self.output / SUBPOPULATIONS
 
     @property
     def labels(self) -> Path:
@@ -133,19 +133,19 @@ class Layout:
         return self.output / "model" / f"{network}_checkpoint.safetensors"
 
     @property
-    def assessment(self) -> Path:
+    def quality_model(self) -> Path:
         """What the atlases' segmentations teach about those of others."""
-        return self.output / "model" / "assessment.json"
+        return self.output / "model" / "quality.json"
 
     @property
-    def assessment_table(self) -> Path:
+    def quality_table(self) -> Path:
         """The atlases' segmentations against their manual labels."""
-        return self.output / "model" / "assessment.tsv"
+        return self.output / "model" / "quality.tsv"
 
     @property
-    def audit(self) -> Path:
+    def atlas_qc(self) -> Path:
         """The atlases, judged by each other."""
-        return self.output / "model" / "atlases.tsv"
+        return self.output / "model" / "atlas_qc.tsv"
 
     # One subject
     def of_subject(self, subject: str, entities: str, suffix: str, extension: str = ".nii.gz") -> Path:
@@ -157,7 +157,7 @@ class Layout:
         )
 
     def affine_image(self, subject: str) -> Path:
-        """Affinely aligned, intensity-normalised, on the template's grid."""
+        """Affinely aligned, intensity-normalized, on the template's grid."""
         return self.of_subject(subject, f"space-{self.template}_desc-affine", self.suffix)
 
     def forward(self, subject: str) -> Path:
@@ -168,9 +168,9 @@ class Layout:
         """Resamples template images onto the subject's grid."""
         return self.of_subject(subject, f"from-{self.template}_to-{self.suffix}_mode-image", "xfm", ".h5")
 
-    def inverse_blind(self, atlas: str) -> Path:
+    def inverse_label_free(self, atlas: str) -> Path:
         """As `inverse`, found without the atlas's own labels, as that of a target is."""
-        entities = f"from-{self.template}_to-{self.suffix}_mode-image_desc-blind"
+        entities = f"from-{self.template}_to-{self.suffix}_mode-image_desc-labelfree"
         return self.of_subject(atlas, entities, "xfm", ".h5")
 
     def warped(self, subject: str) -> Path:

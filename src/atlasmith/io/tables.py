@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from atlasmith.core.errors import AtlasmithError
-from atlasmith.io.files import whole
-from atlasmith.io.layout import POPULATIONS
+from atlasmith.io.files import atomic_write
+from atlasmith.io.layout import SUBPOPULATIONS
 
 MISSING = "n/a"
-COLUMNS = ("participant_id", "role", "image", "labels", "builder")  # of the checked cohort, then covariates
+COLUMNS = (
+    "participant_id",
+    "role",
+    "image",
+    "labels",
+    "in_template",
+)  # of the checked cohort, then covariates
 # In place of a label, in rows of scores.
 MEAN = "mean"  # of the mean over labels
 ALL = "all"  # of all labels together
-POPULATION = "population"  # the covariate that is found in the images, not given
+SUBPOPULATION = "subpopulation"  # the covariate that is found in the images, not given
 
 
 def read_tsv(path: str | Path) -> list[dict[str, str]]:
@@ -37,7 +43,7 @@ def format_value(value: Any) -> str:
 
 def write_tsv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Each of `rows` as it comes, so that they need not all be in memory."""
-    with whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([format_value(row.get(column)) for column in columns] for row in rows)
@@ -62,7 +68,7 @@ class Subject:
     image: Path
     labels: Path | None = None
     covariates: dict[str, float | str | None] = field(default_factory=dict)
-    builds: bool = True
+    in_template: bool = True
 
 
 def write_cohort(path: str | Path, subjects: Sequence[Subject], covariates: Sequence[str]) -> None:
@@ -72,7 +78,7 @@ def write_cohort(path: str | Path, subjects: Sequence[Subject], covariates: Sequ
             "role": subject.role,
             "image": subject.image,
             "labels": subject.labels,
-            "builder": "yes" if subject.builds else "no",
+            "in_template": "yes" if subject.in_template else "no",
             **subject.covariates,
         }
         for subject in subjects
@@ -81,11 +87,11 @@ def write_cohort(path: str | Path, subjects: Sequence[Subject], covariates: Sequ
 
 
 def read_cohort(path: str | Path) -> list[Subject]:
-    """The checked cohort, in the order of the ids; with people's populations, once they are found."""
+    """The checked cohort, in the order of the ids; with people's subpopulations, once they are found."""
     if not Path(path).exists():
         raise AtlasmithError(f"{path} is missing. Run `atlasmith cohort` first.")
-    found = Path(path).with_name(POPULATIONS)
-    populations = {row.pop("participant_id"): row for row in read_tsv(found)} if found.exists() else {}
+    found = Path(path).with_name(SUBPOPULATIONS)
+    subpopulations = {row.pop("participant_id"): row for row in read_tsv(found)} if found.exists() else {}
     return [
         Subject(
             id=row["participant_id"].removeprefix("sub-"),
@@ -94,10 +100,10 @@ def read_cohort(path: str | Path) -> list[Subject]:
             labels=None if row["labels"] == MISSING else Path(row["labels"]),
             covariates={
                 name: parse_covariate(value)
-                for name, value in {**row, **populations.get(row["participant_id"], {})}.items()
+                for name, value in {**row, **subpopulations.get(row["participant_id"], {})}.items()
                 if name not in COLUMNS
             },
-            builds=row["builder"] == "yes",
+            in_template=row["in_template"] == "yes",
         )
         for row in read_tsv(path)
     ]

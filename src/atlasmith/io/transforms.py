@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, DisplacementField, Grid, Step
-from atlasmith.io.files import whole
+from atlasmith.io.files import atomic_write
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # its own inverse: RAS to LPS and back
 
@@ -55,17 +55,17 @@ def itk_affine(matrix: Array) -> sitk.AffineTransform:
 
 def write_affine(path: str | Path, matrix: Array) -> None:
     """A RAS pull-back matrix (4, 4), mm, as an ITK affine (`.mat`)."""
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         sitk.WriteTransform(itk_affine(matrix), str(partial))
 
 
 def read_affine(path: str | Path) -> Array:
     """The RAS pull-back matrix (4, 4) of an ITK affine file."""
     transform = sitk.AffineTransform(sitk.ReadTransform(str(path)))
-    centre = np.array(transform.GetCenter())
+    center = np.array(transform.GetCenter())
     lps = np.eye(4)
     lps[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
-    lps[:3, 3] = np.array(transform.GetTranslation()) + centre - lps[:3, :3] @ centre
+    lps[:3, 3] = np.array(transform.GetTranslation()) + center - lps[:3, :3] @ center
     return LPS @ lps @ LPS
 
 
@@ -74,7 +74,7 @@ def write_composite(path: str | Path, steps: Sequence[Step]) -> None:
 
     ITK applies the transform that was added last first, so the steps are stored in reverse.
     """
-    with whole(path) as partial, h5py.File(partial, "w") as file:
+    with atomic_write(path) as partial, h5py.File(partial, "w") as file:
         for name, value in (
             ("ITKVersion", "5.4.0"),
             ("HDFVersion", "1.12.1"),

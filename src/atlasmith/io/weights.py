@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from atlasmith.core.errors import AtlasmithError
-from atlasmith.io.files import whole
+from atlasmith.io.files import atomic_write
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -20,7 +20,7 @@ Network = TypeVar("Network", bound=nn.Module)
 def write_weights(path: str | Path, network: nn.Module, about: Mapping[str, Any]) -> None:
     """Write a network's weights, and what is to be known about it, as safetensors."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         # One entry: safetensors writes several in any order, and equal networks should be equal bytes.
         save_file(tensors, partial, {"atlasmith": json.dumps(about)})
 

@@ -1,14 +1,14 @@
-"""Losses, by name: similarities of two images or label maps, regularisers of a deformation, and the objective
-that weighs them. `similarity` and `regularisers` say what each takes; the docs list them all.
+"""Losses, by name: similarities of two images or label maps, regularizers of a deformation, and the objective
+that weighs them. `similarity` and `regularizers` say what each takes; the docs list them all.
 """
 
 from atlasmith.losses.objective import (
-    BOTH,
+    DIRECTIONS,
     TRAINING_TERMS,
-    Pairing,
-    across,
-    need_maps,
-    pair,
+    Objective,
+    needs_displacements,
+    pairwise_terms,
+    registration_objective,
     similarities,
     to_mm,
 )
@@ -16,14 +16,14 @@ from atlasmith.losses.regularizers import REGULARISERS
 from atlasmith.losses.similarity import SIMILARITY
 
 __all__ = [
-    "BOTH",
+    "DIRECTIONS",
     "REGULARISERS",
     "SIMILARITY",
     "TRAINING_TERMS",
-    "Pairing",
-    "across",
-    "need_maps",
-    "pair",
+    "Objective",
+    "needs_displacements",
+    "pairwise_terms",
+    "registration_objective",
     "similarities",
     "to_mm",
 ]

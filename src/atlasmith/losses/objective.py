@@ -1,4 +1,4 @@
-"""The objective that training and instance optimisation share: named, weighted terms from the config."""
+"""The objective that training and instance optimization share: named, weighted terms from the config."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from atlasmith.losses.regularizers import REGULARISERS
 from atlasmith.losses.similarity import SIMILARITY
 from atlasmith.transforms.velocity import Velocity
 
-# Regularisers of a batch of subjects, or of what only a network in training gives.
+# Regularizers of a batch of subjects, or of what only a network in training gives.
 TRAINING_TERMS = ("centrality", "kl")
 
 Terms = Mapping[str, Mapping[str, Any]]
@@ -27,7 +27,7 @@ WHOLE = 0.99  # of a voxel's mask, interpolated
 
 # The signs of a velocity: the image is brought to the template, the template to the image.
 FORWARD, INVERSE = 1, -1
-BOTH = (FORWARD, INVERSE)
+DIRECTIONS = (FORWARD, INVERSE)
 
 
 def similarities(terms: Terms, fixed: Tensor, moved: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
@@ -39,19 +39,19 @@ def similarities(terms: Terms, fixed: Tensor, moved: Tensor, mask: Tensor | None
     return values
 
 
-def _regularisers(terms: Terms, judged: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Each of `terms`, times its weight, by name; a regulariser's parameters name what it judges."""
+def _regularizers(terms: Terms, judged: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Each of `terms`, times its weight, by name; a regularizer's parameters name what it judges."""
     values = {}
     for name, settings in terms.items():
         weight, parameters = _split(settings)
-        function = look_up(REGULARISERS, name, "regulariser")
+        function = look_up(REGULARISERS, name, "regularizer")
         arguments = {key: judged[key] for key in inspect.signature(function).parameters if key in judged}
         values[name] = weight * function(**arguments, **parameters)
     return values
 
 
-def need_maps(terms: Terms) -> bool:
-    """Whether a regulariser among `terms` looks at displacements, not at velocities alone."""
+def needs_displacements(terms: Terms) -> bool:
+    """Whether a regularizer among `terms` looks at displacements, not at velocities alone."""
     seen = [inspect.signature(REGULARISERS[name]).parameters for name in terms if name in REGULARISERS]
     return any("forward" in parameters or "inverse" in parameters for parameters in seen)
 
@@ -61,10 +61,10 @@ def _split(settings: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Pairing:
+class Objective:
     """A template and images with the maps between them, and the terms that judge them.
 
-    maps: by side, displacements (B, d, *half) in half-resolution voxels; image(x + forward(x)) is like the
+    maps: by direction, displacements (B, d, *half) in half-resolution voxels; image(x + forward(x)) is like the
     template, template(x + inverse(x)) like the image.
     """
 
@@ -84,34 +84,36 @@ class Pairing:
         return torch.stack(list(self.terms.values())).sum()
 
 
-def pair(
+def registration_objective(
     template: Tensor,
     image: Tensor,
     mask: Tensor,
     velocity: Velocity,
     *,
-    squarings: int,
+    integration_steps: int,
     velocity_spacing: tuple[float, ...],
     similarity: Terms,
-    regularisation: Terms,
+    regularization: Terms,
     labels: Terms | None = None,
     save_memory: bool = False,
-    sides: Sequence[int] = BOTH,
-) -> Pairing:
+    directions: Sequence[int] = DIRECTIONS,
+) -> Objective:
     """Judge `velocity`, at half resolution, between `template` and `image` (B, C, *shape), both ways, or on
-    one of the `sides`, which is for regularisers that don't `need_maps`.
+    one of the `directions`, which is for regularizers that don't `needs_displacements`.
 
     The first channel is judged by `similarity`, the others, probabilities of labels, by `labels`.
-    mask (B, 1, *shape) is 1 where the image has data. Similarities are averaged over the sides.
+    mask (B, 1, *shape) is 1 where the image has data. Similarities are averaged over the directions.
     """
     shape = image.shape[2:]
-    drawn = velocity.drawn
-    both = exponentiate(torch.cat([side * drawn for side in sides]), squarings, save_memory)
-    maps = dict(zip(sides, both.chunk(len(sides)), strict=True))
+    drawn = velocity.sampled
+    both = exponentiate(
+        torch.cat([direction * drawn for direction in directions]), integration_steps, save_memory
+    )
+    maps = dict(zip(directions, both.chunk(len(directions)), strict=True))
     found: dict[str, list[Tensor]] = {}
-    for side, displacement in maps.items():
+    for direction, displacement in maps.items():
         full = resize_displacement(displacement, shape)
-        if side == FORWARD:
+        if direction == FORWARD:
             moved = warp(torch.cat([image, mask], dim=1), full)
             fixed, moved, seen = template, moved[:, :-1], _whole(moved[:, -1:])
         else:
@@ -125,16 +127,16 @@ def pair(
                 found.setdefault(prefix + name, []).append(value)
     terms = {name: torch.stack(values).mean() for name, values in found.items()}
     judged = {"velocity": to_mm(velocity.mean, velocity_spacing), "spacing": velocity_spacing}
-    for name, side in (("forward", FORWARD), ("inverse", INVERSE)):
-        if side in maps:
-            judged[name] = to_mm(maps[side], velocity_spacing)
-    if "cycle" in regularisation:
+    for name, direction in (("forward", FORWARD), ("inverse", INVERSE)):
+        if direction in maps:
+            judged[name] = to_mm(maps[direction], velocity_spacing)
+    if "cycle" in regularization:
         judged["fixed"] = resize(template[:, :1], drawn.shape[2:])
     if velocity.log_variance is not None:
         size = velocity.log_variance.new_tensor([2 * math.log(s) for s in velocity_spacing])
         judged["log_variance"] = velocity.log_variance + size.view(1, -1, *[1] * len(shape))
-    terms |= _regularisers(regularisation, judged)
-    return Pairing(terms, maps)
+    terms |= _regularizers(regularization, judged)
+    return Objective(terms, maps)
 
 
 def _whole(mask: Tensor) -> Tensor:
@@ -143,19 +145,19 @@ def _whole(mask: Tensor) -> Tensor:
     return (mask > WHOLE).to(mask)
 
 
-def across(image: Tensor, mask: Tensor, pairing: Pairing, terms: Terms) -> dict[str, Tensor]:
+def pairwise_terms(image: Tensor, mask: Tensor, objective_: Objective, terms: Terms) -> dict[str, Tensor]:
     """`terms` between each image (B, 1, *shape) of a batch and the one before, brought to it through the
     template: both maps composed, sampled once (Aladdin, Ding and Niethammer 2022, arXiv:2202.03563).
 
-    By name, with `pairs_` before it. What two people share and the template blurs is seen so.
+    By name, with `pairwise_` before it. What two people share and the template blurs is seen so.
     """
     if not terms:
         return {}
-    others = [x.roll(1, 0) for x in (image, mask, pairing.forward)]
-    composed = resize_displacement(compose(others[2], pairing.inverse), image.shape[2:])
+    others = [x.roll(1, 0) for x in (image, mask, objective_.forward)]
+    composed = resize_displacement(compose(others[2], objective_.inverse), image.shape[2:])
     moved = warp(torch.cat(others[:2], dim=1), composed)
     values = similarities(terms, image, moved[:, :1], mask * _whole(moved[:, 1:]))
-    return {f"pairs_{name}": value for name, value in values.items()}
+    return {f"pairwise_{name}": value for name, value in values.items()}
 
 
 def to_mm(field: Tensor, spacing: tuple[float, ...]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Regularisers: what a deformation field, or a pair of them, costs. Each returns a scalar, 0 at best.
+"""Regularizers: what a deformation field, or a pair of them, costs. Each returns a scalar, 0 at best.
 
 Fields are tensors (B, d, *shape), d 2 or 3, in mm on voxels of `spacing` mm; channel d moves along axis d,
 and a displacement u is a pull-back, phi(x) = x + u(x). The first parameters are named after what is judged:
@@ -215,7 +215,7 @@ def sobolev(
     """Squared length in the metric of LDDMM: mean over voxels of |(gamma - alpha Laplacian)^power v|^2, mm^2,
     with alpha in mm^2 (Beg et al. 2005, doi:10.1023/B:VISI.0000043755.93987.aa). alpha 0 gives `magnitude`.
 
-    The cosine transform diagonalises the Laplacian of three-point differences on a field mirrored at the
+    The cosine transform diagonalizes the Laplacian of three-point differences on a field mirrored at the
     faces of the image, which, unlike a periodic one, doesn't tie opposite faces together. A slope across a
     face is a kink in the mirror, and costs as such.
     """
@@ -322,7 +322,7 @@ def _round_trips(forward: Tensor, inverse: Tensor, spacing: Sequence[float]) -> 
 def inverse_consistency(
     forward: Tensor, inverse: Tensor, spacing: Sequence[float], voxel_weight: Tensor | None = None
 ) -> Tensor:
-    """Mean squared distance, mm^2, between x and where one map after the other leads, over both orders
+    """Mean squared distance, mm^2, between x and where one map after the other is_main_process, over both orders
     (Christensen and Johnson 2001, doi:10.1109/42.932742; Greer et al. 2021, arXiv:2105.04459)."""
     return magnitude(_round_trips(forward, inverse, spacing), spacing, voxel_weight) / 2
 
@@ -364,15 +364,15 @@ def kl(velocity: Tensor, log_variance: Tensor, spacing: Sequence[float], prior: 
     doi:10.1016/j.media.2019.07.006). The constant leaves the value free to be negative.
 
     Sum over components of 1/2 (prior (degree variance + sum of squared differences) - log_variance); the
-    degree counts a voxel's neighbours, fewer at the border, each as 1 / spacing^2. The authors' code weighs
+    degree counts a voxel's neighbors, fewer at the border, each as 1 / spacing^2. The authors' code weighs
     the differences 2 d times less, and so isn't the divergence of any two distributions.
     """
     degrees = []
     for n, size in zip(velocity.shape[2:], spacing, strict=True):
-        neighbours = velocity.new_full((n,), 2.0)
-        neighbours[0] -= 1
-        neighbours[-1] -= 1
-        degrees.append(neighbours / size**2)
+        neighbors = velocity.new_full((n,), 2.0)
+        neighbors[0] -= 1
+        neighbors[-1] -= 1
+        degrees.append(neighbors / size**2)
     spread = (prior * _outer_sum(degrees) * log_variance.exp() - log_variance).sum(dim=1).mean()
     axes = range(2, velocity.ndim)
     roughness = torch.stack([_difference(velocity, axis, spacing).square().sum() for axis in axes]).sum()
@@ -388,11 +388,11 @@ def centrality(forward: Tensor, spacing: Sequence[float]) -> Tensor:
     The mean over pairs of different subjects of <u_i, u_j>, whose expectation is the square of the mean; so a
     value may be negative. One subject alone counts as the mean. The batch is that of all processes.
     """
-    count = len(forward) * distributed.size()
+    count = len(forward) * distributed.world_size()
     if count == 1:
         return magnitude(forward, spacing)
-    summed = distributed.total(forward.sum(dim=0, keepdim=True))
-    pairs = summed.square() - distributed.total(forward.square().sum(dim=0, keepdim=True))
+    summed = distributed.all_reduce_sum(forward.sum(dim=0, keepdim=True))
+    pairs = summed.square() - distributed.all_reduce_sum(forward.square().sum(dim=0, keepdim=True))
     return pairs.sum(dim=1).mean() / (count * (count - 1))
 
 

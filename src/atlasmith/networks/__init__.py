@@ -3,11 +3,11 @@
 What a registration network takes and gives, `atlasmith.networks.registration` tells.
 """
 
-from atlasmith.networks.cross_fitting import CrossFitted, left_out
+from atlasmith.networks.cross_fitting import CrossFitted, held_out_folds
 from atlasmith.networks.decoder import DECODERS
 from atlasmith.networks.groupwise import CovariateCode, Groupwise
-from atlasmith.networks.registration import NETWORKS, fold
-from atlasmith.networks.segmenter import Segmenters, label_channels, unions
+from atlasmith.networks.registration import NETWORKS, reparameterize
+from atlasmith.networks.segmenter import Segmenters, label_channels, label_codes
 from atlasmith.networks.unet import BATCH_NORM, UNet
 
 __all__ = [
@@ -19,8 +19,8 @@ __all__ = [
     "Groupwise",
     "Segmenters",
     "UNet",
-    "fold",
+    "held_out_folds",
     "label_channels",
-    "left_out",
-    "unions",
+    "label_codes",
+    "reparameterize",
 ]

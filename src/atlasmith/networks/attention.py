@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atlasmith.core.sampling import coordinates
-from atlasmith.networks.unet import cut
+from atlasmith.networks.unet import crop
 
 
 def windows(x: Tensor, size: int) -> Tensor:
@@ -32,7 +32,7 @@ class SwinBlock(nn.Module):
     """Attention in windows, then a perceptron at each voxel, each on normed input and added to it.
 
     Maps (B, width, *shape) to the same, of any size. `shifted` moves the windows by half of their size, so
-    that a pair of blocks lets neighbouring windows speak. A voxel sees those of its window alone that are
+    that a pair of blocks lets neighboring windows speak. A voxel sees those of its window alone that are
     really near: not those that the shift wraps around, nor the padding.
     """
 
@@ -63,7 +63,7 @@ class SwinBlock(nn.Module):
         """Which voxels of a window see which: (N, 1, size^d, size^d)."""
         where = coordinates(padded.shape[2:], padded)
         places = self._windows(where)[0]  # (N, size^d, d)
-        # Voxels that were neighbours before the shift have the same window origin.
+        # Voxels that were neighbors before the shift have the same window origin.
         origins = places - coordinates([self.size] * len(where[0]), padded)[0].flatten(1).T
         outside = (places >= places.new_tensor(x.shape[2:])).any(-1, keepdim=True)
         groups = torch.cat([origins, outside], dim=-1)
@@ -84,4 +84,4 @@ class SwinBlock(nn.Module):
         if self.shift:
             axes = tuple(range(2, x.ndim))
             result = torch.roll(result, [self.shift] * len(axes), axes)
-        return cut(result, x.shape[2:])
+        return crop(result, x.shape[2:])

@@ -10,7 +10,7 @@ from torch import nn
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def left_out(atlases: Sequence[str], count: int) -> list[list[str]]:
+def held_out_folds(atlases: Sequence[str], count: int) -> list[list[str]]:
     """The atlases that each of at most `count` networks learns without: every atlas once, where there are two
     or more to share."""
     count = min(count, len(atlases))
@@ -26,7 +26,7 @@ class CrossFitted(nn.Module, Generic[Network]):
         self.without = [frozenset(ids) for ids in without]
         self.each: Sequence[Network] = nn.ModuleList(networks)  # type: ignore[assignment]
 
-    def judges(self, name: str) -> Sequence[Network]:
+    def for_subject(self, name: str) -> Sequence[Network]:
         """Those that learned nothing of `name`, of an atlas the one that leaves it out, of others all."""
         blind = [network for network, ids in zip(self.each, self.without, strict=True) if name in ids]
         return blind or self.each

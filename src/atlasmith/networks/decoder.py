@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atlasmith.core.checkpointing import recompute
+from atlasmith.core.checkpointing import checkpoint
 from atlasmith.core.sampling import coordinates, resize
 
 SLOPE = 0.2  # of leaky units
@@ -115,7 +115,7 @@ class CoordinateDecoder(Decoder):
         places = (coordinates(self.middle, code) / sizes)[0].flatten(1).T
         layers = (*self.layers, *self.known, self.head)
         weights = [weight for layer in layers for weight in layer.parameters()]
-        parts = [recompute(self._at, part, code, *weights) for part in places.split(CHUNK)]
+        parts = [checkpoint(self._at, part, code, *weights) for part in places.split(CHUNK)]
         return torch.cat(parts, dim=1).view(len(code), 1, *self.middle)
 
     def _at(self, places: Tensor, code: Tensor, *weights: Tensor) -> Tensor:

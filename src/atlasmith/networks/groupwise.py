@@ -28,7 +28,7 @@ Covariates = Mapping[str, float | str | None]
 
 @dataclass(frozen=True)
 class CovariateCode:
-    """Covariates as numbers of mean zero: continuous ones standardised, categorical ones one-hot less their
+    """Covariates as numbers of mean zero: continuous ones standardized, categorical ones one-hot less their
     frequencies. A missing value is the mean, 0.
 
     continuous: name to (mean, standard deviation). categorical: name to {level: frequency}.
@@ -81,17 +81,17 @@ class Groupwise(nn.Module):
     """A template t(a), and a network that takes t(a) and an image to a stationary velocity.
 
     At encoded covariates c the template is what `base + slopes . c + decoder(c)` shows when the flow of the
-    velocity `growth . c` has moved it; growth (K, d, *half) is zero until the template is refined.
+    velocity `covariate_velocity . c` has moved it; growth (K, d, *half) is zero until the template is refined.
     Contract: with v = velocity(features(t), features(image)).mean, image(x + exp(v)(x)) looks like t(x) on
     the template's grid, and t(x + exp(-v)(x)) like the image. Velocities are (B, d, *half), in
     half-resolution voxels.
-    support (1, 1, *shape): 1 where training moves the template. lean (1, d, *half): what the network's
+    support (1, 1, *shape): 1 where training moves the template. mean_velocity (1, d, *half): what the network's
     velocities to a central template have in common, which is taken off; zero until the template is refined.
     """
 
-    support: Tensor
-    growth: Tensor
-    lean: Tensor
+    fov_mask: Tensor
+    covariate_velocity: Tensor
+    mean_velocity: Tensor
 
     def __init__(
         self,
@@ -99,31 +99,31 @@ class Groupwise(nn.Module):
         code: CovariateCode,
         network: str,
         channels: Sequence[int] | None,
-        squarings: int,
+        integration_steps: int,
         probabilistic: bool = False,
-        passes: int = 1,
+        cascades: int = 1,
         segmenter: Mapping[str, Any] | None = None,
         decoder: str = "dense",
     ) -> None:
         super().__init__()
-        self.grid, self.code, self.squarings, self.passes = grid, code, squarings, passes
+        self.grid, self.code, self.integration_steps, self.cascades = grid, code, integration_steps, cascades
         self.settings: dict[str, Any] = {
             "network": network,
             "channels": None if channels is None else list(channels),
-            "squarings": squarings,
+            "integration_steps": integration_steps,
             "probabilistic": probabilistic,
-            "passes": passes,
+            "cascades": cascades,
             "segmenter": None if segmenter is None else dict(segmenter),
             "decoder": decoder,
         }
         shape = grid.tensor_shape
         self.base = nn.Parameter(torch.zeros(1, 1, *shape))
-        self.register_buffer("support", torch.ones(1, 1, *shape))
+        self.register_buffer("fov_mask", torch.ones(1, 1, *shape))
         self.slopes = nn.Parameter(torch.zeros(code.size, *shape)) if code.size else None
         decode = look_up(DECODERS, decoder, "decoder")
         self.decoder = decode(code.size, shape) if code.size else None
-        self.register_buffer("growth", torch.zeros(code.size, grid.ndim, *half_shape(shape)))
-        self.register_buffer("lean", torch.zeros(1, grid.ndim, *half_shape(shape)))
+        self.register_buffer("covariate_velocity", torch.zeros(code.size, grid.ndim, *half_shape(shape)))
+        self.register_buffer("mean_velocity", torch.zeros(1, grid.ndim, *half_shape(shape)))
         build = look_up(NETWORKS, network, "network")
         widths = [] if channels is None else [channels]
         self.segmenters = None if segmenter is None else Segmenters(grid.ndim, **segmenter)
@@ -132,7 +132,7 @@ class Groupwise(nn.Module):
 
     def template(self, code: Tensor) -> Tensor:
         """Template images (B, 1, *shape) at encoded covariates (B, size)."""
-        return self.as_grown(self.intensities(code), code)
+        return self.at_covariates(self.intensities(code), code)
 
     def intensities(self, code: Tensor) -> Tensor:
         """What the template at the mean covariates would show at encoded ones (B, size) but for growth."""
@@ -140,26 +140,26 @@ class Groupwise(nn.Module):
         if self.slopes is None or self.decoder is None:
             return base
         line = torch.einsum("bk,k...->b...", code, self.slopes)[:, None]
-        return base + line + self.support * self.decoder(code)
+        return base + line + self.fov_mask * self.decoder(code)
 
-    def as_grown(self, maps: Tensor, code: Tensor) -> Tensor:
+    def at_covariates(self, maps: Tensor, code: Tensor) -> Tensor:
         """Maps (B, C, *shape) on the template at the mean covariates, as they lie at others (B, size)."""
-        if not self.grows:
+        if not self.has_covariate_velocity:
             return maps
-        there, _ = self.grown(code)
+        there, _ = self.covariate_transform(code)
         maps = maps.float()
         return warp(maps, resize_displacement(there, maps.shape[2:]), padding="border")
 
     @property
-    def grows(self) -> bool:
-        return bool(self.growth.any())
+    def has_covariate_velocity(self) -> bool:
+        return bool(self.covariate_velocity.any())
 
-    def grown(self, code: Tensor) -> tuple[Tensor, Tensor]:
+    def covariate_transform(self, code: Tensor) -> tuple[Tensor, Tensor]:
         """Displacements (B, d, *half) from the template at encoded covariates (B, size) to the template at
         the mean ones, and back."""
         with torch.autocast(code.device.type, enabled=False):  # half a voxel is lost in half precision
-            velocity = torch.einsum("bk,k...->b...", code, self.growth)
-        there, back = exponentiate(torch.cat([velocity, -velocity]), self.squarings).chunk(2)
+            velocity = torch.einsum("bk,k...->b...", code, self.covariate_velocity)
+        there, back = exponentiate(torch.cat([velocity, -velocity]), self.integration_steps).chunk(2)
         return there, back
 
     def features(self, image: Tensor, ids: Sequence[str] = ()) -> Tensor:
@@ -185,16 +185,16 @@ class Groupwise(nn.Module):
         Each pass after the first sees the image as the velocity so far warps it, once, and adds to it.
         """
         total: Tensor | None = None
-        for _ in range(self.passes):
+        for _ in range(self.cascades):
             moved = image if total is None else self._moved(image, total)
             mean, *log_variance = self.network(template, moved).float().split(self.grid.ndim, 1)
             mean = VELOCITY_SCALE * mean
             total = mean if total is None else compose_velocities(total, mean)
         assert total is not None  # there is at least one pass
-        return Velocity(total - self.lean, *(LOG_VARIANCE + x for x in log_variance))
+        return Velocity(total - self.mean_velocity, *(LOG_VARIANCE + x for x in log_variance))
 
     def _moved(self, image: Tensor, velocity: Tensor) -> Tensor:
-        displacement = exponentiate(velocity, self.squarings)
+        displacement = exponentiate(velocity, self.integration_steps)
         return warp(image.float(), resize_displacement(displacement, image.shape[2:]))
 
     def save(self, path: str | Path) -> None:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from atlasmith.core.fields import exponentiate
 from atlasmith.core.sampling import half_shape, resize, warp
 from atlasmith.networks.attention import SwinBlock
-from atlasmith.networks.unet import CONVOLUTION, UNet, block, cut, fitted, head
+from atlasmith.networks.unet import CONVOLUTION, UNet, conv_block, crop, head, pad_to_multiple
 
 # With a scale of 1, a network that starts near the identity spends many steps on growing its last weights.
 VELOCITY_SCALE = 4.0
-SQUARINGS = 5  # of velocities within a network
+INTEGRATION_STEPS = 5  # of velocities within a network
 
 
 class HalfUNet(nn.Module):
@@ -63,7 +63,7 @@ class VoxelMorph(nn.Module):
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         shape = fixed.shape[2:]
-        x = fitted(torch.cat([fixed, moving], dim=1), 2 ** len(self.encoder))
+        x = pad_to_multiple(torch.cat([fixed, moving], dim=1), 2 ** len(self.encoder))
         skips = []
         for level in self.encoder:
             skips.append(level(x))
@@ -71,7 +71,7 @@ class VoxelMorph(nn.Module):
         for level in self.decoder:
             x = F.interpolate(level(x), scale_factor=2, mode="nearest")
             x = torch.cat([x, skips.pop()], dim=1)
-        return F.interpolate(cut(self.head(self.finish(x)), shape), size=half_shape(shape), mode="area")
+        return F.interpolate(crop(self.head(self.finish(x)), shape), size=half_shape(shape), mode="area")
 
 
 class LargeKernel(nn.Module):
@@ -149,19 +149,19 @@ class TransMorph(nn.Module):
         return result
 
 
-def fold(network: nn.Module) -> None:
+def reparameterize(network: nn.Module) -> None:
     """Make every `LargeKernel` in `network` one convolution, in place: faster, and no more to be trained."""
     for name, child in network.named_children():
         if isinstance(child, LargeKernel):
             setattr(network, name, child.folded())
         else:
-            fold(child)
+            reparameterize(child)
 
 
 class _Residual(nn.Module):
     def __init__(self, ndim: int, channels: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(block(ndim, channels, channels), block(ndim, channels, channels))
+        self.body = nn.Sequential(conv_block(ndim, channels, channels), conv_block(ndim, channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = x + self.body(x)
@@ -173,7 +173,7 @@ def _moved(image: Tensor, output: Tensor, half: Sequence[int]) -> Tensor:
     shape = output.shape[2:]
     sizes = [(n - 1) / max(m - 1, 1) for n, m in zip(shape, half, strict=True)]
     units = output.new_tensor([VELOCITY_SCALE * size for size in sizes]).view(1, -1, *[1] * len(shape))
-    return warp(image.float(), exponentiate(units * output[:, : len(shape)].float(), SQUARINGS))
+    return warp(image.float(), exponentiate(units * output[:, : len(shape)].float(), INTEGRATION_STEPS))
 
 
 class Pyramid(nn.Module):
@@ -185,7 +185,7 @@ class Pyramid(nn.Module):
 
         def level(width: int) -> nn.Sequential:
             return nn.Sequential(
-                block(ndim, 2 * inputs + outputs, width),
+                conv_block(ndim, 2 * inputs + outputs, width),
                 _Residual(ndim, width),
                 _Residual(ndim, width),
                 head(ndim, width, outputs),
@@ -216,12 +216,14 @@ class DualStream(nn.Module):
     ) -> None:
         super().__init__()
         self.outputs, self.multiple = outputs, 2 ** len(channels)
-        self.encoder = nn.ModuleList(block(ndim, a, b, 2) for a, b in itertools.pairwise([inputs, *channels]))
+        self.encoder = nn.ModuleList(
+            conv_block(ndim, a, b, 2) for a, b in itertools.pairwise([inputs, *channels])
+        )
         self.offsets = list(itertools.product((0, 1, 2), repeat=ndim))
         self.levels = nn.ModuleList(
             nn.Sequential(
-                block(ndim, len(self.offsets) + width + outputs, width),
-                block(ndim, width, width),
+                conv_block(ndim, len(self.offsets) + width + outputs, width),
+                conv_block(ndim, width, width),
                 head(ndim, width, outputs),
             )
             for width in reversed(channels)
@@ -240,7 +242,7 @@ class DualStream(nn.Module):
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         count, shape = len(fixed), fixed.shape[2:]
-        x = fitted(torch.cat([fixed, moving]), self.multiple)
+        x = pad_to_multiple(torch.cat([fixed, moving]), self.multiple)
         features: list[Tensor] = []
         for layer in self.encoder:
             x = layer(x)
@@ -252,7 +254,7 @@ class DualStream(nn.Module):
             output = resize(output, target.shape[2:])
             correlations = self._correlations(target, _moved(image, output, half))
             output = output + level(torch.cat([correlations, target, output], dim=1))
-        return cut(output, half_shape(shape))
+        return crop(output, half_shape(shape))
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atlasmith.networks.cross_fitting import CrossFitted
-from atlasmith.networks.unet import UNet, cut
+from atlasmith.networks.unet import UNet, crop
 
 CHANNELS = 16  # at most; more labels than that share them
 
@@ -17,13 +17,13 @@ CHANNELS = 16  # at most; more labels than that share them
 def label_channels(labels: Tensor, values: Sequence[int]) -> Tensor:
     """Label maps (B, *shape) as the channels (B, C, *shape) of 0 and 1 that a segmenter of `values` shows."""
     maps = []
-    for members in unions(len(values)):
+    for members in label_codes(len(values)):
         shown = torch.tensor([v for v, member in zip(values, members, strict=True) if member])
         maps.append(torch.isin(labels, shown.to(labels)))
     return torch.stack(maps, dim=1).float()
 
 
-def unions(labels: int) -> Tensor:
+def label_codes(labels: int) -> Tensor:
     """Which of `labels` labels each channel shows: (channels, labels) of 0 and 1.
 
     A channel a label where there are few. Otherwise each channel shows half of the labels, drawn at random
@@ -50,7 +50,7 @@ class Segmenter(nn.Module):
         # With corners aligned a voxel's place would depend on where in the image it is, which no convolution
         # knows.
         finer = F.interpolate(self.body(image), scale_factor=2, mode=mode, align_corners=False)
-        return cut(finer, image.shape[2:])
+        return crop(finer, image.shape[2:])
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1, *shape) to probabilities (B, outputs, *shape)."""
@@ -74,7 +74,7 @@ class Segmenters(CrossFitted[Segmenter]):
         if not ids:
             return self._seen(image, self.each)
         one_by_one = zip(image.split(1), ids, strict=True)
-        return torch.cat([self._seen(one, self.judges(name)) for one, name in one_by_one])
+        return torch.cat([self._seen(one, self.for_subject(name)) for one, name in one_by_one])
 
     def _seen(self, image: Tensor, segmenters: Iterable[Segmenter]) -> Tensor:
         return torch.stack([segmenter(image) for segmenter in segmenters]).mean(0)

@@ -14,7 +14,7 @@ NORM: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 BATCH_NORM: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
-def block(
+def conv_block(
     ndim: int, inputs: int, outputs: int, stride: int = 1, norm: Mapping[int, type[nn.Module]] = NORM
 ) -> nn.Sequential:
     """Convolution, norm, activation."""
@@ -33,7 +33,7 @@ def head(ndim: int, inputs: int, outputs: int) -> nn.Module:
     return convolution
 
 
-def fitted(x: Tensor, multiple: int) -> Tensor:
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """`x` (B, C, *shape) padded at its ends to multiples of `multiple`.
 
     At least two of them, since a norm needs more than one voxel at the coarsest level.
@@ -41,7 +41,7 @@ def fitted(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, [p for n in reversed(x.shape[2:]) for p in (0, max(-n % multiple, 2 * multiple - n))])
 
 
-def cut(x: Tensor, shape: Sequence[int]) -> Tensor:
+def crop(x: Tensor, shape: Sequence[int]) -> Tensor:
     """`x` (B, C, *padded) without the padding at its ends."""
     for axis, n in enumerate(shape, start=2):
         x = x.narrow(axis, 0, n)
@@ -73,18 +73,20 @@ class UNet(nn.Module):
         widths = [in_channels, *channels]
         strides = [first_stride] + [2] * (len(channels) - 1)
         self.encoder = nn.ModuleList(
-            nn.Sequential(block(ndim, widths[i], widths[i + 1], strides[i], norm), extra(i, widths[i + 1]))
+            nn.Sequential(
+                conv_block(ndim, widths[i], widths[i + 1], strides[i], norm), extra(i, widths[i + 1])
+            )
             for i in range(len(channels))
         )
         self.decoder = nn.ModuleList(
-            block(ndim, coarse + fine, fine, norm=norm)
+            conv_block(ndim, coarse + fine, fine, norm=norm)
             for fine, coarse in reversed(list(itertools.pairwise(channels)))
         )
         self.head = head(ndim, channels[0], out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         shape = x.shape[2:]
-        x = fitted(x, self.multiple)
+        x = pad_to_multiple(x, self.multiple)
         skips: list[Tensor] = []
         for level in self.encoder:
             x = level(x)
@@ -93,4 +95,4 @@ class UNet(nn.Module):
         for level in self.decoder:
             x = F.interpolate(x, scale_factor=2, mode="nearest")
             x = level(torch.cat([x, skips.pop()], dim=1))
-        return cut(self.head(x), [-(-n // self.first_stride) for n in shape])
+        return crop(self.head(x), [-(-n // self.first_stride) for n in shape])

@@ -8,17 +8,17 @@ import numpy as np
 import SimpleITK as sitk
 
 from atlasmith.core.grid import Array, Grid
-from atlasmith.core.intensity import antialias, has_background, normalise
+from atlasmith.core.intensity import antialias, has_background, normalize
 from atlasmith.io.images import Image, read_image
 
 N4_SPACING = 4.0  # mm; the bias field is smooth, so a coarse grid is enough to find it
 
 
-def read_prepared(path: str | Path, spacing: float, n4: bool) -> Image:
-    """Read an image, with `n4` correct its bias, normalise it to [0, 1], and smooth it for `spacing` mm."""
+def read_preprocessed(path: str | Path, spacing: float, n4: bool) -> Image:
+    """Read an image, with `n4` correct its bias, normalize it to [0, 1], and smooth it for `spacing` mm."""
     image = read_image(path)
     data = correct_bias(image.data, image.grid) if n4 else image.data
-    return Image(antialias(normalise(data), image.grid, spacing), image.grid)
+    return Image(antialias(normalize(data), image.grid, spacing), image.grid)
 
 
 def correct_bias(data: Array, grid: Grid) -> Array:

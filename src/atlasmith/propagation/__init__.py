@@ -1,5 +1,5 @@
 """Stage `propagate`: atlas labels and intensities in a subject's space, interpolated once."""
 
-from atlasmith.propagation.stage import closest_atlases, label_from_template, label_template, propagate
+from atlasmith.propagation.stage import label_template, propagate, propagate_from_template, select_atlases
 
-__all__ = ["closest_atlases", "label_from_template", "label_template", "propagate"]
+__all__ = ["label_template", "propagate", "propagate_from_template", "select_atlases"]

@@ -24,47 +24,47 @@ from atlasmith.core.sampling import half_shape, sample, sample_labels
 from atlasmith.core.world import (
     displacement_to_field,
     inside,
-    map_points,
-    pull_labels,
+    resample_labels,
     to_voxels,
+    transform_points,
     world_points,
 )
 from atlasmith.io.files import write_json
 from atlasmith.io.images import Image, read_grid, read_image, read_labels, write_image
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_tsv
 from atlasmith.io.transforms import read_composite
-from atlasmith.preprocess.n4 import read_prepared
+from atlasmith.preprocess.n4 import read_preprocessed
 from atlasmith.training import instance_optimization
 
-__all__ = ["closest_atlases", "label_from_template", "label_template", "propagate"]
+__all__ = ["label_template", "propagate", "propagate_from_template", "select_atlases"]
 
 Seen = tuple[torch.Tensor, torch.Tensor]  # an image, and where it has data; each (1, 1, *shape)
 
 
 def propagate(config: Config, subject_id: str) -> None:
-    """Write every atlas's labels and normalised intensities in the subject's space, as 4-D stacks.
+    """Write every atlas's labels and normalized intensities in the subject's space, as 4-D stacks.
 
     These are all, or those that look most like the subject where the config asks for so many. An atlas is
     given all atlases but itself, by a registration that hasn't seen its own labels. Where the
-    config asks for it, each pair's map goes on from the template's by instance optimisation. Labels are the
+    config asks for it, each pair's map goes on from the template's by instance optimization. Labels are the
     argmax of linearly interpolated one-hot maps, intensities linear. Raises `AtlasmithError` when no
     label reaches the subject's field of view.
     """
     layout = config.layout
     subjects = read_cohort(layout.cohort)
     subject = next(s for s in subjects if s.id == subject_id)
-    atlases = closest_atlases(config, subject, [s for s in subjects if s.role == "atlas" and s != subject])
+    atlases = select_atlases(config, subject, [s for s in subjects if s.role == "atlas" and s != subject])
     native = read_grid(subject.image)
     grid = native.resampled(config.fusion.spacing) if config.fusion.spacing else native
-    blind = config.template.labels and subject.role == "atlas"
-    to_hub = read_composite(layout.inverse_blind(subject_id) if blind else layout.inverse(subject_id))
+    blind = config.template.label_similarity and subject.role == "atlas"
+    to_hub = read_composite(layout.inverse_label_free(subject_id) if blind else layout.inverse(subject_id))
 
     from_hub = [read_composite(layout.forward(atlas.id)) for atlas in atlases]
     theirs = [_labels_of(atlas) for atlas in atlases]
-    hub = map_points(to_hub, world_points(grid))
+    hub = transform_points(to_hub, world_points(grid))
     reached = np.zeros(grid.shape, dtype=bool)
     for labels, steps in zip(theirs, from_hub, strict=True):
-        reached |= _reached(labels, map_points(steps, hub), grid)
+        reached |= _reached(labels, transform_points(steps, hub), grid)
     box = _box(reached, grid, config.fusion.margin)
     if box is None:
         raise AtlasmithError(
@@ -73,14 +73,18 @@ def propagate(config: Config, subject_id: str) -> None:
         )
     grid = grid.cropped(box)
     places = world_points(grid)
-    hub = map_points(to_hub, places)
-    own = _intensities_at(_prepared(subject, grid), places, grid) if config.register_.pair_steps else None
+    hub = transform_points(to_hub, places)
+    own = (
+        _intensities_at(_prepared(subject, grid), places, grid)
+        if config.register_.instance_optimization.pairwise_steps
+        else None
+    )
     pulled = []
     for atlas, labels, steps in zip(atlases, theirs, from_hub, strict=True):
-        points, picture = map_points(steps, hub), _prepared(atlas, grid)
+        points, picture = transform_points(steps, hub), _prepared(atlas, grid)
         image, seen = _intensities_at(picture, points, grid)
         if own is not None:
-            points = map_points([_between(config, grid, own, (image, seen)), *to_hub, *steps], places)
+            points = transform_points([_between(config, grid, own, (image, seen)), *to_hub, *steps], places)
             image, _ = _intensities_at(picture, points, grid)
         pulled.append((_labels_at(labels, points, grid), grid.unsqueeze(image[0, 0].numpy())))
     all_labels, all_images = (np.stack(maps, axis=-1) for maps in zip(*pulled, strict=True))
@@ -91,19 +95,19 @@ def propagate(config: Config, subject_id: str) -> None:
         {
             "atlases": [atlas.id for atlas in atlases],
             "Interpolation": {"labels": "one-hot linear, argmax", "images": "linear", "times": 1},
-            "PairSteps": config.register_.pair_steps,
+            "PairwiseSteps": config.register_.instance_optimization.pairwise_steps,
             "SpatialReference": str(subject.image),
         },
     )
 
 
-def closest_atlases(config: Config, subject: Subject, atlases: Sequence[Subject]) -> Sequence[Subject]:
-    """As many atlases as `fusion.closest` says, in their order: those whose warped images correlate most with
+def select_atlases(config: Config, subject: Subject, atlases: Sequence[Subject]) -> Sequence[Subject]:
+    """As many atlases as `fusion.atlas_selection` says, in their order: those whose warped images correlate most with
     the subject's around the template's labels (Aljabar et al. 2009, doi:10.1016/j.neuroimage.2009.02.018).
 
     Nothing is resampled for that: the images lie in the template's space as registration left them.
     """
-    layout, count = config.layout, config.fusion.closest
+    layout, count = config.layout, config.fusion.atlas_selection
     if count is None or count >= len(atlases):
         return atlases
     labels = read_labels(layout.template_labels)
@@ -111,8 +115,8 @@ def closest_atlases(config: Config, subject: Subject, atlases: Sequence[Subject]
 
     def seen(person: Subject) -> Array:
         data = read_image(layout.warped(person.id)).data[*box].ravel()
-        centred: Array = data - data.mean()
-        return centred / max(float(np.linalg.norm(centred)), np.finfo(np.float32).tiny)
+        centered: Array = data - data.mean()
+        return centered / max(float(np.linalg.norm(centered)), np.finfo(np.float32).tiny)
 
     own = seen(subject)
     likeness = [float(seen(atlas) @ own) for atlas in atlases]
@@ -135,7 +139,7 @@ def label_template(config: Config) -> None:
     counts = np.zeros((math.prod(grid.shape), len(values)), dtype=np.float32)
     for atlas in atlases:
         steps = read_composite(layout.forward(atlas.id))
-        moved = _labels_at(_labels_of(atlas), map_points(steps, points), grid)
+        moved = _labels_at(_labels_of(atlas), transform_points(steps, points), grid)
         place = label_index(moved.ravel(), values)
         labelled = np.flatnonzero(place)
         counts[labelled, place[labelled] - 1] += 1
@@ -148,12 +152,12 @@ def label_template(config: Config) -> None:
     write_tsv(layout.template_label_table, table, list(table[0]))
 
 
-def label_from_template(config: Config, subject_id: str) -> None:
+def propagate_from_template(config: Config, subject_id: str) -> None:
     """Write the template's labels in the subject's space, argmax of linearly interpolated one-hot maps."""
     layout = config.layout
     subject = next(s for s in read_cohort(layout.cohort) if s.id == subject_id)
     native, labels = read_grid(subject.image), read_labels(layout.template_labels)
-    moved = pull_labels(labels.data, labels.grid, read_composite(layout.inverse(subject_id)), native)
+    moved = resample_labels(labels.data, labels.grid, read_composite(layout.inverse(subject_id)), native)
     path = layout.segmentation(subject_id, "template")
     write_image(path, native.unsqueeze(moved.numpy()), native, like=subject.image)
 
@@ -178,7 +182,7 @@ def _reached(labels: Image, points: torch.Tensor, grid: Grid) -> Array:
 
 
 def _prepared(subject: Subject, grid: Grid) -> Image:
-    return read_prepared(subject.image, min(grid.tensor_spacing), n4=False)
+    return read_preprocessed(subject.image, min(grid.tensor_spacing), n4=False)
 
 
 def _intensities_at(image: Image, points: torch.Tensor, grid: Grid) -> Seen:
@@ -191,13 +195,11 @@ def _intensities_at(image: Image, points: torch.Tensor, grid: Grid) -> Seen:
 def _between(config: Config, grid: Grid, fixed: Seen, moving: Seen) -> DisplacementField:
     """The displacement that brings a moving image to a fixed one, all on `grid`."""
     (image, mask), (other, seen) = fixed, moving
-    judge = instance_optimization.judge(config, grid, image, other, mask * seen)
+    judge = instance_optimization.instance_objective(config, grid, image, other, mask * seen)
     start = torch.zeros(1, grid.ndim, *half_shape(grid.tensor_shape))
-    settings = config.register_
-    velocity = instance_optimization.optimise(
-        judge, start, settings.pair_steps, settings.refine_learning_rate
-    )
-    displacement = exponentiate(velocity, config.template.squarings)
+    settings = config.register_.instance_optimization
+    velocity = instance_optimization.optimize(judge, start, settings.pairwise_steps, settings.learning_rate)
+    displacement = exponentiate(velocity, config.template.integration_steps)
     return displacement_to_field(resize_displacement(displacement, grid.tensor_shape)[0], grid)
 
 

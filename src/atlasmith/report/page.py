@@ -199,9 +199,9 @@ def _heading(subject: str, why: str) -> str:
     return f"<h3>sub-{escape(subject)}{' · ' + escape(why) if why else ''}</h3>"
 
 
-def _key(colours: Iterable[tuple[tuple[int, int, int], str]]) -> str:
+def _key(colors: Iterable[tuple[tuple[int, int, int], str]]) -> str:
     return "<p class=soft>" + "".join(
-        f'<span class="key" style="background:rgb{colour}"></span>{escape(name)}' for colour, name in colours
+        f'<span class="key" style="background:rgb{color}"></span>{escape(name)}' for color, name in colors
     ) + "</p>"  # fmt: skip
 
 
@@ -233,7 +233,7 @@ def _headline(run: _Run) -> str:
         f"{' × '.join(f'{mm:.3g}' for mm in run.grid.tensor_spacing)} mm",
         f"{len(run.label_names)} labels",
     ]
-    builders = sum(subject.builds for subject in run.subjects)
+    builders = sum(subject.in_template for subject in run.subjects)
     if builders < len(run.subjects):
         facts.append(f"a template made by {builders}")
     methods = run.config.fusion.methods
@@ -273,11 +273,11 @@ def _template(run: _Run) -> str:
     ]
     if run.layout.template_labels.exists():
         labels = read_labels(run.layout.template_labels)
-        colours = pictures.palette(list(run.label_names))
+        colors = pictures.palette(list(run.label_names))
         rows.append(
             [
-                (pictures.overlay(grey, _middle_plane(labels, axis), colours), f"labels, {PLANES[axis]}")
-                for axis, (grey, _) in zip(plane_axes(labels.grid), rows[0], strict=True)
+                (pictures.overlay(gray, _middle_plane(labels, axis), colors), f"labels, {PLANES[axis]}")
+                for axis, (gray, _) in zip(plane_axes(labels.grid), rows[0], strict=True)
             ]
         )
     if template.grid.ndim == 2:  # one beside the other
@@ -288,7 +288,7 @@ def _template(run: _Run) -> str:
 
 
 def _middle(image: Image, axis: int, limits: tuple[float, float]) -> Array:
-    return pictures.grey(_middle_plane(image, axis), limits)
+    return pictures.gray(_middle_plane(image, axis), limits)
 
 
 def _middle_plane(image: Image, axis: int) -> Array:
@@ -315,7 +315,7 @@ def _covariates(run: _Run) -> str:
     limit = max(float(np.percentile(np.abs(changes), 99.5)), 1e-6)
     text = (
         "<p class=soft>Each template at the same brightness, over its difference from the template at the "
-        f"cohort's mean: red is brighter, blue darker, full colour at {_number(limit)}."
+        f"cohort's mean: red is brighter, blue darker, full color at {_number(limit)}."
     )
     if len(keep) < len(views):
         text += f" {len(keep)} of {len(views)} are shown."
@@ -344,7 +344,7 @@ def _registration(run: _Run) -> str:
     by_id = {subject.id: subject for subject in run.subjects}
     body = (
         f"<p class=soft>{CONVENTION} The log-Jacobian is of the warp after the affine: red where the subject "
-        "is larger than the template, blue where it is smaller, full colour at a factor of "
+        "is larger than the template, blue where it is smaller, full color at a factor of "
         f"{np.exp(limit):.2f}.</p>"
     )
     for name, why in chosen.items():
@@ -377,16 +377,16 @@ def _segmentations(run: _Run) -> str:
     ids = [name for name, done in found.items() if done]
     chosen = _from_worst_to_best(run.dice(), ids, 3, f"Dice by {_words(methods[-1])}")
     by_id = {subject.id: subject for subject in run.subjects}
-    colours = pictures.palette(list(run.label_names))
+    colors = pictures.palette(list(run.label_names))
     rows = "".join(
-        _heading(name, why) + _row(_segmented(run, by_id[name], found[name], colours), "tiles crisp")
+        _heading(name, why) + _row(_segmented(run, by_id[name], found[name], colors), "tiles crisp")
         for name, why in chosen.items()
     )
     if not rows:
         return ""
     text = f"<p class=soft>{CONVENTION} The plane with the largest labelled area.</p>"
-    if 0 < len(colours) <= LEGEND:
-        text += _key((colours[label], run.label_names[label]) for label in colours)
+    if 0 < len(colors) <= LEGEND:
+        text += _key((colors[label], run.label_names[label]) for label in colors)
     if any(by_id[name].labels for name in chosen):
         text += _key(
             [
@@ -402,7 +402,7 @@ def _segmentations(run: _Run) -> str:
 
 
 def _segmented(
-    run: _Run, subject: Subject, methods: Sequence[str], colours: Mapping[int, tuple[int, int, int]]
+    run: _Run, subject: Subject, methods: Sequence[str], colors: Mapping[int, tuple[int, int, int]]
 ) -> list[tuple[Array, str]]:
     """Image, truth, and each method's labels with their disagreement, in one plane."""
     layout = run.layout
@@ -416,14 +416,14 @@ def _segmented(
 
     def known(labels: Array) -> Array:
         """A label that the cohort's table doesn't name isn't scored, nor shown."""
-        return np.where(np.isin(labels, list(colours)), labels, 0)
+        return np.where(np.isin(labels, list(colors)), labels, 0)
 
-    background = pictures.grey(cut(image.data), pictures.window(image.data))
+    background = pictures.gray(cut(image.data), pictures.window(image.data))
     shown = [(background, f"image, {PLANES[axis]}")]
     if truth is not None:
-        shown.append((pictures.overlay(background, known(cut(truth)), colours), "truth"))
+        shown.append((pictures.overlay(background, known(cut(truth)), colors), "truth"))
     for method, labels in found.items():
-        shown.append((pictures.overlay(background, known(cut(labels)), colours), _words(method)))
+        shown.append((pictures.overlay(background, known(cut(labels)), colors), _words(method)))
         if truth is not None:
             wrong = pictures.disagreement(background, known(cut(truth)), known(cut(labels)))
             shown.append((wrong, f"{_words(method)}: disagreement"))
@@ -439,8 +439,8 @@ def _training(run: _Run) -> str:
         (run.layout.template_training, "Template"),
         (run.layout.segmenter_training, "Segmenter"),
         (run.layout.fuser_training("votenet"), "VoteNet"),
-        (run.layout.fuser_training("evidence"), "Evidence"),
-        (run.layout.fuser_training("evidence_second"), "Evidence, heard again"),
+        (run.layout.fuser_training("autocontext"), "Evidence"),
+        (run.layout.fuser_training("autocontext_second"), "Evidence, heard again"),
     ]
     for path, what in tables:
         rows = _table_at(path)
@@ -553,7 +553,7 @@ def _to_look_at(run: _Run) -> str:
     ]
     rows += [
         [f"sub-{r['atlas']}", f"atlas: {r['finding']}", ""]
-        for r in _table_at(run.layout.audit)
+        for r in _table_at(run.layout.atlas_qc)
         if r["finding"]
     ]
     method = run.config.fusion.methods[-1]

@@ -21,7 +21,7 @@ from atlasmith.core.grid import Array, Grid
 
 PLANES = ("sagittal", "coronal", "axial")  # across axis 0, 1, 2
 LONGEST = 288  # pixels of a picture's longer side, at most: it keeps the page's size bounded
-INK = "#012345"  # stands for the page's own text colour in charts
+INK = "#012345"  # stands for the page's own text color in charts
 ACCENT = "#2f7fd1"
 GOLDEN = 0.618034
 AGREE, MISSED, EXTRA, WRONG = (70, 140, 90), (60, 130, 255), (255, 150, 30), (230, 60, 200)
@@ -74,7 +74,7 @@ def window(*data: Array) -> tuple[float, float]:
     return float(low), float(high) if high > low else float(low) + 1
 
 
-def grey(values: Array, limits: tuple[float, float]) -> Array:
+def gray(values: Array, limits: tuple[float, float]) -> Array:
     """(rows, columns) to RGB bytes (rows, columns, 3), black at the lower limit."""
     low, high = limits
     level = np.clip((np.nan_to_num(values, nan=low) - low) / (high - low), 0, 1)
@@ -92,21 +92,21 @@ def sequential(values: Array) -> Array:
 
 
 def palette(labels: Sequence[int]) -> dict[int, tuple[int, int, int]]:
-    """A colour (RGB bytes) for each label: hues a golden section apart, so that neighbours differ."""
-    colours = {}
+    """A color (RGB bytes) for each label: hues a golden section apart, so that neighbors differ."""
+    colors = {}
     for rank, label in enumerate(sorted(labels)):
         saturation, value = ((0.9, 1.0), (0.55, 1.0), (0.8, 0.75))[rank // 12 % 3]
         red, green, blue = colorsys.hsv_to_rgb((0.02 + rank * GOLDEN) % 1, saturation, value)
-        colours[label] = (round(255 * red), round(255 * green), round(255 * blue))
-    return colours
+        colors[label] = (round(255 * red), round(255 * green), round(255 * blue))
+    return colors
 
 
-def overlay(background: Array, labels: Array, colours: Mapping[int, tuple[int, int, int]]) -> Array:
+def overlay(background: Array, labels: Array, colors: Mapping[int, tuple[int, int, int]]) -> Array:
     """Labels (rows, columns), half transparent, over RGB bytes. Label 0 shows the background."""
     shown = background.astype(np.float32)
     for label in np.unique(labels[labels != 0]):
         where = labels == label
-        shown[where] = 0.45 * shown[where] + 0.55 * np.array(colours[int(label)])
+        shown[where] = 0.45 * shown[where] + 0.55 * np.array(colors[int(label)])
     return shown.astype(np.uint8)
 
 

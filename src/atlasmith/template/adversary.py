@@ -1,6 +1,6 @@
 """What tells moved templates from people, trained against the template, so that this stays sharp.
 
-After Atlas-GAN (Dey et al. 2021, arXiv:2105.04349): a spectrally normalised discriminator of patches that
+After Atlas-GAN (Dey et al. 2021, arXiv:2105.04349): a spectrally normalized discriminator of patches that
 also sees the covariates, by projection; least squares (Mao et al. 2017, arXiv:1611.04076), and a penalty on
 its gradient at real images (R1, Mescheder et al. 2018, arXiv:1801.04406).
 """

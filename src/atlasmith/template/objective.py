@@ -1,4 +1,4 @@
-"""What a step of training minimises, of one velocity between templates and images."""
+"""What a step of training minimizes, of one velocity between templates and images."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from torch import Tensor
 
 from atlasmith.config.schema import TemplateSection
 from atlasmith.core.grid import Grid
-from atlasmith.losses import Pairing, pair
+from atlasmith.losses import Objective, registration_objective
 from atlasmith.transforms.velocity import Velocity
 
 
-def judged(
+def template_objective(
     settings: TemplateSection, grid: Grid, template: Tensor, image: Tensor, mask: Tensor, velocity: Velocity
-) -> Pairing:
+) -> Objective:
     """`pair` by the config, of features (B, C, *shape) on `grid`."""
-    return pair(
+    return registration_objective(
         template.float(),
         image.float(),
         mask,
         velocity,
-        squarings=settings.squarings,
+        integration_steps=settings.integration_steps,
         velocity_spacing=grid.coarser_spacing(velocity.mean.shape[2:]),
         similarity=settings.similarity,
-        regularisation=settings.regularisation,
-        labels=settings.labels,
+        regularization=settings.regularization,
+        labels=settings.label_similarity,
         save_memory=settings.save_memory,
     )

@@ -23,14 +23,14 @@ from atlasmith.config import Config
 from atlasmith.core import distributed
 from atlasmith.core.fields import compose, exponentiate, resize_displacement
 from atlasmith.core.sampling import warp
-from atlasmith.io.files import whole
+from atlasmith.io.files import atomic_write
 from atlasmith.io.tables import write_tsv
 from atlasmith.io.weights import read_weights, write_weights
 from atlasmith.losses import to_mm
 from atlasmith.networks import Groupwise
 from atlasmith.training import instance_optimization
 from atlasmith.training.dataset import AlignedImages
-from atlasmith.training.device import autocast, generator
+from atlasmith.training.device import autocast, seeded_generator
 from atlasmith.training.regression import regression
 
 SUPPORT_MARGIN = 3  # voxels
@@ -40,21 +40,21 @@ STATE = "template.safetensors"  # within the checkpoint
 def start_from_regression(model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
     """The template's first value: at each voxel, the regression of the aligned images on the covariates.
 
-    Its support is where most images have data in the whole neighbourhood.
+    Its support is where most images have data in the whole neighborhood.
     """
     erode = {2: max_pool2d, 3: max_pool3d}[model.grid.ndim]
-    whole = torch.zeros_like(model.base)
-    mine = distributed.share(range(len(codes)))
+    atomic_write = torch.zeros_like(model.base)
+    mine = distributed.shard(range(len(codes)))
 
     def each() -> Iterator[tuple[Tensor, Tensor]]:
-        nonlocal whole
+        nonlocal atomic_write
         for index in mine:
             image, mask = images.batch([index])
-            whole = whole - erode(-mask, 2 * SUPPORT_MARGIN + 1, 1, SUPPORT_MARGIN)
+            atomic_write = atomic_write - erode(-mask, 2 * SUPPORT_MARGIN + 1, 1, SUPPORT_MARGIN)
             yield image, mask
 
     _set(model, *regression(each(), codes[mine]))
-    model.support.copy_((distributed.total(whole) > len(codes) / 2).float())
+    model.fov_mask.copy_((distributed.all_reduce_sum(atomic_write) > len(codes) / 2).float())
 
 
 def _set(model: Groupwise, base: Tensor, slopes: Tensor) -> None:
@@ -69,7 +69,7 @@ def refine_template(
     """Replace the template by what registered images average to, round by round, in place.
 
     In each round the velocities of some people, drawn once, and in the last one of everybody, go on by
-    instance optimisation from where they were. Base and slopes become the regression of the images brought
+    instance optimization from where they were. Base and slopes become the regression of the images brought
     to the mean covariates. The decoder falls silent, and so do the slopes until the last round: they would
     show a moving edge as a change of intensities, and leave growth nothing to explain.
 
@@ -79,9 +79,9 @@ def refine_template(
     settings, device = config.template.refinement, model.base.device
     if settings.rounds == 0:
         return
-    order = torch.randperm(len(codes), generator=generator(config.seed, 5)).tolist()
-    drawn = distributed.share(sorted(order[: settings.subjects]))
-    everyone = distributed.share(range(len(codes)))
+    order = torch.randperm(len(codes), generator=seeded_generator(config.seed, 5)).tolist()
+    drawn = distributed.shard(sorted(order[: settings.subjects]))
+    everyone = distributed.shard(range(len(codes)))
     codes = codes.to(device)
     folder = config.layout.refinement_checkpoint
     model.eval()
@@ -92,17 +92,17 @@ def refine_template(
     progress = tqdm(
         total=(settings.rounds - 1) * len(drawn) + len(everyone),
         desc="refinement",
-        disable=None if distributed.leads() else True,
+        disable=None if distributed.is_main_process() else True,
         initial=len(rows) * len(drawn),
     )
     for turn in range(len(rows), settings.rounds):
         last = turn == settings.rounds - 1
         people = everyone if last else drawn
-        known, found, centred = (
+        known, found, centered = (
             _Velocities(folder / name, device) for name in (f"{turn}", f"{turn}-found", f"{turn + 1}")
         )
         if last and turn > 0:  # no round has made the template central before the first
-            _set_lean(config, model, images, codes)
+            _set_mean_velocity(config, model, images, codes)
         for person in people:
             progress.update()
             if person in found:
@@ -112,19 +112,21 @@ def refine_template(
                 template = model.template_features(codes[person][None])
                 image = model.features(image, [images.subjects[person].id])
                 start = known[person] if person in known else model.velocity(template, image).mean.float()
-            judge = instance_optimization.judge(config, model.grid, template.float(), image.float(), mask)
-            found[person] = instance_optimization.optimise(
+            judge = instance_optimization.instance_objective(
+                config, model.grid, template.float(), image.float(), mask
+            )
+            found[person] = instance_optimization.optimize(
                 judge, start, settings.steps, settings.learning_rate
             )
         with torch.no_grad():
-            moved = _centre(model, found, centred, people, codes)
+            moved = _center(model, found, centered, people, codes)
             before = model.base.clone()
-            base, slopes = regression(_brought(model, images, people, centred, codes), codes[people])
+            base, slopes = regression(_brought(model, images, people, centered, codes), codes[people])
             _set(model, base, slopes if last else torch.zeros_like(slopes))
             change = float((model.base - before).square().mean().sqrt())
         count = len(codes) if last else min(settings.subjects, len(codes))
         rows.append({"round": turn + 1, "people": count, "moved_mm": moved, "changed": change})
-        if distributed.leads():
+        if distributed.is_main_process():
             write_weights(folder / STATE, model, {"digest": digest, "rows": rows})
             known.remove()
             found.remove()
@@ -134,7 +136,7 @@ def refine_template(
                 flush=True,
             )
     progress.close()
-    if distributed.leads():
+    if distributed.is_main_process():
         write_tsv(config.layout.template_refinement, rows, list(rows[0]))
 
 
@@ -142,30 +144,30 @@ def _resume(folder: Path, model: Groupwise, digest: str) -> list[dict[str, Any]]
     """The rounds that are done, and the template after them, if a run of this digest was killed here."""
     state = folder / STATE
     about, tensors = read_weights(state) if state.exists() else ({}, {})
-    distributed.wait()  # nobody removes what another still reads
+    distributed.barrier()  # nobody removes what another still reads
     if about.get("digest") == digest:
         model.load_state_dict(tensors)
-        if distributed.leads():
+        if distributed.is_main_process():
             print(f"resuming refinement after round {len(about['rows'])} from {state}", flush=True)
         return list(about["rows"])
-    if distributed.leads():
+    if distributed.is_main_process():
         shutil.rmtree(folder, ignore_errors=True)
         write_weights(state, model, {"digest": digest, "rows": []})
-    distributed.wait()
+    distributed.barrier()
     return []
 
 
-def _set_lean(config: Config, model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
+def _set_mean_velocity(config: Config, model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
     """The network has learned from another template. What its velocities to this one, which rounds have made
     central, have in common says nothing about anyone: registrations that start from there stay there, where
     images show little."""
-    summed = torch.zeros_like(model.lean)
-    for person in distributed.share(range(len(codes))):
+    summed = torch.zeros_like(model.mean_velocity)
+    for person in distributed.shard(range(len(codes))):
         code, (image, _) = codes[person], images.batch([person])
         with torch.no_grad(), autocast(code.device, config.template.precision):
             features = model.features(image.to(code), [images.subjects[person].id])
             summed += model.velocity(model.template_features(code[None]), features).mean.float()
-    model.lean += distributed.total(summed) / len(codes)
+    model.mean_velocity += distributed.all_reduce_sum(summed) / len(codes)
 
 
 class _Velocities:
@@ -185,15 +187,15 @@ class _Velocities:
         return torch.from_numpy(np.load(self._path(person))).to(self._device)
 
     def __setitem__(self, person: int, velocity: Tensor) -> None:
-        with whole(self._path(person)) as partial:
+        with atomic_write(self._path(person)) as partial:
             np.save(partial, velocity.cpu().numpy())
 
     def remove(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _centre(
-    model: Groupwise, found: _Velocities, centred: _Velocities, people: list[int], codes: Tensor
+def _center(
+    model: Groupwise, found: _Velocities, centered: _Velocities, people: list[int], codes: Tensor
 ) -> float:
     """Take out of people's velocities what they have in common, for which the template moves instead, and
     what goes with the covariates, which is growth.
@@ -204,14 +206,18 @@ def _centre(
     ones = torch.ones_like(found[people[0]][:, :1])
 
     def carried(field: Tensor, person: int, way: int) -> Tensor:
-        return warp(field, model.grown(codes[person][None])[way], padding="border") if model.grows else field
+        return (
+            warp(field, model.covariate_transform(codes[person][None])[way], padding="border")
+            if model.has_covariate_velocity
+            else field
+        )
 
     there = ((carried(found[person], person, 1), ones) for person in people)
     common, slopes = regression(there, codes[people])
     for person in people:
         known = common + torch.einsum("k,kc...->c...", codes[person], slopes)
-        centred[person] = found[person] - carried(known, person, 0)
-    model.growth -= slopes  # last: what came by the old one went back by it
+        centered[person] = found[person] - carried(known, person, 0)
+    model.covariate_velocity -= slopes  # last: what came by the old one went back by it
     return float(to_mm(common, model.grid.coarser_spacing(common.shape[2:])).norm(dim=1).mean())
 
 
@@ -220,8 +226,8 @@ def _brought(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Each person's image on the template at the mean covariates, interpolated once, and its mask."""
     for person in people:
-        forward = exponentiate(velocities[person], model.squarings)
-        if model.grows:
-            forward = compose(forward, model.grown(codes[person][None])[1])
+        forward = exponentiate(velocities[person], model.integration_steps)
+        if model.has_covariate_velocity:
+            forward = compose(forward, model.covariate_transform(codes[person][None])[1])
         image, mask = images.through(person, resize_displacement(forward, model.grid.tensor_shape).cpu())
         yield image.to(forward), mask.to(forward)

@@ -18,7 +18,7 @@ from atlasmith.losses import SIMILARITY
 from atlasmith.networks import Segmenters, label_channels
 from atlasmith.training.augmentation import augmented
 from atlasmith.training.dataset import AlignedImages
-from atlasmith.training.device import autocast, generator
+from atlasmith.training.device import autocast, seeded_generator
 from atlasmith.training.loop import fit
 from atlasmith.workflow.provenance import fingerprint
 
@@ -35,10 +35,10 @@ def train_segmenters(
     settings, layout = config.template.segmenter, config.layout
     values = read_label_values(layout.labels)
     atlases = [i for i, subject in enumerate(images.subjects) if subject.role == "atlas"]
-    optimiser = torch.optim.AdamW(segmenters.parameters(), lr=settings.learning_rate)
+    optimizer = torch.optim.AdamW(segmenters.parameters(), lr=settings.learning_rate)
 
     def step(index: int) -> dict[str, Tensor]:
-        random = generator(config.seed, 20, index)
+        random = seeded_generator(config.seed, 20, index)
         drawn = torch.randint(len(atlases), (settings.batch_size,), generator=random)
         chosen = [atlases[int(i)] for i in drawn]
         image, mask = images.batch(chosen)
@@ -62,7 +62,7 @@ def train_segmenters(
 
     fit(
         module=segmenters,
-        optimiser=optimiser,
+        optimizer=optimizer,
         step=step,
         steps=settings.steps,
         checkpoint=layout.segmenter_checkpoint,

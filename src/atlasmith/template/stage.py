@@ -21,16 +21,16 @@ from atlasmith.core.grid import Grid
 from atlasmith.core.sampling import warp
 from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import write_image
-from atlasmith.io.tables import POPULATION, Subject, read_cohort, read_label_values
-from atlasmith.losses import across
-from atlasmith.networks import CovariateCode, Groupwise, left_out, unions
+from atlasmith.io.tables import SUBPOPULATION, Subject, read_cohort, read_label_values
+from atlasmith.losses import pairwise_terms
+from atlasmith.networks import CovariateCode, Groupwise, held_out_folds, label_codes
 from atlasmith.template.adversary import Adversary
-from atlasmith.template.objective import judged
+from atlasmith.template.objective import template_objective
 from atlasmith.template.refinement import refine_template, start_from_regression
 from atlasmith.template.segmenter import train_segmenters
 from atlasmith.training.augmentation import augmented
 from atlasmith.training.dataset import AlignedImages, Cache
-from atlasmith.training.device import autocast, generator, pick_device
+from atlasmith.training.device import autocast, seeded_generator, select_device
 from atlasmith.training.loop import fit
 from atlasmith.training.memory import check_memory
 from atlasmith.workflow.provenance import fingerprint
@@ -46,44 +46,44 @@ def train(config: Config) -> None:
     A killed run goes on from its checkpoint to the same weights. Under torchrun the processes share each
     batch and each round of refinement, and come to the same template but for rounding.
     """
-    subjects = [subject for subject in read_cohort(config.layout.cohort) if subject.builds]
+    subjects = [subject for subject in read_cohort(config.layout.cohort) if subject.in_template]
     refinement = config.template.refinement
     fewest = min(len(subjects), refinement.subjects if refinement.rounds else len(subjects))
-    with distributed.joined(config.template.batch_size, fewest):
+    with distributed.process_group(config.template.batch_size, fewest):
         _train(config, subjects)
 
 
 def _train(config: Config, subjects: Sequence[Subject]) -> None:
     layout, settings = config.layout, config.template
     grid = Grid.from_dict(read_json(layout.grid))
-    if settings.populations > 1 and not layout.populations.exists():
-        raise AtlasmithError(f"{layout.populations} is missing. Run `atlasmith populations` first.")
-    device = pick_device(config.device)
+    if settings.subpopulations > 1 and not layout.subpopulations.exists():
+        raise AtlasmithError(f"{layout.subpopulations} is missing. Run `atlasmith subpopulations` first.")
+    device = select_device(config.device)
     torch.manual_seed(config.seed)
 
     # Half of what is free is left for what the others write.
     folder = layout.template_weights.parent
     folder.mkdir(parents=True, exist_ok=True)
-    cache = Cache(folder, shutil.disk_usage(folder).free // (2 * distributed.size()))
+    cache = Cache(folder, shutil.disk_usage(folder).free // (2 * distributed.world_size()))
     images = AlignedImages(layout, subjects, grid, config.affine.n4, cache)
     code = CovariateCode.of(settings.conditions, [subject.covariates for subject in subjects])
     codes = torch.stack([code.encode(subject.covariates) for subject in subjects])
     segmenter = None
-    if settings.labels:
+    if settings.label_similarity:
         atlases = [subject.id for subject in subjects if subject.role == "atlas"]
         segmenter = {
-            "outputs": len(unions(len(read_label_values(layout.labels)))),
+            "outputs": len(label_codes(len(read_label_values(layout.labels)))),
             "channels": settings.segmenter.channels,
-            "without": left_out(atlases, settings.segmenter.count),
+            "without": held_out_folds(atlases, settings.segmenter.count),
         }
     model = Groupwise(
         grid,
         code,
         settings.network.name,
         settings.network.channels,
-        settings.squarings,
-        probabilistic="kl" in settings.regularisation,
-        passes=settings.network.passes,
+        settings.integration_steps,
+        probabilistic="kl" in settings.regularization,
+        cascades=settings.network.cascades,
         segmenter=segmenter,
         decoder=settings.decoder,
     )
@@ -96,9 +96,9 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
         layout_of = {2: torch.channels_last, 3: torch.channels_last_3d}
         model.network.to(memory_format=layout_of[grid.ndim])  # type: ignore[call-overload]
     # Where few images have data the template stays their mean: there nothing but noise would move it.
-    model.base.register_hook(lambda gradient: gradient * model.support)
+    model.base.register_hook(lambda gradient: gradient * model.fov_mask)
     if model.slopes is not None:
-        model.slopes.register_hook(lambda gradient: gradient * model.support[0])
+        model.slopes.register_hook(lambda gradient: gradient * model.fov_mask[0])
     groups = [
         {"params": list(model.network.parameters()), "lr": settings.learning_rate},
         {"params": [model.base], "lr": settings.template_learning_rate},
@@ -121,17 +121,17 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
                 "betas": (0.0, 0.9),
             }
         ]
-    optimiser = torch.optim.Adam(groups)
+    optimizer = torch.optim.Adam(groups)
 
     def draw(index: int) -> list[int]:
         """This process's subjects of one step: passes over the cohort in random order."""
         chosen = []
         for position in range(index * settings.batch_size, (index + 1) * settings.batch_size):
             order = torch.randperm(
-                len(subjects), generator=generator(config.seed, 0, position // len(subjects))
+                len(subjects), generator=seeded_generator(config.seed, 0, position // len(subjects))
             )
             chosen.append(int(order[position % len(subjects)]))
-        return distributed.share(chosen)
+        return distributed.shard(chosen)
 
     def as_it_is(index: int) -> Tensor:
         """What is compared of an image (1, C, *shape), which the segmenters see once."""
@@ -145,7 +145,7 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
         chosen = draw(index)
         image, mask = images.batch(chosen)
         if settings.augment:
-            image, mask, _ = augmented(image, mask, generator(config.seed, 4, index, *own))
+            image, mask, _ = augmented(image, mask, seeded_generator(config.seed, 4, index, *own))
         elif model.segmenters is not None:
             seen = [cache.get(("features", index), partial(as_it_is, index)) for index in chosen]
             image = torch.cat(seen).float()
@@ -156,13 +156,13 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
             template = model.template_features(codes[chosen].to(device))
             velocity = model.velocity(template, image)
         if velocity.log_variance is not None:
-            random = generator(config.seed, 3, index, *own)
+            random = seeded_generator(config.seed, 3, index, *own)
             noise = torch.randn(velocity.mean.shape, generator=random).to(device)
             velocity = replace(velocity, noise=noise)
-        pairing = judged(settings, grid, template, image, mask, velocity)
-        terms = pairing.terms | across(image[:, :1].float(), mask, pairing, settings.pairs)
+        objective_ = template_objective(settings, grid, template, image, mask, velocity)
+        terms = objective_.terms | pairwise_terms(image[:, :1].float(), mask, objective_, settings.pairwise)
         if adversary is not None:
-            there = resize_displacement(pairing.inverse, image.shape[2:])
+            there = resize_displacement(objective_.inverse, image.shape[2:])
             moved = warp(template[:, :1].float(), there) * mask
             terms |= adversary.terms(
                 moved,
@@ -170,7 +170,7 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
                 codes[chosen].to(device),
                 settings.adversary.weight,
                 settings.adversary.r1,
-                generator(config.seed, 6, index, *own),
+                seeded_generator(config.seed, 6, index, *own),
             )
         return {"loss": torch.stack(list(terms.values())).sum(), **{n: t.detach() for n, t in terms.items()}}
 
@@ -178,7 +178,7 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
     digest = f"{settled}-{fingerprint(layout.inputs, subjects)}-{__version__}"
     fit(
         module=model if adversary is None else torch.nn.ModuleList([model, adversary]),
-        optimiser=optimiser,
+        optimizer=optimizer,
         step=step,
         steps=settings.steps,
         checkpoint=layout.template_checkpoint,
@@ -188,7 +188,7 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
         description="template",
     )
     refine_template(config, model, images, codes, digest)
-    if not distributed.leads():
+    if not distributed.is_main_process():
         return
     _write(config, model.cpu())
     # Who goes on from a later one never starts from an earlier one that is gone.
@@ -200,11 +200,11 @@ def _train(config: Config, subjects: Sequence[Subject]) -> None:
 @torch.inference_mode()
 def _write(config: Config, model: Groupwise) -> None:
     layout, grid = config.layout, model.grid
-    populations = model.code.categorical.get(POPULATION, {})
-    views = ({POPULATION: [*populations]} if populations else {}) | config.template.views
-    for missing in [value for value in views.get(POPULATION, []) if value not in populations]:
-        print(f"template: no population {missing} was found, so there is no view of it", flush=True)
-        views[POPULATION] = [value for value in views[POPULATION] if value != missing]
+    subpopulations = model.code.categorical.get(SUBPOPULATION, {})
+    views = ({SUBPOPULATION: [*subpopulations]} if subpopulations else {}) | config.template.evaluate_at
+    for missing in [value for value in views.get(SUBPOPULATION, []) if value not in subpopulations]:
+        print(f"template: no subpopulation {missing} was found, so there is no view of it", flush=True)
+        views[SUBPOPULATION] = [value for value in views[SUBPOPULATION] if value != missing]
     model.save(layout.template_weights)
 
     def write(path, code: Tensor) -> None:  # type: ignore[no-untyped-def]

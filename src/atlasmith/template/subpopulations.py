@@ -1,8 +1,8 @@
-"""Sub-populations, told apart by the affinely aligned images: a mixture of templates.
+"""Sub-subpopulations, told apart by the affinely aligned images: a mixture of templates.
 
-Which of them a person belongs to is one more covariate, `POPULATION`, that the template depends on: each
-population's template has grown from the common one. Sabuncu et al. 2009 (doi:10.1109/TMI.2009.2017942) tell
-populations apart while their templates are made, we do so before.
+Which of them a person belongs to is one more covariate, `SUBPOPULATION`, that the template depends on: each
+subpopulation's template has covariate_transform from the common one. Sabuncu et al. 2009 (doi:10.1109/TMI.2009.2017942) tell
+subpopulations apart while their templates are made, we do so before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from atlasmith.config import Config
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, Grid
 from atlasmith.io.files import read_json
-from atlasmith.io.tables import POPULATION, Subject, read_cohort, write_tsv
+from atlasmith.io.tables import SUBPOPULATION, Subject, read_cohort, write_tsv
 from atlasmith.networks import Groupwise
 from atlasmith.training.dataset import AlignedImages
 
@@ -27,24 +27,24 @@ CELLS = 24  # along the longest axis: people are compared by the means of so man
 STARTS = 20  # of k-means
 
 
-def find_populations(config: Config) -> None:
-    """Write each subject's population, A the largest, B the next. Raises `AtlasmithError` when the config
+def find_subpopulations(config: Config) -> None:
+    """Write each subject's subpopulation, A the largest, B the next. Raises `AtlasmithError` when the config
     tells none apart."""
     layout = config.layout
-    if config.template.populations == 1:
-        raise AtlasmithError("template.populations is 1: there is nothing to tell apart.")
+    if config.template.subpopulations == 1:
+        raise AtlasmithError("template.subpopulations is 1: there is nothing to tell apart.")
     subjects = read_cohort(layout.cohort)
     grid = Grid.from_dict(read_json(layout.grid))
     images = AlignedImages(layout, subjects, grid, config.affine.n4)
-    progress = tqdm(range(len(subjects)), desc="populations", disable=None)
-    which = clusters(*_cells(images, progress), config.template.populations, config.seed)
+    progress = tqdm(range(len(subjects)), desc="subpopulations", disable=None)
+    which = clusters(*_cells(images, progress), config.template.subpopulations, config.seed)
     sizes = np.bincount(which)
-    print(f"populations: {', '.join(f'{n} people in {ascii_uppercase[i]}' for i, n in enumerate(sizes))}")
+    print(f"subpopulations: {', '.join(f'{n} people in {ascii_uppercase[i]}' for i, n in enumerate(sizes))}")
     rows = [
-        {"participant_id": f"sub-{subject.id}", POPULATION: ascii_uppercase[index]}
+        {"participant_id": f"sub-{subject.id}", SUBPOPULATION: ascii_uppercase[index]}
         for subject, index in zip(subjects, which, strict=True)
     ]
-    write_tsv(layout.populations, rows, list(rows[0]))
+    write_tsv(layout.subpopulations, rows, list(rows[0]))
 
 
 def _cells(images: AlignedImages, order: tqdm[int]) -> tuple[Array, Array]:
@@ -69,20 +69,20 @@ def clusters(values: Array, shares: Array, count: int, seed: int) -> Array:
     """
     usual = np.average(values, axis=0, weights=np.maximum(shares, 1e-6))
     whole = np.where(shares > 0.5, values, usual).astype(np.float64)
-    centres, _ = kmeans(whole, count, iter=STARTS, rng=np.random.default_rng(seed))
-    found, _ = vq(whole, centres)
-    order = np.argsort(-np.bincount(found, minlength=len(centres)), kind="stable")
+    centers, _ = kmeans(whole, count, iter=STARTS, rng=np.random.default_rng(seed))
+    found, _ = vq(whole, centers)
+    order = np.argsort(-np.bincount(found, minlength=len(centers)), kind="stable")
     return np.argsort(order)[found]
 
 
 @torch.inference_mode()
-def nearest_population(config: Config, subject: Subject) -> str:
-    """The population of an aligned subject who wasn't in the cohort: that whose template is closest."""
+def nearest_subpopulation(config: Config, subject: Subject) -> str:
+    """The subpopulation of an aligned subject who wasn't in the cohort: that whose template is closest."""
     model = Groupwise.load(config.layout.template_weights)
     image, mask = AlignedImages(config.layout, [subject], model.grid, config.affine.n4).batch([0])
 
-    def distance(population: str) -> float:
-        code = model.code.encode({**subject.covariates, POPULATION: population})
+    def distance(subpopulation: str) -> float:
+        code = model.code.encode({**subject.covariates, SUBPOPULATION: subpopulation})
         return float((mask * (model.template(code[None]) - image).square()).sum())
 
-    return min(model.code.categorical[POPULATION], key=distance)
+    return min(model.code.categorical[SUBPOPULATION], key=distance)

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from atlasmith.core.grid import Grid, Step
 from atlasmith.core.sampling import sample
-from atlasmith.core.world import displacement_to_field, pull, pull_coordinates
+from atlasmith.core.world import displacement_to_field, resample, resampling_coordinates
 from atlasmith.io.images import read_grid, read_image, read_labels
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject
 from atlasmith.io.transforms import read_affine
-from atlasmith.preprocess.n4 import read_prepared
+from atlasmith.preprocess.n4 import read_preprocessed
 
 
 class Cache:
@@ -52,7 +52,7 @@ def field_of_view(layout: Layout, subject: Subject, grid: Grid) -> Tensor:
     """Where (*shape) the affinely aligned image has data, on the template's grid."""
     native = read_grid(subject.image)
     ones = torch.ones(1, 1, *native.tensor_shape)
-    return pull(ones, native, [read_affine(layout.affine(subject.id))], grid)[0, 0] > 0.99
+    return resample(ones, native, [read_affine(layout.affine(subject.id))], grid)[0, 0] > 0.99
 
 
 class AlignedImages:
@@ -97,15 +97,15 @@ class AlignedImages:
     def pulled(self, index: int, steps: Sequence[Step]) -> tuple[Tensor, Tensor]:
         """The subject's native image, prepared and pulled through `steps`: interpolated once. And where it
         has data. Each (1, 1, *shape)."""
-        native = read_prepared(self.subjects[index].image, min(self.grid.tensor_spacing), self.n4)
+        native = read_preprocessed(self.subjects[index].image, min(self.grid.tensor_spacing), self.n4)
         data = torch.from_numpy(native.grid.squeeze(native.data))[None, None]
-        points = pull_coordinates(native.grid, steps, self.grid)
+        points = resampling_coordinates(native.grid, steps, self.grid)
         both = sample(torch.cat([data, torch.ones_like(data)], dim=1).float(), points)
         seen = (both[:, 1:] > 0.99).float()
         return both[:, :1] * seen, seen
 
     def labels(self, index: int) -> Tensor:
-        """The subject's labels (*shape) on the template's grid, nearest neighbour. For atlases alone."""
+        """The subject's labels (*shape) on the template's grid, nearest neighbor. For atlases alone."""
         subject = self.subjects[index]
         if subject.role != "atlas" or subject.labels is None:
             raise ValueError(f"sub-{subject.id} is no atlas: its labels aren't for training")
@@ -114,6 +114,6 @@ class AlignedImages:
             native = read_labels(path)
             data = torch.from_numpy(native.grid.squeeze(native.data))[None, None].float()
             steps = [read_affine(self.layout.affine(subject.id))]
-            return pull(data, native.grid, steps, self.grid, "nearest")[0, 0].int()
+            return resample(data, native.grid, steps, self.grid, "nearest")[0, 0].int()
 
         return self._kept("labels", index, partial(pulled, subject.labels))

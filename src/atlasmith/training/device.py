@@ -9,7 +9,7 @@ import torch
 from atlasmith.core.errors import AtlasmithError
 
 
-def pick_device(name: str) -> torch.device:
+def select_device(name: str) -> torch.device:
     """`auto` takes CUDA where there is one, each process of torchrun its own GPU; raises `AtlasmithError`
     when CUDA is asked for in vain.
 
@@ -33,7 +33,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=half)
 
 
-def generator(seed: int, *where: int) -> torch.Generator:
+def seeded_generator(seed: int, *where: int) -> torch.Generator:
     """Random numbers that depend on the seed and on where in the work they are drawn, not on history."""
     state = seed % 2**31
     for index in where:

@@ -1,4 +1,4 @@
-"""Instance optimisation: one image's own velocity, made better under training's objective."""
+"""Instance optimization: one image's own velocity, made better under training's objective."""
 
 from __future__ import annotations
 
@@ -13,70 +13,78 @@ from torch import Tensor
 from atlasmith.config import Config
 from atlasmith.core.fields import jacobian_determinant
 from atlasmith.core.grid import Grid
-from atlasmith.losses import BOTH, TRAINING_TERMS, Pairing, need_maps, pair
+from atlasmith.losses import (
+    DIRECTIONS,
+    TRAINING_TERMS,
+    Objective,
+    needs_displacements,
+    registration_objective,
+)
 from atlasmith.transforms.velocity import Velocity
 
 SNAPSHOTS = 4  # velocities on the way that may be the answer
 
 
-class Judge(Protocol):
-    """A velocity (1, d, *half), judged both ways, or on one side where the terms allow it."""
+class ObjectiveFunction(Protocol):
+    """A velocity (1, d, *half), judged both ways, or on one direction where the terms allow it."""
 
-    def __call__(self, velocity: Tensor, sides: Sequence[int] = BOTH) -> Pairing: ...
+    def __call__(self, velocity: Tensor, directions: Sequence[int] = DIRECTIONS) -> Objective: ...
 
 
-def judge(config: Config, grid: Grid, template: Tensor, image: Tensor, mask: Tensor) -> Judge:
+def instance_objective(
+    config: Config, grid: Grid, template: Tensor, image: Tensor, mask: Tensor
+) -> ObjectiveFunction:
     """How training judges a velocity between features (1, C, *shape) of the template, or of another image,
     and of an image, all on `grid`: without the terms that need a batch or a network, and without those on
     labels where there are intensities alone."""
-    regularisation = {
+    regularization = {
         name: settings
-        for name, settings in config.template.regularisation.items()
+        for name, settings in config.template.regularization.items()
         if name not in TRAINING_TERMS
     }
     judged = partial(
-        pair,
+        registration_objective,
         template,
         image,
         mask,
-        squarings=config.template.squarings,
+        integration_steps=config.template.integration_steps,
         similarity=config.template.similarity,
-        labels=config.template.labels if image.shape[1] > 1 else {},
-        regularisation=regularisation,
+        labels=config.template.label_similarity if image.shape[1] > 1 else {},
+        regularization=regularization,
     )
-    always_both = need_maps(regularisation)
+    always_both = needs_displacements(regularization)
 
-    def on(velocity: Tensor, sides: Sequence[int] = BOTH) -> Pairing:
+    def on(velocity: Tensor, directions: Sequence[int] = DIRECTIONS) -> Objective:
         return judged(
             Velocity(velocity),
             velocity_spacing=grid.coarser_spacing(velocity.shape[2:]),
-            sides=BOTH if always_both else sides,
+            directions=DIRECTIONS if always_both else directions,
         )
 
     return on
 
 
-def optimise(judge: Judge, start: Tensor, steps: int, rate: float) -> Tensor:
+def optimize(instance_objective: ObjectiveFunction, start: Tensor, steps: int, rate: float) -> Tensor:
     """What `steps` steps of Adam make of `start` (1, d, *half), or one of the velocities on the way: the last
     that is better than `start` and doesn't fold, and `start` where there is none.
 
-    The steps look at the sides in turn: each costs little more than half of one that looks at both, and a
+    The steps look at the directions in turn: each costs little more than half of one that looks at both, and a
     third more of them end where those do. The rate falls to zero as a cosine does.
     """
     velocity = start.clone().requires_grad_()
-    optimiser = torch.optim.Adam([velocity], lr=rate)
+    optimizer = torch.optim.Adam([velocity], lr=rate)
     kept = []
     for step in range(steps):
-        optimiser.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
-        optimiser.zero_grad()
-        judge(velocity, [BOTH[step % 2]]).loss.backward()
-        optimiser.step()
+        optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+        optimizer.zero_grad()
+        instance_objective(velocity, [DIRECTIONS[step % 2]]).loss.backward()
+        optimizer.step()
         if (step + 1) % max(steps // SNAPSHOTS, 1) == 0 or step + 1 == steps:
             kept.append(velocity.detach().clone())
     with torch.no_grad():
-        worst = judge(start).loss
+        worst = instance_objective(start).loss
         for candidate in reversed(kept):
-            judged = judge(candidate)
+            judged = instance_objective(candidate)
             if judged.loss < worst and bool((jacobian_determinant(judged.forward) > 0).all()):
                 return candidate
     return start

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from atlasmith.core import distributed
 from atlasmith.core.errors import AtlasmithError
-from atlasmith.io.files import whole
+from atlasmith.io.files import atomic_write
 from atlasmith.io.tables import write_tsv
 
 PATIENCE = 4  # steps in a row that may fail
@@ -40,14 +40,14 @@ def _finite(loss: float, module: nn.Module) -> bool:
 
 
 def _say(text: str) -> None:
-    if distributed.leads():
+    if distributed.is_main_process():
         print(text, flush=True)
 
 
 def fit(
     *,
     module: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     step: Callable[[int], dict[str, Tensor]],
     steps: int,
     checkpoint: Path,
@@ -57,7 +57,7 @@ def fit(
     description: str,
     keep_best: bool = False,
 ) -> None:
-    """Minimise `step(index)["loss"]`, at the optimiser's rates times `one_cycle`; the other entries of `step`
+    """Minimize `step(index)["loss"]`, at the optimizer's rates times `one_cycle`; the other entries of `step`
     are logged under their names.
 
     Every `every` steps the state goes to `checkpoint`, whole; a later call with the same `digest` goes on
@@ -69,36 +69,37 @@ def fit(
     A step whose loss or gradient isn't finite is left out, and the rates are halved from then on; after
     `PATIENCE` such steps in a row, raises `AtlasmithError`.
 
-    Where several processes work together, `step` gives the loss of this one's share, and what is minimised
+    Where several processes work together, `step` gives the loss of this one's share, and what is minimized
     and logged is the mean.
     """
     schedule = one_cycle(steps)
     first, slowed, rows, best = (
-        _load(checkpoint, module, optimiser, digest) if checkpoint.exists() else (0, 1.0, [], {})
+        _load(checkpoint, module, optimizer, digest) if checkpoint.exists() else (0, 1.0, [], {})
     )
     validated = [row["validation"] for row in rows if "validation" in row]
     lowest = min(filter(math.isfinite, validated), default=math.inf)
-    distributed.wait()  # nobody writes what another still reads
+    distributed.barrier()  # nobody writes what another still reads
     failed = 0
-    rates = [group["lr"] for group in optimiser.param_groups]
+    rates = [group["lr"] for group in optimizer.param_groups]
     progress = tqdm(
         range(first, steps),
         desc=description,
         initial=first,
         total=steps,
-        disable=None if distributed.leads() and os.environ.get("TQDM_DISABLE") is None else True,
+        disable=None if distributed.is_main_process() and os.environ.get("TQDM_DISABLE") is None else True,
     )
     module.train()
     for index in progress:
-        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = slowed * rate * schedule(index)
         before = [buffer.clone() for buffer in module.buffers()]
         terms = step(index)
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         distributed.average_gradients(module)
         means = (
-            distributed.total(torch.stack([value.detach() for value in terms.values()])) / distributed.size()
+            distributed.all_reduce_sum(torch.stack([value.detach() for value in terms.values()]))
+            / distributed.world_size()
         )
         values = dict(zip(terms, means.tolist(), strict=True))
         rows.append({"step": index + 1, **values})
@@ -107,7 +108,7 @@ def fit(
             best = {name: value.detach().clone() for name, value in module.state_dict().items()}
         if _finite(values["loss"], module):
             failed = 0
-            optimiser.step()
+            optimizer.step()
         else:
             failed, slowed = failed + 1, slowed / 2
             for buffer, value in zip(module.buffers(), before, strict=True):  # as running means
@@ -120,14 +121,14 @@ def fit(
             _say(f"{description}: left out step {index + 1}, which isn't finite; rates are halved")
         progress.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
         done = index + 1
-        if distributed.leads() and (done % every == 0 or done == steps):
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        if distributed.is_main_process() and (done % every == 0 or done == steps):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
-            _save(checkpoint, module, optimiser, digest, done, slowed, rows, best)
+            _save(checkpoint, module, optimizer, digest, done, slowed, rows, best)
             if progress.disable:
                 print(f"{description}: step {done} of {steps}, loss {rows[-1]['loss']:.4f}", flush=True)
     columns = list(dict.fromkeys(["step", "loss", *(name for row in rows for name in row)]))
-    if distributed.leads():
+    if distributed.is_main_process():
         write_tsv(table, rows, columns)
     if best:
         module.load_state_dict(best)
@@ -137,7 +138,7 @@ def fit(
 def _save(
     path: Path,
     module: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     digest: str,
     step: int,
     slowed: float,
@@ -146,16 +147,16 @@ def _save(
 ) -> None:
     tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in best.items()}
-    for index, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         about = {"digest": digest, "step": str(step), "slowed": str(slowed), "rows": json.dumps(rows)}
         save_file(tensors, partial, metadata=about)
 
 
 def _load(
-    path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, digest: str
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, digest: str
 ) -> tuple[int, float, list[dict[str, Any]], dict[str, Tensor]]:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
@@ -170,9 +171,9 @@ def _load(
     module.load_state_dict(weights)
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        if name.startswith("optimiser."):
+        if name.startswith("optimizer."):
             _, index, key = name.split(".")
             state.setdefault(int(index), {})[key] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     _say(f"resuming at step {metadata['step']} from {path}")
     return int(metadata["step"]), float(metadata["slowed"]), json.loads(metadata["rows"]), best

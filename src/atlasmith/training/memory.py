@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from atlasmith.config import Config
-from atlasmith.core.distributed import leads, size
+from atlasmith.core.distributed import is_main_process, world_size
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Grid
 from atlasmith.networks import Groupwise
-from atlasmith.template.objective import judged
+from atlasmith.template.objective import template_objective
 from atlasmith.training.device import autocast
 
 CORNER = 32  # voxels a side
@@ -26,7 +26,7 @@ MEMINFO, OWN_GROUP, CGROUP = Path("/proc/meminfo"), Path("/proc/self/cgroup"), P
 def check_memory(config: Config, model: Groupwise) -> None:
     """Print what a step will take; raises `AtlasmithError` where what it keeps for the gradient alone is more
     than there is."""
-    device, batch = model.base.device, config.template.batch_size // size()
+    device, batch = model.base.device, config.template.batch_size // world_size()
     free = free_bytes(device)
     kept, states = kept_bytes(config, model), STATES * sum(4 * p.numel() for p in model.parameters())
     needed = OVERHEAD * kept * batch + states
@@ -35,13 +35,13 @@ def check_memory(config: Config, model: Groupwise) -> None:
     if free is None:
         return
     if kept * batch + states > free:
-        fits = int((free - states) / (OVERHEAD * kept)) * size()
+        fits = int((free - states) / (OVERHEAD * kept)) * world_size()
         remedy = f"template.batch_size: {fits}, " if fits > 1 else ""
         raise AtlasmithError(
             f"template: a training step on {what}, and {free / GIB:.1f} GiB are free on {device}. "
             f"Try {remedy}a larger template.spacing, `save_memory`, or more `processes` on other GPUs."
         )
-    if leads():
+    if is_main_process():
         print(f"template: a step on {what} of the {free / GIB:.1f} GiB that are free", flush=True)
 
 
@@ -65,9 +65,9 @@ def kept_bytes(config: Config, model: Groupwise) -> float:
             template = small.template_features(torch.zeros(1, model.code.size, device=device))
             image = small.features(torch.zeros_like(small.base))
             velocity = small.velocity(template, image)
-        judged(config.template, grid, template, image, torch.ones_like(small.base), velocity)
+        template_objective(config.template, grid, template, image, torch.ones_like(small.base), velocity)
     weights = {parameter.data_ptr() for parameter in small.parameters()}
-    kept = sum(size for place, size in sizes.items() if place not in weights)
+    kept = sum(world_size for place, world_size in sizes.items() if place not in weights)
     return float(kept * np.prod(whole.shape) / np.prod(grid.shape))
 
 

@@ -20,7 +20,7 @@ class Velocity:
     noise: Tensor | None = None
 
     @property
-    def drawn(self) -> Tensor:
+    def sampled(self) -> Tensor:
         """The velocities themselves: the mean, where there is no noise."""
         if self.log_variance is None or self.noise is None:
             return self.mean

@@ -29,16 +29,20 @@ def memory_mb(stage: str, config: Config, voxels: int, atlases: int) -> int:
 def runtime_minutes(stage: str, config: Config, voxels: int, people: int, atlases: int) -> int:
     """Of one job on so many people, on one core."""
     millions, voters = voxels / 1e6, _voters(config, atlases)
-    template, register, rounds = config.template, config.register_, config.template.refinement
-    fits = 0.6 * millions  # seconds of a step of instance optimisation
+    template, register, rounds = (
+        config.template,
+        config.register_.instance_optimization,
+        config.template.refinement,
+    )
+    fits = 0.6 * millions  # seconds of a step of instance optimization
     drawn = max(rounds.rounds - 1, 0) * min(rounds.subjects, people) + min(rounds.rounds, 1) * people
     averaged = config.affine.iterations * min(config.affine.reference_subjects, people)
     seconds = {
         "affine_reference": averaged * (0.5 + millions),
         "affine": people * (0.5 + 3 * millions),
         "template": template.steps * template.batch_size * 1.7 * millions + drawn * rounds.steps * fits,
-        "register": people * (0.5 + register.refine_steps * fits + 5 * millions),
-        "propagate": people * voters * (0.05 + 1.5 * millions + register.pair_steps * fits),
+        "register": people * (0.5 + register.steps * fits + 5 * millions),
+        "propagate": people * voters * (0.05 + 1.5 * millions + register.pairwise_steps * fits),
         "fuse": people * (1 + 2 * voters * millions),
         "fuse_train": 600 + 2 * atlases * voters * millions,
         "score": people * (1 + 10 * millions),
@@ -48,4 +52,4 @@ def runtime_minutes(stage: str, config: Config, voxels: int, people: int, atlase
 
 
 def _voters(config: Config, atlases: int) -> int:
-    return min(config.fusion.closest or atlases, atlases)
+    return min(config.fusion.atlas_selection or atlases, atlases)

@@ -6,7 +6,7 @@ Displacements are those of `atlasmith.warp` without the batch: (d, *shape) in vo
 d 2 or 3.
 """
 
-from atlasmith.core.labels import Counts, count, dice, label_index
+from atlasmith.core.labels import Counts, count_overlap, dice, label_index
 from atlasmith.evaluation.metrics.calibration import UNCERTAINTY, ause, brier, ece, mce, nll, spearman
 from atlasmith.evaluation.metrics.deformation import (
     displacements_mm,
@@ -25,7 +25,7 @@ from atlasmith.evaluation.metrics.image import SIMILARITY, foreground, mae, mse,
 from atlasmith.evaluation.metrics.overlap import (
     MULTILABEL,
     OVERLAP,
-    generalised_dice,
+    generalized_dice,
     jaccard,
     precision,
     recall,
@@ -71,13 +71,13 @@ __all__ = [
     "bridge_dice",
     "brier",
     "centrality_mm",
-    "count",
+    "count_overlap",
     "dice",
     "displacements_mm",
     "ece",
     "entropy_focus_criterion",
     "foreground",
-    "generalised_dice",
+    "generalized_dice",
     "gradient_energy_per_mm2",
     "hd95_mm",
     "hd_mm",

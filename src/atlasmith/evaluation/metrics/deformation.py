@@ -12,7 +12,7 @@ import torch
 
 from atlasmith.core.fields import jacobian_determinant as determinant_of
 from atlasmith.core.grid import Array, Step
-from atlasmith.core.world import map_points
+from atlasmith.core.world import transform_points
 
 
 def _mean_length(vectors: Array) -> float:
@@ -25,7 +25,7 @@ def _mean_length(vectors: Array) -> float:
 
 def displacements_mm(steps: Sequence[Step], points: Array) -> Array:
     """Where `steps` take the world points (N, 3), less the points: (N, 3), RAS mm."""
-    return map_points(steps, torch.from_numpy(points)).numpy() - points
+    return transform_points(steps, torch.from_numpy(points)).numpy() - points
 
 
 def inverse_consistency_mm(forward: Sequence[Step], inverse: Sequence[Step], points: Array) -> float:
@@ -86,7 +86,7 @@ def sd_log_jacobian_learn2reg(determinant: Array, mask: Array) -> float:
 
 
 def _simplices(ndim: int) -> list[Array]:
-    """Simplices (d, d) at a voxel, whose rows lead to their other corners: a neighbour along each axis, and
+    """Simplices (d, d) at a voxel, whose rows lead to their other corners: a neighbor along each axis, and
     in 3-D also those that are left amid the cubes on either side once the cubes' corners are cut off."""
     corners = [np.diag(signs) for signs in itertools.product((-1, 1), repeat=ndim)]
     amid = 1 - np.eye(3, dtype=int)
@@ -109,7 +109,7 @@ def nondiffeomorphic_volume(displacement: Array) -> Array:
     """The volume (*shape) in voxels, the area in 2-D, that folds about each voxel of (d, *shape).
 
     Liu et al. 2024, arXiv:2212.06060. Central differences skip the voxel itself. Here it spans simplices with
-    its neighbours, 4 triangles or 10 tetrahedra, and those that are flipped count half their size, since all
+    its neighbors, 4 triangles or 10 tetrahedra, and those that are flipped count half their size, since all
     of them cover space twice. Beyond the border, the displacement goes on as it is there.
     """
     ndim, shape = len(displacement), displacement.shape[1:]

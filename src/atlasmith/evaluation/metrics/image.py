@@ -42,7 +42,7 @@ def nmse(fixed: Array, moved: Array) -> float:
 
 
 def nmi(fixed: Array, moved: Array, bins: int = 32) -> float:
-    """Normalised mutual information (H(a) + H(b)) / H(a, b), from 1 to 2, of two images' values (N,)
+    """Normalized mutual information (H(a) + H(b)) / H(a, b), from 1 to 2, of two images' values (N,)
     (Studholme et al. 1999, doi:10.1016/S0031-3203(98)00091-0); NaN if one is constant."""
     a, b = _scaled(fixed), _scaled(moved)
     if np.isnan(a).any() or np.isnan(b).any():

@@ -51,7 +51,7 @@ def volume_weighted_dice(counts: Counts) -> float:
     return _pooled_dice(counts, np.ones(len(counts.both)))
 
 
-def generalised_dice(counts: Counts) -> float:
+def generalized_dice(counts: Counts) -> float:
     """Dice of all labels together, weighted by 1 / |A|^2 of the truth A, so that small ones count.
 
     Sudre et al. 2017, doi:10.1007/978-3-319-67558-9_28. A label that the truth lacks weighs as its smallest.
@@ -63,6 +63,6 @@ def generalised_dice(counts: Counts) -> float:
 
 
 MULTILABEL: dict[str, Callable[[Counts], float]] = {
-    "generalised_dice": generalised_dice,
+    "generalized_dice": generalized_dice,
     "volume_weighted_dice": volume_weighted_dice,
 }

@@ -14,7 +14,7 @@ from atlasmith.core.grid import Array
 
 # Corners of voxels (N,), as places in a flattened map with `MARGIN`, and areas (N,), mm^2, or lengths, mm.
 Surfels = tuple[Array, Array]
-MARGIN = 2  # a corner more than the outermost surface has, so that all its neighbours have a place too
+MARGIN = 2  # a corner more than the outermost surface has, so that all its neighbors have a place too
 # Of both surfaces, distances (N,) of the surfels from the other surface, ascending, and areas (N,).
 Distances = tuple[tuple[Array, Array], tuple[Array, Array]]
 

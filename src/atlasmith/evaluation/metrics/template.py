@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import xlogy
 
 from atlasmith.core.grid import Array
-from atlasmith.core.labels import count, dice
+from atlasmith.core.labels import count_overlap, dice
 from atlasmith.evaluation import statistics
 from atlasmith.evaluation.metrics.votes import plurality
 
@@ -81,4 +81,4 @@ def bridge_dice(propagated: Array, own: Array, labels: int) -> Array:
 
     The subject's own labels must not be among the others. Ding and Niethammer 2022, arXiv:2202.03563.
     """
-    return dice(count(own, plurality(propagated)[0], labels))
+    return dice(count_overlap(own, plurality(propagated)[0], labels))

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from atlasmith.core.checkpointing import recompute
+from atlasmith.core.checkpointing import checkpoint
 from atlasmith.losses.similarity.measure import TINY, measure
 
 CHUNK = 2**13  # voxels whose counts are held at once; they stay in the cache
@@ -29,9 +29,9 @@ def _gaussian(bins: int, sigma: float) -> Counts:
 
     def counts(x: Tensor) -> Tensor:
         # Of -(x - bin)^2, the softmax leaves out x^2: what is left is linear in x, so one pass each way.
-        centre = torch.arange(bins, device=x.device, dtype=x.dtype) - (bins - 1) / 2
+        center = torch.arange(bins, device=x.device, dtype=x.dtype) - (bins - 1) / 2
         value = (x[..., None] - 0.5) * (bins - 1)
-        exponent = torch.addcmul(-centre.square() / (2 * sigma**2), value, centre / sigma**2)
+        exponent = torch.addcmul(-center.square() / (2 * sigma**2), value, center / sigma**2)
         return torch.softmax(exponent, dim=-1)
 
     return counts
@@ -82,7 +82,7 @@ def _sum_over_chunks(function: Callable[..., Tensor], *tensors: Tensor) -> Tenso
     size = max(CHUNK // len(tensors[0]), 1)
     parts = zip(*(t.split(size, dim=-1) for t in tensors), strict=True)
     return sum(
-        (recompute(function, *part) for part in parts),
+        (checkpoint(function, *part) for part in parts),
         torch.zeros((), device=tensors[0].device, dtype=tensors[0].dtype),
     )
 
@@ -144,7 +144,7 @@ def nmi(
     sigma: float = 1.0,
     kernel: Kernel = "gaussian",
 ) -> Tensor:
-    """2 - normalised mutual information (H(f) + H(m)) / H(f, m) (Studholme et al. 1999,
+    """2 - normalized mutual information (H(f) + H(m)) / H(f, m) (Studholme et al. 1999,
     doi:10.1016/S0031-3203(98)00091-0): 0 at best with hard bins, 1 for independent or constant images.
 
     Less than `mi` at the mercy of how much of the images overlaps. Parameters as in `mi`.
@@ -195,7 +195,7 @@ def _over_patches(
         channels = a.shape[1] * a.shape[2]
         size = max(CHUNK // a.shape[-1], 1)
         chunks = zip(*(x.flatten(0, 2).split(size) for x in (a, b)), strict=True)
-        values = torch.cat([recompute(function, *chunk) for chunk in chunks]).view(len(fixed), channels)
+        values = torch.cat([checkpoint(function, *chunk) for chunk in chunks]).view(len(fixed), channels)
         if mask is None:
             inside = torch.ones_like(values)
         else:
@@ -223,15 +223,15 @@ def _patches(x: Tensor, patch: int, start: int) -> Tensor:
 def _explained(x: Tensor, y: Tensor, weight: Tensor, counts: Counts) -> tuple[Tensor, Tensor]:
     """The variance (B,) of `x` that `y` explains, and all of it, under weights of sum 1; each (B, N)."""
     mean = (weight * x).sum(-1, keepdim=True)
-    centred = x - mean
+    centered = x - mean
 
     def sums(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         values = torch.stack([weight, weight * x], dim=-1)
         return counts(y).transpose(-1, -2) @ values
 
-    number, total = _sum_over_chunks(sums, centred, y, weight).unbind(-1)
+    number, total = _sum_over_chunks(sums, centered, y, weight).unbind(-1)
     explained = (total.square() / number.clamp(min=TINY)).sum(-1) / number.sum(-1).clamp(min=TINY)
-    return explained, (weight * centred.square()).sum(-1)
+    return explained, (weight * centered.square()).sum(-1)
 
 
 def _ratio(a: Tensor, b: Tensor, weight: Tensor, counts: Counts) -> Tensor:
@@ -263,7 +263,7 @@ def cr(
 
 
 def _survey_ratio(a: Tensor, b: Tensor, weight: Tensor, bins: int, sigma: float) -> Tensor:
-    """Bins whose shares aren't normalised, of a width of sigma / sqrt(2), and the sample's variance."""
+    """Bins whose shares aren't normalized, of a width of sigma / sqrt(2), and the sample's variance."""
 
     def counts(x: Tensor) -> Tensor:
         distance = x[..., None] * (bins - 1) - torch.arange(bins, device=x.device, dtype=x.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from atlasmith.losses.similarity.measure import average, measure, standardise
+from atlasmith.losses.similarity.measure import average, measure, standardize
 
 
 @measure
@@ -22,4 +22,4 @@ def mae(fixed: Tensor, moved: Tensor, mask: Tensor | None = None) -> Tensor:
 @measure
 def pcc(fixed: Tensor, moved: Tensor, mask: Tensor | None = None) -> Tensor:
     """1 - Pearson's correlation: 0 at best, 2 for an inverted image, 1 where an image is constant."""
-    return 1 - average(standardise(fixed, mask) * standardise(moved, mask), mask)
+    return 1 - average(standardize(fixed, mask) * standardize(moved, mask), mask)

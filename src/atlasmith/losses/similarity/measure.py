@@ -66,13 +66,13 @@ def average(x: Tensor, weight: Tensor | None = None) -> Tensor:
     return (x * weight).flatten(1).sum(1) / (weight.flatten(1).sum(1) * x.shape[1]).clamp(min=TINY)
 
 
-def standardise(x: Tensor, mask: Tensor | None = None) -> Tensor:
+def standardize(x: Tensor, mask: Tensor | None = None) -> Tensor:
     """`x` (B, C, *shape) with mean 0 and variance 1 over the mask, a subject at a time.
 
     An image that varies by less than a hundred-thousandth of its values is constant, and becomes about 0.
     """
     ones = [1] * (x.ndim - 1)
-    centred = x - average(x, mask).view(-1, *ones)
+    centered = x - average(x, mask).view(-1, *ones)
     least = 1e-10 * average(x.square(), mask) + TINY
-    variance = torch.maximum(average(centred.square(), mask), least)
-    return centred / variance.sqrt().view(-1, *ones)
+    variance = torch.maximum(average(centered.square(), mask), least)
+    return centered / variance.sqrt().view(-1, *ones)

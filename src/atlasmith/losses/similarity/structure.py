@@ -21,7 +21,7 @@ def _shifted(x: Tensor, offset: tuple[int, ...], margin: int) -> Tensor:
 
 
 def _pairs(ndim: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Neighbours at a distance of sqrt(2) from one another: 4 pairs in 2-D, 12 in 3-D."""
+    """Neighbors at a distance of sqrt(2) from one another: 4 pairs in 2-D, 12 in 3-D."""
     units = [tuple(sign if axis == i else 0 for i in range(ndim)) for axis in range(ndim) for sign in (-1, 1)]
     return [
         (p, q)

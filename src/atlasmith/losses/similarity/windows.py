@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from atlasmith.losses.similarity.filters import box_mean, gaussian_mean
-from atlasmith.losses.similarity.measure import TINY, average, measure, standardise
+from atlasmith.losses.similarity.measure import TINY, average, measure, standardize
 
-# Of standardised images, so that gain and offset change nothing. A window whose variance is less than FLAT in
+# Of standardized images, so that gain and offset change nothing. A window whose variance is less than FLAT in
 # both says nothing; SOFT keeps one that is flat in either from dividing by noise.
 FLAT = 0.01
 SOFT = 1e-3
@@ -44,7 +44,7 @@ def _local_correlation(
     every: tuple[slice, ...] = (),
 ) -> Tensor:
     """1 - mean squared local correlation (B,) over the windows that count, of those that `every` picks."""
-    fixed, moved = standardise(fixed, mask), standardise(moved, mask)
+    fixed, moved = standardize(fixed, mask), standardize(moved, mask)
     _, _, variance_f, variance_m, covariance = _moments(fixed, moved, lambda x: mean(x, widths)[every])
     correlation = covariance.square() / (variance_f * variance_m + SOFT)
     counts = (variance_f > FLAT) | (variance_m > FLAT)
@@ -70,7 +70,7 @@ def lncc(
     0 at best.
 
     A window that is flat in one image counts as uncorrelated; one that is flat in both doesn't count, or the
-    size of the background would set the weight of the regularisers. Axes shorter than the window use their
+    size of the background would set the weight of the regularizers. Axes shorter than the window use their
     whole length. No window that counts gives 1.
 
     compat: "voxelmorph" (also the survey's `NCC_vxm`) and "monai" (`LocalNormalizedCrossCorrelationLoss`)
