@@ -11,10 +11,10 @@ from snakemake.utils import min_version
 import atlasmith
 import yaml
 from atlasmith.config.choices import check_choices
-from atlasmith.cohort.stage import check_folder
-from atlasmith.cohort.stage import check_output
-from atlasmith.cohort.stage import checked_participants
-from atlasmith.cohort.stage import read_participants
+from atlasmith.cohort import check_folder
+from atlasmith.cohort import check_output
+from atlasmith.cohort import checked_participants
+from atlasmith.cohort import read_participants
 from atlasmith.config import parse_config
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.io.files import lock
@@ -33,6 +33,7 @@ if not workflow.overwrite_configfiles:
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/cohort.smk"
+include: "workflow/rules/preprocess.smk"
 include: "workflow/rules/affine.smk"
 include: "workflow/rules/template.smk"
 include: "workflow/rules/register.smk"
@@ -49,5 +50,5 @@ rule all:
 
 
 onstart:
-    LOCK = hold_output()  # until this process ends
+    LOCK = lock_output()  # released when this process ends
     renew_plan()

@@ -50,7 +50,7 @@ from atlasmith.fusion.propagated import Stack, disputed, read_stack
 from atlasmith.fusion.votenet import Trust
 from atlasmith.io.images import Image, read_grid
 from atlasmith.io.tables import read_cohort, read_label_values, write_cohort
-from atlasmith.propagation.stage import propagate
+from atlasmith.propagation import propagate_subject
 
 BINS = 15
 
@@ -151,12 +151,12 @@ def main() -> None:
         write_cohort(config.layout.cohort, everyone, config.cohort.covariates)
         if another and fusion.networks:
             for atlas in library:
-                propagate(config, atlas.id)
+                propagate_subject(config, atlas.id)
             train_fusers(config)
         judge, jury = cache(lambda: Trust(config)), cache(lambda: read_autocontext(config))
         for target in targets:
             if not config.layout.propagated_images(target.id).exists():
-                propagate(config, target.id)
+                propagate_subject(config, target.id)
             stack, native = read_stack(config.layout, target), read_grid(target.image)
             if options.spacing:
                 native = native.resampled(options.spacing)

@@ -196,7 +196,7 @@ def label_metrics(size: Sequence[int]) -> None:
     names = ["hd95_mm", "assd_mm", "surface_dice_1mm"]
 
     def one_pass() -> np.ndarray:
-        scores = metrics.surface_scores(truth, predicted, LABELS, (1.0, 1.0, 1.0), names)
+        scores = metrics.score_labels(truth, predicted, LABELS, (1.0, 1.0, 1.0), names)
         return np.stack([scores[name] for name in names])
 
     def loop() -> np.ndarray:

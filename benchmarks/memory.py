@@ -20,7 +20,7 @@ import torch
 from atlasmith.config.schema import TemplateSection
 from atlasmith.core.grid import Grid
 from atlasmith.networks import DECODERS, CovariateCode, Groupwise
-from atlasmith.template.objective import template_objective
+from atlasmith.training.objective import template_objective
 
 
 def step(decoder: str, shape: list[int], batch: int, save_memory: bool) -> tuple[float, float, int]:

@@ -34,7 +34,7 @@ from atlasmith.evaluation import metrics, statistics
 from atlasmith.fusion.propagated import own_labels, read_stack
 from atlasmith.io.images import Image, read_image
 from atlasmith.io.tables import Subject, read_cohort, read_label_values, write_cohort
-from atlasmith.propagation.stage import propagate
+from atlasmith.propagation import propagate_subject
 from atlasmith.registration import register_subjects
 from atlasmith.template import train
 
@@ -55,7 +55,7 @@ def our_bridge(config: Config, people: Sequence[Subject], values: Array) -> list
     register_subjects(config, [person.id for person in people])
     scores = []
     for person in people:
-        propagate(config, person.id)
+        propagate_subject(config, person.id)
         stack = read_stack(config.layout, person)
         scores.append(bridge(stack.labels, own_labels(person, stack.grid), values))
     return scores

@@ -1,4 +1,4 @@
-"""A toy cohort of discs whose hole widens with age, taken through the chain once for all tests."""
+"""A toy cohort of discs whose hole widens with age, taken through the stages once for all tests."""
 
 from pathlib import Path
 
@@ -33,8 +33,9 @@ def discs(age: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarr
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """Config of a finished run up to `template`; 14 slices: 8 atlases, 3 targets, 3 for training."""
     from atlasmith.affine import align_subject, build_reference
-    from atlasmith.cohort.stage import run
+    from atlasmith.cohort import write_checked_cohort
     from atlasmith.io.tables import read_cohort
+    from atlasmith.preprocess import preprocess_subject
     from atlasmith.template import train
 
     folder = tmp_path_factory.mktemp("toy")
@@ -76,9 +77,12 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Config:
             },
         }
     )
-    run(config)
+    write_checked_cohort(config)
+    subjects = read_cohort(config.layout.cohort)
+    for subject in subjects:
+        preprocess_subject(config, subject.id)
     build_reference(config)
-    for subject in read_cohort(config.layout.cohort):
+    for subject in subjects:
         align_subject(config, subject.id)
     train(config)
     return config

@@ -17,7 +17,7 @@ from atlasmith.fusion.quality import LEVEL, fit, found, predicted, tallied
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_labels
 from atlasmith.io.tables import read_cohort, read_tsv
-from atlasmith.propagation.stage import propagate
+from atlasmith.propagation import propagate_subject
 
 NAMES = {1: "a", 2: "b"}
 
@@ -109,7 +109,7 @@ def test_the_toy_cohorts_targets_are_as_good_as_predicted(toy_registered: Config
     subjects = read_cohort(layout.cohort)
     for subject in subjects:
         if subject.role != "train":
-            propagate(toy_registered, subject.id)
+            propagate_subject(toy_registered, subject.id)
     train_fusers(toy_registered)
     for subject in subjects:
         if subject.role == "atlas":

@@ -26,7 +26,7 @@ from atlasmith.fusion.votenet import CHANNELS, FAR, Trust, consensus, inputs, sh
 from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import read_grid, read_image, read_labels, write_image
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_cohort, write_tsv
-from atlasmith.propagation.stage import propagate
+from atlasmith.propagation import propagate_subject
 
 RANDOM = np.random.default_rng(0)
 
@@ -393,7 +393,7 @@ def test_the_chain_on_the_toy_cohort(toy_registered: Config) -> None:
     layout = toy_registered.layout
     for subject in read_cohort(layout.cohort):
         if subject.role != "train":
-            propagate(toy_registered, subject.id)
+            propagate_subject(toy_registered, subject.id)
     train_fusers(toy_registered)
     target = next(s for s in read_cohort(layout.cohort) if s.id == "09")
     unsure = toy_registered.fusion.model_copy(update={"uncertainty": True})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,23 +24,33 @@ def counts(truth: Any, predicted: Any, labels: int) -> metrics.Counts:
 
 def test_units_are_in_the_names() -> None:
     units = {"hd_mm": "mm", "sharpness_per_mm": "1/mm", "psnr_db": "dB", "surface_dice_1mm": "1", "dice": "1"}
-    assert {name: metrics.unit_of(name) for name in units} == units
+    assert {name: metrics.METRICS[name].unit for name in units} == units
+    endings = {"1/mm": "_per_mm", "1/mm2": "_per_mm2", "mm": "_mm", "%": "_percent", "dB": "_db"}
+    for name, metric in metrics.METRICS.items():
+        ending = endings.get(metric.unit)
+        assert name.endswith(ending) if ending else not name.endswith(tuple(endings.values()))
 
 
-def test_all_that_is_named_is_there() -> None:
+def test_exported_names_and_the_table_agree() -> None:
     for name in metrics.__all__:
         assert callable(getattr(metrics, name)) or isinstance(getattr(metrics, name), dict)
-    tables = (metrics.OVERLAP, metrics.MULTILABEL, metrics.SURFACE, metrics.SIMILARITY, metrics.UNCERTAINTY)
-    for name, metric in itertools.chain.from_iterable(table.items() for table in tables):
-        assert metric is getattr(metrics, "ncc" if name == "pearson" else name)
+    for name, metric in metrics.METRICS.items():
+        assert metric.function is getattr(metrics, "ncc" if name == "pearson" else name)
+        assert metric.text
+
+
+def test_every_metric_is_on_the_page_of_metrics() -> None:
+    page = Path(__file__).parents[1] / "docs" / "metrics.md"
+    documented = set(re.findall(r"`(\w+)`", page.read_text(encoding="utf-8")))
+    assert set(metrics.METRICS) <= documented
 
 
 # Overlap
 
 
-@pytest.mark.parametrize("name", metrics.MULTILABEL)
-def test_multilabel_sheet(name: str) -> None:
-    metric = metrics.MULTILABEL[name]
+@pytest.mark.parametrize("name", metrics.metrics_of("multilabel"))
+def test_multilabel_of_equal_and_empty_maps(name: str) -> None:
+    metric = metrics.METRICS[name]
     both, first, none = np.array([1, 1, 2, 0]), np.array([1, 1, 0, 0]), np.zeros(4, int)
     assert metric(counts(both, both, 2)) == 1
     assert metric(counts(both, both, 7)) == 1  # labels in neither map don't count
@@ -114,12 +126,13 @@ def blobs(shape: tuple[int, ...], labels: int) -> tuple[Array, Array]:
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 0.5), (1.0, 0.8, 1.5)])
-def test_cropped_surface_scores_are_those_of_whole_masks(spacing: tuple[float, ...]) -> None:
+def test_surface_scores_of_all_labels_are_those_of_single_masks(spacing: tuple[float, ...]) -> None:
     truth, predicted = blobs((40, 36, 20)[: len(spacing)], 6)
     truth = np.where(truth == 6, 0, truth)
     predicted = np.where(predicted == 5, 0, predicted)
-    found = metrics.surface_scores(truth, predicted, 7, spacing, list(metrics.SURFACE))
-    assert list(found) == list(metrics.SURFACE)
+    names = list(metrics.metrics_of("surface"))
+    found = metrics.score_labels(truth, predicted, 7, spacing, names)
+    assert list(found) == names
     for label in range(1, 5):
         assert (truth == label).any() and (predicted == label).any()
         distances = surfel.compute_surface_distances(truth == label, predicted == label, spacing)
@@ -137,7 +150,7 @@ def test_cropped_surface_scores_are_those_of_whole_masks(spacing: tuple[float, .
     for name, values in found.items():
         missing = [0, 0] if name == "surface_dice_1mm" else [np.nan, np.nan]
         np.testing.assert_array_equal(values[4:], [*missing, np.nan])
-    assert metrics.surface_scores(truth, predicted, 7, spacing, []) == {}
+    assert metrics.score_labels(truth, predicted, 7, spacing, []) == {}
 
 
 # Landmarks
@@ -190,7 +203,7 @@ def test_nondiffeomorphic_area_of_the_papers_example(kind: type) -> None:
     area = metrics.nondiffeomorphic_volume(displacement)
     assert (displacement == kept).all()
     assert area[1, 1] == 0.25
-    assert metrics.jacobian_determinant(displacement)[1, 1] == 1  # central differences don't see it
+    assert metrics.jacobian_determinant(displacement)[1, 1] == 1  # by central differences it doesn't fold
     mask = np.zeros((3, 3), bool)
     assert np.isnan(metrics.nondiffeomorphic_area_percent(displacement, mask))
     mask[1, 1] = True
@@ -295,7 +308,7 @@ def test_centrality_of_fields_without_spread() -> None:
     assert metrics.centrality_mm(displacements, 0, 50) == pytest.approx((5, 5, 5))
     value, *interval = metrics.centrality_mm(displacements[:1], 0, 50)
     assert value == 5 and np.isnan(interval).all()
-    # Opposite halves: the template is in the middle, whatever the length of what takes it to each subject.
+    # Opposite halves: the template is central, however long the displacements are.
     value, low, high = metrics.centrality_mm(np.concatenate([displacements, -displacements]), 0, 50)
     assert (value, low) == (0, 0) and 1 < high < 5
 
@@ -305,7 +318,7 @@ def test_centrality_interval_covers_the_truth(length: float) -> None:
     rng = np.random.default_rng(5)
     samples = rng.normal([length, 0, 0], 2, (150, 25, 20, 3))
     found = np.array([metrics.centrality_mm(sample, 0, 100) for sample in samples])
-    assert (found[:, 0] > length).mean() > 0.5  # chance lengthens
+    assert (found[:, 0] > length).mean() > 0.5  # sampling error lengthens
     covered = np.mean((found[:, 1] <= length) & (found[:, 2] >= length))
     assert covered >= 0.88
     assert metrics.centrality_mm(samples[0], 0, 100) == tuple(found[0])
@@ -359,8 +372,8 @@ def test_drawn_labels_are_calibrated() -> None:
 
 
 @pytest.mark.parametrize(("name", "best"), [("pearson", 1), ("spearman", 1), ("ause", 0)])
-def test_uncertainty_sheet(name: str, best: float) -> None:
-    metric = metrics.UNCERTAINTY[name]
+def test_uncertainty_metrics_of_related_and_constant_errors(name: str, best: float) -> None:
+    metric = metrics.metrics_of("uncertainty")[name]
     rng = np.random.default_rng(7)
     error = rng.random(400)
     assert metric(error, error) == pytest.approx(best)
@@ -390,49 +403,49 @@ def test_sparsification_by_hand() -> None:
     assert metrics.ause(np.array([3.0, 3.0]), error) == pytest.approx(0.5)
 
 
-# Votes
+# Sets of atlases
 
 
 def test_plurality_and_agreement() -> None:
-    votes = np.array([[1, 3, 0, 5], [1, 2, 0, 4], [2, 2, 0, 3]])
-    winner, most = metrics.plurality(votes)
+    propagated = np.array([[1, 3, 0, 5], [1, 2, 0, 4], [2, 2, 0, 3]])
+    winner, most = metrics.plurality(propagated)
     assert winner.tolist() == [1, 2, 0, 3] and most.tolist() == [2, 2, 3, 1]
-    assert metrics.agreement(votes) == pytest.approx(8 / 12)
-    assert metrics.agreement(votes[:1]) == 1
-    assert np.isnan(metrics.agreement(votes[:, :0]))
+    assert metrics.agreement(propagated) == pytest.approx(8 / 12)
+    assert metrics.agreement(propagated[:1]) == 1
+    assert np.isnan(metrics.agreement(propagated[:, :0]))
 
 
 @pytest.mark.parametrize("atlases", [1, 2, 5, 12])
 def test_plurality_agrees_with_counting(atlases: int) -> None:
-    votes = np.random.default_rng(9).integers(0, 6, (atlases, 300))
-    kept = votes.copy()
-    tally = np.array([np.bincount(column, minlength=6) for column in votes.T])
-    winner, most = metrics.plurality(votes)
+    propagated = np.random.default_rng(9).integers(0, 6, (atlases, 300))
+    kept = propagated.copy()
+    tally = np.array([np.bincount(column, minlength=6) for column in propagated.T])
+    winner, most = metrics.plurality(propagated)
     assert (winner == tally.argmax(axis=1)).all() and (most == tally.max(axis=1)).all()
-    assert (votes == kept).all()
+    assert (propagated == kept).all()
 
 
 def test_oracle_by_hand() -> None:
     truth = np.array([1, 1, 2, 0])
-    votes = np.array([[1, 1, 0, 0], [1, 2, 0, 0], [1, 2, 2, 1]])  # right: 3, 1, 1, 2 of 3
-    share, dice = metrics.oracle(votes, truth, 3)
-    assert share.tolist() == [1, 0.5, 0.25]
+    propagated = np.array([[1, 1, 0, 0], [1, 2, 0, 0], [1, 2, 2, 1]])  # right: 3, 1, 1, 2 of 3
+    fraction, dice = metrics.oracle(propagated, truth, 3)
+    assert fraction.tolist() == [1, 0.5, 0.25]
     np.testing.assert_allclose(dice, [[1, 1, np.nan], [2 / 3, 0, np.nan], [2 / 3, 0, np.nan]])
 
 
 def test_oracle_agrees_with_a_slow_reference() -> None:
     rng = np.random.default_rng(10)
     truth = rng.integers(0, 4, 400)
-    votes = np.where(rng.random((6, 400)) < 0.6, truth, rng.integers(0, 4, (6, 400)))
-    share, dice = metrics.oracle(votes, truth, 3)
+    propagated = np.where(rng.random((6, 400)) < 0.6, truth, rng.integers(0, 4, (6, 400)))
+    fraction, dice = metrics.oracle(propagated, truth, 3)
     for n in range(1, 7):
-        right = (votes == truth).sum(axis=0) >= n
-        assert share[n - 1] == pytest.approx(right.mean())
+        right = (propagated == truth).sum(axis=0) >= n
+        assert fraction[n - 1] == pytest.approx(right.mean())
         expected = metrics.dice(metrics.count_overlap(truth, np.where(right, truth, 0), 3))
         assert dice[n - 1] == pytest.approx(expected)
-    empty_share, empty_dice = metrics.oracle(votes[:, :0], truth[:0], 3)
-    assert empty_share.shape == (6,) and empty_dice.shape == (6, 3)
-    assert np.isnan(empty_share).all() and np.isnan(empty_dice).all()
+    empty_fraction, empty_dice = metrics.oracle(propagated[:, :0], truth[:0], 3)
+    assert empty_fraction.shape == (6,) and empty_dice.shape == (6, 3)
+    assert np.isnan(empty_fraction).all() and np.isnan(empty_dice).all()
 
 
 # Statistics

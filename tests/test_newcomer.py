@@ -15,14 +15,14 @@ from atlasmith.inference.image import register_image
 from atlasmith.io.images import read_image, write_image
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import read_cohort
-from atlasmith.propagation.stage import label_template, propagate, propagate_from_template
+from atlasmith.propagation import label_template, propagate_subject, propagate_from_template
 
 
 @pytest.fixture(scope="module")
 def finished(toy_registered: Config) -> Config:
     for subject in read_cohort(toy_registered.layout.cohort):
         if subject.role != "train":
-            propagate(toy_registered, subject.id)
+            propagate_subject(toy_registered, subject.id)
     label_template(toy_registered)
     train_fusers(toy_registered)
     return toy_registered

@@ -21,7 +21,7 @@ from atlasmith.io.images import read_image, read_labels, write_image
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject, read_cohort, write_cohort
 from atlasmith.networks import Groupwise
-from atlasmith.propagation.stage import label_template
+from atlasmith.propagation import label_template
 from atlasmith.registration import register_subjects
 from atlasmith.template import train
 from atlasmith.template.subpopulations import clusters, find_subpopulations, nearest_subpopulation
@@ -131,7 +131,7 @@ def test_populations_come_before_the_template(mixture: Config, tmp_path: Path) -
 
 
 def test_too_many_populations_and_views_of_none_are_refused(tiny: Tiny) -> None:
-    only(tiny.faults(template={"subpopulations": 3}), "template.subpopulations", "3", "4 subjects")
+    only(tiny.problems(template={"subpopulations": 3}), "template.subpopulations", "3", "4 subjects")
     with pytest.raises(InputError, match=r"views.subpopulation.*'C'.*A, B"):
         tiny.config(template={"subpopulations": 2, "evaluate_at": {"subpopulation": ["A", "C"]}})
 

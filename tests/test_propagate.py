@@ -11,12 +11,12 @@ from atlasmith.io.images import read_grid, read_image, read_labels, write_image
 from atlasmith.io.tables import read_cohort, read_tsv
 from atlasmith.io.transforms import read_composite, write_composite
 from atlasmith.preprocess.n4 import read_preprocessed
-from atlasmith.propagation.stage import label_template, propagate, propagate_from_template, select_atlases
+from atlasmith.propagation import label_template, propagate_subject, propagate_from_template, select_atlases
 
 
 def test_labels_arrive_where_the_composed_transform_puts_them(toy_registered: Config) -> None:
     layout = toy_registered.layout
-    propagate(toy_registered, "08")
+    propagate_subject(toy_registered, "08")
     stack = read_labels(layout.propagated_labels("08"))
     ids = read_json(layout.propagated_sidecar("08"))["atlases"]
     assert ids == [f"{k:02d}" for k in range(8)]
@@ -33,7 +33,7 @@ def test_labels_arrive_where_the_composed_transform_puts_them(toy_registered: Co
 
 def test_propagated_labels_overlap_the_targets(toy_registered: Config) -> None:
     layout = toy_registered.layout
-    propagate(toy_registered, "09")
+    propagate_subject(toy_registered, "09")
     stack = read_labels(layout.propagated_labels("09"))
     truth = read_labels(next(s for s in read_cohort(layout.cohort) if s.id == "09").labels)
     voxels = resampling_coordinates(truth.grid, [], stack.grid)
@@ -48,7 +48,7 @@ def test_propagated_labels_overlap_the_targets(toy_registered: Config) -> None:
 
 def test_an_atlas_is_not_its_own_voter_and_the_crop_keeps_a_margin(toy_registered: Config) -> None:
     layout = toy_registered.layout
-    propagate(toy_registered, "00")
+    propagate_subject(toy_registered, "00")
     assert "00" not in read_json(layout.propagated_sidecar("00"))["atlases"]
     stack = read_labels(layout.propagated_labels("00"))
     native = read_grid(next(s for s in read_cohort(layout.cohort) if s.id == "00").image)
@@ -72,7 +72,7 @@ def test_a_pair_can_go_on_from_what_the_template_gives_it(toy_registered: Config
 
 def _likeness(config: Config) -> tuple[np.ndarray, float]:
     """Of the atlases propagated to target 09: mean squared differences of intensities, Dice of a label."""
-    propagate(config, "09")
+    propagate_subject(config, "09")
     images = read_image(config.layout.propagated_images("09"))
     subject = next(s for s in read_cohort(config.layout.cohort) if s.id == "09")
     own = read_preprocessed(subject.image, min(images.grid.tensor_spacing), n4=False)
@@ -90,7 +90,7 @@ def _likeness(config: Config) -> tuple[np.ndarray, float]:
 def test_a_coarser_fusion_grid(toy_registered: Config) -> None:
     values = toy_registered.resolved()
     values["fusion"]["spacing"] = 3.0
-    propagate(parse_config(values), "10")
+    propagate_subject(parse_config(values), "10")
     grid = read_labels(toy_registered.layout.propagated_labels("10")).grid
     assert grid.tensor_spacing == pytest.approx((3.0, 3.0), rel=0.1)
 
@@ -112,7 +112,7 @@ def test_the_atlases_that_look_most_like_a_subject_vote(toy_registered: Config) 
         write_image(layout.warped(target.id), 3 * image.data + 7, image.grid)
         assert twin in select_atlases(config, target, atlases)
     layout.warped(target.id).write_bytes(kept)
-    propagate(config, target.id)
+    propagate_subject(config, target.id)
     assert read_json(layout.propagated_sidecar(target.id))["atlases"] == [s.id for s in chosen]
     assert read_labels(layout.propagated_labels(target.id)).data.shape[-1] == 3
     assert select_atlases(toy_registered, target, atlases) == atlases
@@ -125,7 +125,7 @@ def test_a_failed_registration_is_named(toy_registered: Config, tmp_path) -> Non
     away[0, 3] = 1e4
     write_composite(layout.inverse("10"), [away])
     with pytest.raises(AtlasmithError, match="sub-10: no atlas label lands"):
-        propagate(toy_registered, "10")
+        propagate_subject(toy_registered, "10")
     layout.inverse("10").write_bytes(kept)
 
 

@@ -12,7 +12,7 @@ from atlasmith.io.files import read_json
 from atlasmith.io.images import read_image, read_labels
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import read_tsv
-from atlasmith.propagation.stage import label_template
+from atlasmith.propagation import label_template
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from atlasmith.io.files import read_json
 from atlasmith.io.images import read_grid, read_image, read_labels
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_cohort
 from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
-from atlasmith.losses import DIRECTIONS
-from atlasmith.propagation.stage import propagate
+from atlasmith.transforms import DIRECTIONS
+from atlasmith.propagation import propagate_subject
 from atlasmith.registration import register_subjects
 from atlasmith.registration.stage import Registration
 from atlasmith.template import train
@@ -175,7 +175,7 @@ def test_an_atlas_in_the_place_of_a_target_is_registered_as_one(labelled: Config
     atlas = next(s for s in subjects if s.role == "atlas")
     own, blind = (path(atlas.id).read_bytes() for path in (layout.inverse, layout.inverse_label_free))
     assert own != blind
-    propagate(labelled, atlas.id)
+    propagate_subject(labelled, atlas.id)
     stack = read_labels(layout.propagated_labels(atlas.id))
     other = next(s for s in subjects if s.id == read_json(layout.propagated_sidecar(atlas.id))["atlases"][0])
     labels = read_labels(other.labels)

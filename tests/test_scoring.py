@@ -1,4 +1,4 @@
-"""Scores against closed forms, SimpleITK and planted answers, and the stage on a folder written by hand."""
+"""Metrics against closed forms and SimpleITK, and stage `score` on an output folder with known results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def counts(truth: Any, predicted: Any, labels: int = 1) -> metrics.Counts:
 def test_overlaps_have_their_closed_form() -> None:
     truth, predicted = np.zeros((10, 10), int), np.zeros((10, 10), int)
     truth[:4, :5] = 1  # 20 voxels
-    predicted[2:8, :5] = 1  # 30 voxels, 10 of them shared
+    predicted[2:8, :5] = 1  # 30 voxels, 10 of them in both
     expected = {
         "dice": 20 / 50,
         "jaccard": 10 / 40,
@@ -41,13 +41,15 @@ def test_overlaps_have_their_closed_form() -> None:
         "precision": 10 / 30,
         "recall": 10 / 20,
     }
-    found = {name: metric(counts(truth, predicted))[0] for name, metric in metrics.OVERLAP.items()}
+    found = {
+        name: metric(counts(truth, predicted))[0] for name, metric in metrics.metrics_of("overlap").items()
+    }
     assert found == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", metrics.OVERLAP)
-def test_overlap_sheet(name: str) -> None:
-    metric = metrics.OVERLAP[name]
+@pytest.mark.parametrize("name", metrics.metrics_of("overlap"))
+def test_overlap_of_equal_and_empty_maps(name: str) -> None:
+    metric = metrics.METRICS[name]
     full, empty = np.ones((3, 3), int), np.zeros((3, 3), int)
     assert metric(counts(full, full))[0] == 1
     assert np.isnan(metric(counts(empty, empty))[0])
@@ -81,7 +83,7 @@ def test_label_index_ignores_other_labels() -> None:
 
 def surfaces(truth: Array, predicted: Array, spacing: tuple[float, ...]) -> dict[str, float]:
     distances = metrics.surface_distances(truth, predicted, spacing)
-    return {name: metric(distances) for name, metric in metrics.SURFACE.items()}
+    return {name: metric(distances) for name, metric in metrics.metrics_of("surface").items()}
 
 
 @pytest.mark.parametrize("voxel", [1.0, 0.5])
@@ -129,12 +131,14 @@ def test_inverse_consistency_is_in_mm() -> None:
 
 
 def test_mean_displacement_is_the_length_of_the_mean() -> None:
-    assert metrics.mean_displacement_mm(np.array([[3.0, 4, 0], [0, 0, 0]])) == pytest.approx((2.5, 5))
+    mean_field = np.array([[3.0, 4, 0], [0, 0, 0]])
+    assert metrics.mean_displacement_mm(mean_field) == pytest.approx(2.5)
+    assert metrics.max_displacement_mm(mean_field) == pytest.approx(5)
 
 
-@pytest.mark.parametrize("name", metrics.SIMILARITY)
-def test_similarity_sheet(name: str) -> None:
-    metric = metrics.SIMILARITY[name]
+@pytest.mark.parametrize("name", metrics.IMAGE_METRICS)
+def test_image_metrics_of_equal_similar_and_constant_images(name: str) -> None:
+    metric = metrics.IMAGE_METRICS[name]
     rng = np.random.default_rng(1)
     fixed = rng.random(5000).astype(np.float32)
     best = {"ncc": 1, "nmse": 0, "nmi": 2}[name]
@@ -163,7 +167,7 @@ def test_blur_lowers_sharpness_and_scale_does_not(shape: tuple[int, ...]) -> Non
     assert np.isnan(metrics.sharpness_per_mm(np.ones(shape), mask, spacing))
 
 
-def test_gradient_energy_sees_the_blur_of_an_edge() -> None:
+def test_gradient_energy_measures_the_blur_of_an_edge() -> None:
     """A ramp of height 1 over w voxels has the same mean gradient for every w, and 1 / w of the energy."""
     for width in (2, 8):
         edge = np.clip((np.arange(60.0) - 30) / width, 0, 1)[:, None].repeat(4, axis=1)
@@ -203,7 +207,7 @@ def test_foreground_is_the_object_with_its_holes() -> None:
 # Statistics
 
 
-def test_bootstrap_covers_the_mean_about_as_often_as_it_says() -> None:
+def test_bootstrap_interval_has_its_nominal_coverage() -> None:
     rng = np.random.default_rng(5)
     samples = rng.normal(3, 2, (400, 40))
     intervals = np.array([statistics.bootstrap_interval(sample, 0, 500) for sample in samples])
@@ -213,7 +217,7 @@ def test_bootstrap_covers_the_mean_about_as_often_as_it_says() -> None:
     assert statistics.bootstrap_interval(samples[0], 1, 500) != tuple(intervals[0])
 
 
-def test_summary_skips_what_is_not_defined() -> None:
+def test_summary_skips_undefined_values() -> None:
     found = statistics.summary(np.array([1.0, np.nan, 3.0, 8.0]), 0, 200)
     assert (found["mean"], found["median"], found["n"]) == (4, 3, 3)
     assert found["sd"] == pytest.approx(np.std([1, 3, 8], ddof=1))
@@ -235,7 +239,7 @@ def test_wilcoxon() -> None:
 # The stage
 
 LABELS = [3, 70]
-METRICS = list(metrics.SEGMENTATION)
+METRICS = list(metrics.SEGMENTATION_METRICS)
 
 
 class Cohort:
@@ -373,8 +377,8 @@ def test_fused_segmentations_are_scored_in_the_native_grid(cohort: Cohort) -> No
     fused = {key[1:] for key in scores if key[0] == "fuse"}
     methods = ("majority", "local_weighted")
     assert fused == {
-        *itertools.product(methods, ("3", "70", "mean"), [*metrics.OVERLAP, *metrics.SURFACE]),
-        *itertools.product(methods, ("all",), metrics.MULTILABEL),
+        *itertools.product(methods, ("3", "70", "mean"), metrics.metrics_of("overlap", "surface")),
+        *itertools.product(methods, ("all",), metrics.metrics_of("multilabel")),
     }
 
 
@@ -389,7 +393,7 @@ def test_truth_outside_the_crop_counts_as_missed(cohort: Cohort) -> None:
     assert scores["propagate", "single_atlas", "mean", "dice"] == pytest.approx(np.mean(expected) / 2)
 
 
-def test_coarser_propagated_labels_are_brought_to_the_native_grid(cohort: Cohort) -> None:
+def test_coarser_propagated_labels_are_resampled_to_the_native_grid(cohort: Cohort) -> None:
     grid = cohort.grid.cropped(cohort.box).resampled(4.5)
     coarse = np.zeros(grid.shape, int)
     coarse[: grid.shape[0] // 2] = 3
@@ -432,7 +436,7 @@ def test_summary(cohort: Cohort) -> None:
         float(rows["template", "template", "n/a", f"centrality{part}_mm"]["mean"])
         for part in ("_low", "", "_high")
     )
-    # With one of four subjects displaced, it may be chance.
+    # One of four subjects displaced is compatible with a true value of 0.
     assert value == pytest.approx(0.5) and low == 0 and high > 0.5
     assert float(rows["template", "template", "n/a", "gradient_energy_ratio"]["mean"]) > 1.2
     assert rows["template", "template", "n/a", "sharpness_per_mm"]["unit"] == "1/mm"
@@ -451,7 +455,7 @@ def test_summary(cohort: Cohort) -> None:
     assert layout.summary.read_bytes() == first
 
 
-def test_errors_say_what_to_do(tmp_path: Path) -> None:
+def test_errors_name_the_remedy(tmp_path: Path) -> None:
     cohort = Cohort(tmp_path, flat=True)
     with pytest.raises(AtlasmithError, match="'a1'"):
         score_subject(cohort.config, "a11")

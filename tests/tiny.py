@@ -1,4 +1,4 @@
-"""A cohort of four boxes, sound until a test spoils it."""
+"""A valid cohort of four boxes, for tests to break."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from atlasmith.cohort import stage
+from atlasmith.cohort import write_checked_cohort
 from atlasmith.config import Config, parse_config
 from atlasmith.core.errors import InputError
 from atlasmith.core.grid import Array
@@ -26,7 +26,7 @@ ROWS = [
 
 
 class Tiny:
-    """A sound cohort of four boxes on a black background, to be spoilt by a test."""
+    """A valid cohort of four boxes on a black background."""
 
     def __init__(self, folder: Path) -> None:
         self.bids = folder / "bids"
@@ -84,14 +84,21 @@ class Tiny:
             values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
         return parse_config(values)
 
-    def faults(self, **sections: Any) -> list[str]:
+    def problems(self, **sections: Any) -> list[str]:
+        """The problems that the cohort stage reports."""
         with pytest.raises(InputError) as caught:
-            stage.run(self.config(**sections))
+            write_checked_cohort(self.config(**sections))
         return [str(problem) for problem in caught.value.problems]
 
 
-def only(faults: list[str], *parts: object) -> None:
-    """There is one fault, and it names all `parts`."""
-    assert len(faults) == 1, faults
+def only(problems: list[str], *parts: object) -> None:
+    """Assert that there is one problem, and that it names all `parts`."""
+    assert len(problems) == 1, problems
     for part in parts:
-        assert str(part) in faults[0], (part, faults[0])
+        assert str(part) in problems[0], (part, problems[0])
+
+
+def with_nan(data: Array) -> None:
+    """Make one voxel NaN and another infinite, in place."""
+    data[0, 0, 0] = np.nan
+    data[1, 0, 0] = np.inf

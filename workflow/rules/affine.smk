@@ -2,7 +2,7 @@ rule affine_reference:
     input:
         cohort=checked(LAYOUT.cohort, EVER_TEMPLATE_SUBJECTS),
         grid=checked(LAYOUT.grid, EVER_TEMPLATE_SUBJECTS),
-        images=files_of(CONFIG.cohort.bids, TEMPLATE_SUBJECTS, CONFIG.cohort.suffix),
+        images=[LAYOUT.preprocessed(subject) for subject in TEMPLATE_SUBJECTS],
     output:
         LAYOUT.affine_reference,
     log:
@@ -16,35 +16,35 @@ rule affine_reference:
         version=VERSION,
         config=LAYOUT.config,
         digest=CONFIG.digest("affine"),
-        people=known(TEMPLATE_SUBJECTS),
+        participants=known(TEMPLATE_SUBJECTS),
     shell:
         "atlasmith affine-reference --config {params.config:q} > {log:q} 2>&1"
 
 
-for number, chunk in chunks(SUBJECTS):
+for number, subjects in jobs(SUBJECTS):
 
     rule:
         name:
             f"affine_{number}"
         input:
-            cohort=checked(LAYOUT.cohort, chunk),
-            images=files_of(CONFIG.cohort.bids, chunk, CONFIG.cohort.suffix),
+            cohort=checked(LAYOUT.cohort, subjects),
+            images=[LAYOUT.preprocessed(subject) for subject in subjects],
             reference=LAYOUT.affine_reference,
         output:
-            transforms=[LAYOUT.affine(subject) for subject in chunk],
-            images=[LAYOUT.affine_image(subject) for subject in chunk],
+            transforms=[LAYOUT.affine(subject) for subject in subjects],
+            images=[LAYOUT.affine_image(subject) for subject in subjects],
         log:
-            LAYOUT.log("affine", f"chunk-{number}"),
+            LAYOUT.log("affine", f"job-{number}"),
         conda:
             "../envs/atlasmith.yaml"
         resources:
             mem_mb=memory("affine"),
-            runtime=runtime("affine", chunk),
+            runtime=runtime("affine", subjects),
         params:
             version=VERSION,
             config=LAYOUT.config,
             digest=CONFIG.digest("affine"),
-            subjects=chunk,
-            people=known(chunk),
+            subjects=subjects,
+            participants=known(subjects),
         shell:
             "atlasmith affine --config {params.config:q} --subjects {params.subjects} > {log:q} 2>&1"

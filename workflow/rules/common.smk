@@ -10,19 +10,19 @@ LAYOUT = CONFIG.layout
 TABLE = CONFIG.cohort.bids / "participants.tsv"
 LABELS = CONFIG.cohort.bids / (CONFIG.cohort.labels or "")
 VERSION = atlasmith.__version__
-SUBJECTS = [person.id for person in PARTICIPANTS]
-ATLASES = [person.id for person in PARTICIPANTS if person.role == "atlas"]
-TARGETS = [person.id for person in PARTICIPANTS if person.role == "target"]
-PEOPLE = {person.id: person for person in PARTICIPANTS}
-TEMPLATE_SUBJECTS = [person.id for person in PARTICIPANTS if person.in_template]
-# Learned methods need networks, and atlases propagated to atlases to train them.
-NETWORKS = CONFIG.fusion.networks
-# Atlases are segmented too, each by the others, and tell what a target's segmentation is worth.
-ASSESS = CONFIG.fusion.quality and len(ATLASES) > 1
-# With labels in the objective, atlases are registered a second time, without their own.
-BLIND = set(ATLASES) if CONFIG.template.label_similarity else set()
-# Jobs run the `atlasmith` of the active environment, or else that of Snakemake's own Python. Who is killed can't
-# say so.
+SUBJECTS = [participant.id for participant in PARTICIPANTS]
+ATLASES = [participant.id for participant in PARTICIPANTS if participant.role == "atlas"]
+TARGETS = [participant.id for participant in PARTICIPANTS if participant.role == "target"]
+PARTICIPANT_OF = {participant.id: participant for participant in PARTICIPANTS}
+TEMPLATE_SUBJECTS = [participant.id for participant in PARTICIPANTS if participant.in_template]
+# Trained fusion methods need networks, and atlases propagated to atlases as their training data.
+FUSION_NETWORKS = CONFIG.fusion.networks
+# Atlases are segmented too, each by the others, to calibrate the predicted quality of the targets' segmentations.
+QUALITY = CONFIG.fusion.quality and len(ATLASES) > 1
+# With labels in the objective, each atlas is registered a second time, without its own labels.
+LABEL_FREE = set(ATLASES) if CONFIG.template.label_similarity else set()
+# Jobs run the `atlasmith` of the active environment, or else that of Snakemake's own Python. A killed process can't
+# report why it ended, so that the shell does.
 KILLED = "the job was killed: most likely memory ran out. Give it more (resources: mem_mb), or see docs/scaling.md."
 shell.prefix(
     f'PATH="$PATH:"{quote(str(Path(sys.executable).parent))}; '
@@ -31,7 +31,7 @@ shell.prefix(
 
 
 def files_of(folder, subjects, suffix):
-    """The user's files of `subjects` with `suffix`. The cohort stage complains of those that are missing."""
+    """List the input files of `subjects` with `suffix`. The cohort stage reports those that are missing."""
     return [path for subject in subjects for path in files_of_one(folder, subject, suffix)]
 
 
@@ -46,49 +46,49 @@ ATLAS_FILES = files_of(LABELS, ATLASES, "dseg") + NAMES
 
 
 def ever(test):
-    """Ids of people for whom `test` holds, now or when the cohort was checked."""
+    """List the ids of participants for whom `test` holds, now or when the cohort was last checked."""
     return list(dict.fromkeys(p.id for p in (*PARTICIPANTS, *CHECKED.values()) if test(p)))
 
 
-# The template learns from the atlases' labels, where they have a part in its loss.
-TEACHING = ATLAS_FILES if CONFIG.template.label_similarity else []
-EVERYONE = ever(lambda person: True)
-EVER_TEMPLATE_SUBJECTS = ever(lambda person: person.in_template)
-LIBRARY = [*ever(lambda person: person.role == "atlas"), *ATLAS_FILES]
+# Inputs of the template stage where labels are part of its objective.
+TEMPLATE_LABELS = ATLAS_FILES if CONFIG.template.label_similarity else []
+EVER_SUBJECTS = ever(lambda participant: True)
+EVER_TEMPLATE_SUBJECTS = ever(lambda participant: participant.in_template)
+ATLAS_LIBRARY = [*ever(lambda participant: participant.role == "atlas"), *ATLAS_FILES]
 
 
 def is_newer(file):
-    """Than the check of the cohort."""
+    """Tell whether a file is newer than the last check of the cohort."""
     return not CHECKED or Path(file).stat().st_mtime > LAYOUT.cohort.stat().st_mtime
 
 
-def is_news(subject):
-    """Whether the table says something else of a subject than when it was checked, or the image is newer."""
+def is_changed(subject):
+    """Tell whether a subject's row differs from that of the last check, or its image is newer."""
     images = files_of_one(CONFIG.cohort.bids, subject, CONFIG.cohort.suffix)
-    return CHECKED.get(subject) != PEOPLE.get(subject) or any(is_newer(image) for image in images)
+    return CHECKED.get(subject) != PARTICIPANT_OF.get(subject) or any(is_newer(image) for image in images)
 
 
-NEWS = {*filter(is_news, EVERYONE), *filter(is_newer, ATLAS_FILES)}
+CHANGED = {*filter(is_changed, EVER_SUBJECTS), *filter(is_newer, ATLAS_FILES)}
 
 
 def checked(file, concerns):
-    """An output of the cohort stage, as the input of a job that some subjects, or files of labels, concern.
+    """Make an output of the cohort stage the input of a job that depends on some subjects or label files.
 
-    It is written anew whenever anyone joins or leaves. The job waits for that, and runs again, only when there
-    is news of what concerns it; else the file is as good before as after.
+    The cohort stage rewrites its outputs whenever a subject is added or removed. Only a job whose own subjects or
+    files changed waits for that and runs again; for any other the file is the same before and after.
     """
-    return ancient(before_update(file)) if NEWS.isdisjoint(concerns) else file
+    return ancient(before_update(file)) if CHANGED.isdisjoint(concerns) else file
 
 
 def known(subjects):
-    """What the table says of them, as a parameter of their jobs."""
-    return [" ".join(map(str, PEOPLE[subject])) for subject in subjects]
+    """Give the rows of participants.tsv as a parameter, so that a changed row reruns the subjects' jobs."""
+    return [" ".join(map(str, PARTICIPANT_OF[subject])) for subject in subjects]
 
 
-def hold_output():
+def lock_output():
     """Refuse to run where another run writes. Snakemake itself locks the working directory, not the output."""
     try:
-        return hold(LAYOUT.lock)
+        return lock(LAYOUT.lock)
     except BlockingIOError:
         raise WorkflowError(
             f"{CONFIG.output}: another run is writing here. Wait until it ends, or choose another `output`."
@@ -111,49 +111,55 @@ def renew_plan():
         write_text(LAYOUT.config, plan)
 
 
-def chunks(subjects):
-    """(number, subjects) of each job: a chunk of them shares one start of Python. No wildcard can name a set of
-    subjects, hence rules for each. The order is the table's, so that subjects added to its end leave others'
-    jobs as they are; those who don't make the template have chunks of their own, by role."""
-    alike = {}
+def jobs(subjects):
+    """Divide subjects into jobs of `subjects_per_job`, which share one start of Python.
+
+    A wildcard can't stand for a set of subjects, hence a rule for each job. Jobs follow the order of the table, so
+    that subjects added at its end leave the jobs of others unchanged; subjects that take no part in the template
+    have jobs of their own, by role.
+    """
+    groups = {}
     for subject in subjects:
-        person = PEOPLE[subject]
-        alike.setdefault("builder" if person.in_template else person.role, []).append(subject)
+        participant = PARTICIPANT_OF[subject]
+        groups.setdefault("template" if participant.in_template else participant.role, []).append(subject)
     size = CONFIG.subjects_per_job
     return enumerate(
-        (group[start : start + size] for group in alike.values() for start in range(0, len(group), size)),
+        (group[start : start + size] for group in groups.values() for start in range(0, len(group), size)),
         start=1,
     )
 
 
-# Atlases are segmented apart: they teach fusion, and what a target's segmentation is worth.
+# Atlases are segmented in jobs of their own: trained fusion and quality estimation depend on them.
 SEGMENTED = [
-    (role, *chunk)
-    for role, people in (("atlases", ATLASES), ("targets", TARGETS))
-    for chunk in chunks(people)
+    (role, *subjects)
+    for role, members in (("atlases", ATLASES), ("targets", TARGETS))
+    for subjects in jobs(members)
 ]
 
 
 def voxels():
-    """Of the template's grid, which the cohort stage settles: until then jobs are only planned."""
+    """Count the voxels of the template's grid; a guess until the cohort stage has written it."""
     return math.prod(json.loads(LAYOUT.grid.read_text())["shape"]) if LAYOUT.grid.exists() else 10**6
 
 
 def memory(stage):
-    """MB; more each time that a job is tried again."""
+    """Give a job's memory in MB, which grows with each attempt."""
     return lambda wildcards, attempt: attempt * memory_mb(stage, CONFIG, voxels(), len(ATLASES))
 
 
-def runtime(stage, people):
-    """Minutes."""
+def runtime(stage, subjects):
+    """Give a job's time limit in minutes, which grows with each attempt."""
     return lambda wildcards, attempt: attempt * runtime_minutes(
-        stage, CONFIG, voxels(), len(people), len(ATLASES)
+        stage, CONFIG, voxels(), len(subjects), len(ATLASES)
     )
 
 
 def launch(processes):
-    """What starts a training in so many processes. Sums differ in the last digit between numbers of threads, so
-    that these follow from the config, not from how many cores are free."""
+    """Give the command prefix that starts a training in so many processes.
+
+    The number of threads follows from the config, not from the free cores: sums differ in the last digit between
+    numbers of threads.
+    """
     each = max(CONFIG.threads // processes, 1)
     fixed = "".join(f"{library}_NUM_THREADS={each} " for library in ("OMP", "MKL", "OPENBLAS"))
     return fixed + (
@@ -162,12 +168,12 @@ def launch(processes):
 
 
 def inverse_of(subject):
-    """What takes the template's space to the subject's, without its own labels having had a part in it."""
-    return LAYOUT.inverse_label_free(subject) if subject in BLIND else LAYOUT.inverse(subject)
+    """Give the inverse transform that was found without the subject's own labels."""
+    return LAYOUT.inverse_label_free(subject) if subject in LABEL_FREE else LAYOUT.inverse(subject)
 
 
 def to_compare(subjects):
-    """What tells which atlases look most like `subjects`, where not all of them vote."""
+    """List what atlas selection compares: warped images, and the template's labels."""
     if CONFIG.fusion.atlas_selection is None:
         return []
     return [
@@ -177,9 +183,10 @@ def to_compare(subjects):
 
 
 def to_score(subject):
-    """What the score of one subject reads: its registration, and for a target its segmentations."""
+    """List what the scores of a subject are computed from."""
     files = [
         LAYOUT.template_image,
+        LAYOUT.preprocessed(subject),
         LAYOUT.affine_image(subject),
         LAYOUT.warped(subject),
         LAYOUT.log_jacobian(subject),

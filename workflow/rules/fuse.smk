@@ -1,13 +1,14 @@
-if NETWORKS:
+if FUSION_NETWORKS:
 
     rule fuse_train:
         input:
-            cohort=checked(LAYOUT.cohort, LIBRARY),
+            cohort=checked(LAYOUT.cohort, ATLAS_LIBRARY),
+            preprocessed=[LAYOUT.preprocessed(atlas) for atlas in ATLASES],
             labels=[LAYOUT.propagated_labels(atlas) for atlas in ATLASES],
             images=[LAYOUT.propagated_images(atlas) for atlas in ATLASES],
             sidecars=[LAYOUT.propagated_sidecar(atlas) for atlas in ATLASES],
         output:
-            [LAYOUT.fuser_weights(name) for name in NETWORKS],
+            [LAYOUT.fuser_weights(name) for name in FUSION_NETWORKS],
             [LAYOUT.fuser_training(name) for name in CONFIG.fusion.trainings],
         log:
             LAYOUT.log("fuse_train"),
@@ -20,36 +21,39 @@ if NETWORKS:
         params:
             version=VERSION,
             config=LAYOUT.config,
-            settings=[getattr(CONFIG.fusion, name).model_dump_json() for name in NETWORKS],
+            settings=[getattr(CONFIG.fusion, name).model_dump_json() for name in FUSION_NETWORKS],
             launch=lambda wildcards, output: launch(1),
         shell:
             "{params.launch}atlasmith fuse-train --config {params.config:q} > {log:q} 2>&1"
 
 
-for role, number, chunk in SEGMENTED:
+for role, number, subjects in SEGMENTED:
 
     rule:
         name:
             f"fuse_{role}_{number}"
         input:
-            cohort=checked(LAYOUT.cohort, [*LIBRARY, *chunk]),
-            labels=[LAYOUT.propagated_labels(subject) for subject in chunk],
-            images=[LAYOUT.propagated_images(subject) for subject in chunk],
-            sidecars=[LAYOUT.propagated_sidecar(subject) for subject in chunk],
-            weights=[LAYOUT.fuser_weights(name) for name in NETWORKS],
-            assessment=[LAYOUT.quality_model] if ASSESS and role == "targets" else [],
+            cohort=checked(LAYOUT.cohort, [*ATLAS_LIBRARY, *subjects]),
+            preprocessed=[LAYOUT.preprocessed(subject) for subject in subjects],
+            labels=[LAYOUT.propagated_labels(subject) for subject in subjects],
+            images=[LAYOUT.propagated_images(subject) for subject in subjects],
+            sidecars=[LAYOUT.propagated_sidecar(subject) for subject in subjects],
+            weights=[LAYOUT.fuser_weights(name) for name in FUSION_NETWORKS],
+            quality=[LAYOUT.quality_model] if QUALITY and role == "targets" else [],
         output:
-            segmentations=[LAYOUT.segmentation(s, method) for s in chunk for method in CONFIG.fusion.methods],
-            confidences=[LAYOUT.confidence(s, method) for s in chunk for method in CONFIG.fusion.methods],
+            segmentations=[
+                LAYOUT.segmentation(s, method) for s in subjects for method in CONFIG.fusion.methods
+            ],
+            confidences=[LAYOUT.confidence(s, method) for s in subjects for method in CONFIG.fusion.methods],
             uncertainties=[
                 LAYOUT.uncertainty(s, method)
-                for s in chunk
+                for s in subjects
                 for method in CONFIG.fusion.methods
                 if CONFIG.fusion.uncertainty
             ],
-            volumes=[LAYOUT.volumes(s, method) for s in chunk for method in CONFIG.fusion.methods],
+            volumes=[LAYOUT.volumes(s, method) for s in subjects for method in CONFIG.fusion.methods],
             sidecars=[
-                LAYOUT.segmentation_sidecar(s, method) for s in chunk for method in CONFIG.fusion.methods
+                LAYOUT.segmentation_sidecar(s, method) for s in subjects for method in CONFIG.fusion.methods
             ],
         log:
             LAYOUT.log("fuse", f"{role}-{number}"),
@@ -57,21 +61,21 @@ for role, number, chunk in SEGMENTED:
             "../envs/atlasmith.yaml"
         resources:
             mem_mb=memory("fuse"),
-            runtime=runtime("fuse", chunk),
+            runtime=runtime("fuse", subjects),
         params:
             version=VERSION,
             config=LAYOUT.config,
             digest=CONFIG.digest("fusion"),
-            subjects=chunk,
+            subjects=subjects,
         shell:
             "atlasmith fuse --config {params.config:q} --subjects {params.subjects} > {log:q} 2>&1"
 
 
-if ASSESS:
+if QUALITY:
 
     rule fuse_quality:
         input:
-            cohort=checked(LAYOUT.cohort, LIBRARY),
+            cohort=checked(LAYOUT.cohort, ATLAS_LIBRARY),
             manual=ATLAS_FILES,
             propagated=[LAYOUT.propagated_labels(atlas) for atlas in ATLASES],
             sidecars=[LAYOUT.propagated_sidecar(atlas) for atlas in ATLASES],

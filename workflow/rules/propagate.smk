@@ -1,40 +1,41 @@
 # The labels stay, since the scores need them too; the images are large and quickly made again.
-for role, number, chunk in SEGMENTED:
+for role, number, subjects in SEGMENTED:
 
     rule:
         name:
             f"propagate_{role}_{number}"
         input:
-            cohort=checked(LAYOUT.cohort, [*LIBRARY, *chunk]),
+            cohort=checked(LAYOUT.cohort, [*ATLAS_LIBRARY, *subjects]),
             manual=ATLAS_FILES,
+            images=[LAYOUT.preprocessed(subject) for subject in dict.fromkeys([*ATLASES, *subjects])],
             atlases=[LAYOUT.forward(atlas) for atlas in ATLASES],
-            inverse=[inverse_of(subject) for subject in chunk],
-            looks=to_compare(chunk),
+            inverse=[inverse_of(subject) for subject in subjects],
+            similarity=to_compare(subjects),
         output:
-            labels=[LAYOUT.propagated_labels(subject) for subject in chunk],
-            images=temp([LAYOUT.propagated_images(subject) for subject in chunk]),
-            sidecars=[LAYOUT.propagated_sidecar(subject) for subject in chunk],
+            labels=[LAYOUT.propagated_labels(subject) for subject in subjects],
+            images=temp([LAYOUT.propagated_images(subject) for subject in subjects]),
+            sidecars=[LAYOUT.propagated_sidecar(subject) for subject in subjects],
         log:
             LAYOUT.log("propagate", f"{role}-{number}"),
         conda:
             "../envs/atlasmith.yaml"
         resources:
             mem_mb=memory("propagate"),
-            runtime=runtime("propagate", chunk),
+            runtime=runtime("propagate", subjects),
         params:
             version=VERSION,
             config=LAYOUT.config,
             box=[CONFIG.fusion.spacing, CONFIG.fusion.margin],
             atlas_selection=CONFIG.fusion.atlas_selection,
             pairs=CONFIG.register_.instance_optimization.pairwise_steps,
-            subjects=chunk,
+            subjects=subjects,
         shell:
             "atlasmith propagate --config {params.config:q} --subjects {params.subjects} > {log:q} 2>&1"
 
 
 rule template_labels:
     input:
-        cohort=checked(LAYOUT.cohort, LIBRARY),
+        cohort=checked(LAYOUT.cohort, ATLAS_LIBRARY),
         manual=ATLAS_FILES,
         template=LAYOUT.template_image,
         atlases=[LAYOUT.forward(atlas) for atlas in ATLASES],

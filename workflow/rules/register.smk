@@ -1,33 +1,34 @@
-for number, chunk in chunks(SUBJECTS):
+for number, subjects in jobs(SUBJECTS):
 
     rule:
         name:
             f"register_{number}"
         input:
-            cohort=checked(LAYOUT.cohort, chunk),
+            cohort=checked(LAYOUT.cohort, subjects),
             weights=LAYOUT.template_weights,
             template=LAYOUT.template_image,
-            images=[LAYOUT.affine_image(subject) for subject in chunk],
-            transforms=[LAYOUT.affine(subject) for subject in chunk],
+            images=[LAYOUT.affine_image(subject) for subject in subjects],
+            preprocessed=[LAYOUT.preprocessed(subject) for subject in subjects],
+            transforms=[LAYOUT.affine(subject) for subject in subjects],
         output:
-            forward=[LAYOUT.forward(subject) for subject in chunk],
-            inverse=[LAYOUT.inverse(subject) for subject in chunk],
-            blind=[LAYOUT.inverse_label_free(subject) for subject in chunk if subject in BLIND],
-            warped=[LAYOUT.warped(subject) for subject in chunk],
-            log_jacobian=[LAYOUT.log_jacobian(subject) for subject in chunk],
-            table=[LAYOUT.registration_table(subject) for subject in chunk],
+            forward=[LAYOUT.forward(subject) for subject in subjects],
+            inverse=[LAYOUT.inverse(subject) for subject in subjects],
+            label_free=[LAYOUT.inverse_label_free(subject) for subject in subjects if subject in LABEL_FREE],
+            warped=[LAYOUT.warped(subject) for subject in subjects],
+            log_jacobian=[LAYOUT.log_jacobian(subject) for subject in subjects],
+            table=[LAYOUT.registration_table(subject) for subject in subjects],
         log:
-            LAYOUT.log("register", f"chunk-{number}"),
+            LAYOUT.log("register", f"job-{number}"),
         conda:
             "../envs/atlasmith.yaml"
         resources:
             mem_mb=memory("register"),
-            runtime=runtime("register", chunk),
+            runtime=runtime("register", subjects),
         params:
             version=VERSION,
             config=LAYOUT.config,
             digest=CONFIG.digest("register"),
-            subjects=chunk,
-            people=known(chunk),
+            subjects=subjects,
+            participants=known(subjects),
         shell:
             "atlasmith register --config {params.config:q} --subjects {params.subjects} > {log:q} 2>&1"

@@ -1,6 +1,6 @@
 rule report:
     input:
-        cohort=checked(LAYOUT.cohort, EVERYONE),
+        cohort=checked(LAYOUT.cohort, EVER_SUBJECTS),
         scores=LAYOUT.scores,
         summary=LAYOUT.summary,
         template=LAYOUT.template_image,

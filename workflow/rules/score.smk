@@ -1,32 +1,32 @@
-for number, chunk in chunks(SUBJECTS):
+for number, subjects in jobs(SUBJECTS):
 
     rule:
         name:
             f"score_{number}"
         input:
-            [to_score(subject) for subject in chunk],
-            cohort=checked(LAYOUT.cohort, chunk),
+            [to_score(subject) for subject in subjects],
+            cohort=checked(LAYOUT.cohort, subjects),
         output:
-            [LAYOUT.subject_scores(subject) for subject in chunk],
+            [LAYOUT.subject_scores(subject) for subject in subjects],
         log:
-            LAYOUT.log("score", f"chunk-{number}"),
+            LAYOUT.log("score", f"job-{number}"),
         conda:
             "../envs/atlasmith.yaml"
         resources:
             mem_mb=memory("score"),
-            runtime=runtime("score", chunk),
+            runtime=runtime("score", subjects),
         params:
             version=VERSION,
             config=LAYOUT.config,
             digest=CONFIG.digest("score"),
-            subjects=chunk,
+            subjects=subjects,
         shell:
             "atlasmith score --config {params.config:q} --subjects {params.subjects} > {log:q} 2>&1"
 
 
 rule score_summary:
     input:
-        cohort=checked(LAYOUT.cohort, EVERYONE),
+        cohort=checked(LAYOUT.cohort, EVER_SUBJECTS),
         subjects=[LAYOUT.subject_scores(subject) for subject in SUBJECTS],
     output:
         LAYOUT.scores,

@@ -2,7 +2,7 @@ if CONFIG.template.subpopulations > 1:
 
     rule subpopulations:
         input:
-            cohort=checked(LAYOUT.cohort, EVERYONE),
+            cohort=checked(LAYOUT.cohort, EVER_SUBJECTS),
             images=[LAYOUT.affine_image(subject) for subject in SUBJECTS],
         output:
             LAYOUT.subpopulations,
@@ -24,9 +24,10 @@ if CONFIG.template.subpopulations > 1:
 # Checkpoints are undeclared files, so a killed training goes on from the last one.
 rule template:
     input:
-        cohort=checked(LAYOUT.cohort, EVER_TEMPLATE_SUBJECTS + TEACHING),
+        cohort=checked(LAYOUT.cohort, EVER_TEMPLATE_SUBJECTS + TEMPLATE_LABELS),
         images=[LAYOUT.affine_image(subject) for subject in TEMPLATE_SUBJECTS],
-        labels=TEACHING,
+        preprocessed=[LAYOUT.preprocessed(subject) for subject in TEMPLATE_SUBJECTS],
+        labels=TEMPLATE_LABELS,
         subpopulations=[LAYOUT.subpopulations] if CONFIG.template.subpopulations > 1 else [],
     output:
         LAYOUT.template_weights,
@@ -47,7 +48,7 @@ rule template:
         version=VERSION,
         config=LAYOUT.config,
         digest=CONFIG.digest("template"),
-        people=known(TEMPLATE_SUBJECTS),
+        participants=known(TEMPLATE_SUBJECTS),
         # They come to the same template, so their number is no reason to train again.
         launch=lambda wildcards, output: launch(CONFIG.processes),
     shell:

@@ -1,6 +1,6 @@
-"""The affine stage: a groupwise reference, then every subject aligned to it."""
+"""Stage `affine`: build a groupwise reference, then align every subject to it."""
 
-from atlasmith.affine.align import align_subject
-from atlasmith.affine.reference import build_reference
+from atlasmith.affine.search import align
+from atlasmith.affine.stage import align_subject, build_reference
 
-__all__ = ["align_subject", "build_reference"]
+__all__ = ["align", "align_subject", "build_reference"]

@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command line: a file per group of verbs."""
 
 from atlasmith.cli.main import main
 

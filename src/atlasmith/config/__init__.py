@@ -1,4 +1,4 @@
-"""The config: one YAML file, checked as a whole, from which every stage runs."""
+"""The config of a run: schema, validation, loading."""
 
 from atlasmith.config.loading import load_config, parse_config
 from atlasmith.config.schema import Config

@@ -1,92 +1,100 @@
-"""Checks the names in a config against the tables of losses, networks, fusion methods and metrics."""
+"""Check the names in a config against the tables of choices: losses, networks, fusion methods, metrics."""
 
 from __future__ import annotations
 
-import inspect
-import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, get_args, get_type_hints
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from operator import attrgetter
+from typing import Any
 
-from atlasmith.config import Config
+from atlasmith.config.schema import Config
+from atlasmith.core.choices import Choice, is_number
 from atlasmith.core.errors import InputError, Problem, did_you_mean
 
+# Where each kind of choice is registered. Looked up by name, since the config comes before the stages, and
+# most of its readers need neither torch nor SimpleITK.
+TABLES = {
+    "similarity": "atlasmith.losses:SIMILARITY",
+    "regularizer": "atlasmith.losses:REGULARIZERS",
+    "network": "atlasmith.networks:NETWORKS",
+    "decoder": "atlasmith.networks:DECODERS",
+    "affine engine": "atlasmith.affine.engines:ENGINES",
+    "fusion method": "atlasmith.fusion.table:FUSERS",
+    "metric": "atlasmith.evaluation.metrics:SEGMENTATION_METRICS",
+}
+# Keys that name entries of these tables: one, or a list of several.
+NAMED = {
+    "template.network.name": "network",
+    "template.decoder": "decoder",
+    "affine.engine": "affine engine",
+    "fusion.methods": "fusion method",
+    "score.metrics": "metric",
+}
+# Keys that map entries of these tables to a weight and parameters.
+WEIGHTED = {
+    "template.similarity": "similarity",
+    "template.label_similarity": "similarity",
+    "template.pairwise": "similarity",
+    "template.regularization": "regularizer",
+}
 
-def parameters_of(loss: Callable[..., Any]) -> dict[str, Any]:
-    """The parameters of `loss` that a config may set, with their defaults: numbers, and names from a list."""
-    parameters = inspect.signature(loss).parameters.values()
-    return {p.name: p.default for p in parameters if isinstance(p.default, int | float | str)}
+
+def read_table(kind: str) -> Mapping[str, Choice[Any]]:
+    """Import a table of choices.
+
+    Args:
+        kind: A key of `TABLES`.
+
+    Returns:
+        Its entries by name.
+    """
+    module, name = TABLES[kind].split(":")
+    table: Mapping[str, Choice[Any]] = getattr(import_module(module), name)
+    return table
 
 
-def _value_problem(loss: Callable[..., Any], key: str, value: Any, default: Any) -> tuple[str, str] | None:
-    """(found, remedy) of a parameter's value."""
-    if isinstance(default, str):
-        names = get_args(get_type_hints(loss)[key])
-        return None if value in names else (f"unknown value {value!r}", did_you_mean(str(value), names))
-    return None if _is_number(value) else (f"{value!r} is no number", f"The default is {default}.")
+def check_choices(config: Config) -> None:
+    """Check every name of a config that stands for an entry of a table, and the parameters of losses.
+
+    Raises:
+        InputError: With every unknown name and every unusable parameter.
+    """
+    problems = []
+    for key, kind in WEIGHTED.items():
+        problems += _term_problems(f"config: {key}", attrgetter(key)(config), kind)
+    for key, kind in NAMED.items():
+        value = attrgetter(key)(config)
+        names = [value] if isinstance(value, str) else value
+        problems += _unknown(f"config: {key}", names, read_table(kind), kind)
+    if problems:
+        raise InputError(problems)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _unknown(where: str, names: Iterable[str], table: Iterable[str], what: str) -> list[Problem]:
-    known = set(table)
+def _unknown(where: str, names: Iterable[str], known: Iterable[str], kind: str) -> list[Problem]:
+    known = list(known)
     return [
-        Problem(where, f"unknown {what} '{name}'", did_you_mean(name, known))
+        Problem(where, f"unknown {kind} '{name}'", did_you_mean(name, known))
         for name in names
         if name not in known
     ]
 
 
-def _term_problems(
-    where: str, terms: Mapping[str, Mapping[str, Any]], table: Mapping[str, Callable[..., Any]]
-) -> list[Problem]:
-    problems = _unknown(where, terms, table, "loss")
+def _term_problems(where: str, terms: Mapping[str, Mapping[str, Any]], kind: str) -> list[Problem]:
+    table = read_table(kind)
+    problems = _unknown(where, terms, table, kind)
     for name, settings in terms.items():
         if name not in table:
             continue
         weight: Any = settings.get("weight")
-        if not _is_number(weight) or weight < 0:
+        if not is_number(weight) or weight < 0:
             found = f"the weight is {weight!r}" if "weight" in settings else "there is no weight"
             problems.append(Problem(f"{where}.{name}", found, "Give `weight`, a number of at least 0."))
-        known = parameters_of(table[name])
+        known = table[name].settings
         for key, value in settings.items():
             if key == "weight":
                 continue
             if key not in known:
                 problems += _unknown(f"{where}.{name}", [key], ["weight", *known], "parameter")
-            elif fault := _value_problem(table[name], key, value, known[key]):
+            elif fault := table[name].setting_problem(key, value):
                 problems.append(Problem(f"{where}.{name}.{key}", *fault))
     return problems
-
-
-def check_choices(config: Config) -> None:
-    """Raise `InputError` with every name that no table knows, and every unusable parameter of a loss."""
-    # Imported here because torch and SimpleITK take seconds to load, and most callers never need them.
-    from atlasmith.affine.engines import ENGINES
-    from atlasmith.evaluation.metrics import SEGMENTATION
-    from atlasmith.fusion.calibration import CALIBRATIONS
-    from atlasmith.fusion.methods import FUSERS
-    from atlasmith.losses import REGULARISERS, SIMILARITY
-    from atlasmith.networks import DECODERS, NETWORKS
-
-    template = config.template
-    problems = [
-        *_term_problems("config: template.similarity", template.similarity, SIMILARITY),
-        *_term_problems("config: template.label_similarity", template.label_similarity, SIMILARITY),
-        *_term_problems("config: template.pairwise", template.pairwise, SIMILARITY),
-        *_term_problems("config: template.regularization", template.regularization, REGULARISERS),
-        *_unknown("config: template.network.name", [template.network.name], NETWORKS, "network"),
-        *_unknown("config: template.decoder", [template.decoder], DECODERS, "decoder"),
-        *_unknown("config: affine.engine", [config.affine.engine], ENGINES, "engine"),
-        *_unknown("config: fusion.methods", config.fusion.methods, FUSERS, "method"),
-        *_unknown(
-            "config: fusion.votenet.calibration",
-            [config.fusion.votenet.calibration],
-            CALIBRATIONS,
-            "calibration",
-        ),
-        *_unknown("config: score.metrics", config.score.metrics, SEGMENTATION, "metric"),
-    ]
-    if problems:
-        raise InputError(problems)

@@ -1,4 +1,4 @@
-"""Refuse keys of earlier versions with their new name."""
+"""Keys of earlier versions, which are refused with their new name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from atlasmith.core.errors import Problem
 RENAMED = {
     "chunk": "subjects_per_job",
     "cohort.builders": "cohort.template_subjects",
+    "affine.n4": "preprocess.n4",
     "template.populations": "template.subpopulations",
     "template.squarings": "template.integration_steps",
     "template.labels": "template.label_similarity",
@@ -22,11 +23,13 @@ RENAMED = {
     "register.refine_learning_rate": "register.instance_optimization.learning_rate",
     "register.pair_steps": "register.instance_optimization.pairwise_steps",
     "fusion.closest": "fusion.atlas_selection",
+    "fusion.local_closest": "fusion.local_selection.atlases",
     "fusion.fill": "fusion.prior_fallback",
     "fusion.assess": "fusion.quality",
     "fusion.evidence": "fusion.autocontext",
 }
-RENAMED_METHODS = {"evidence": "autocontext", "local_closest": "local_selection"}
+RENAMED_METHODS = {"evidence": "autocontext", "local_closest": "local_selection"}  # in fusion.methods
+ABSENT = object()  # unlike None, which a key may be set to
 
 
 def renamed_problems(values: Mapping[str, Any], where: str | Path) -> list[Problem]:
@@ -37,26 +40,25 @@ def renamed_problems(values: Mapping[str, Any], where: str | Path) -> list[Probl
         where: The file, for the messages.
 
     Returns:
-        A problem for each old name, which tells the new one.
+        A problem for each old name, with the new one.
     """
-    found = {key: new for key, new in RENAMED.items() if _has(values, key.split("."))}
     problems = [
-        Problem(f"{where}: {key}", "this key has a new name", f"Write {new}.") for key, new in found.items()
+        Problem(f"{where}: {old}", "this key has a new name", f"Write {new}.")
+        for old, new in RENAMED.items()
+        if _lookup(values, old) is not ABSENT
     ]
-    fusion = values.get("fusion")
-    methods = fusion.get("methods") if isinstance(fusion, Mapping) else None
-    for method in methods if isinstance(methods, list) else []:
-        if isinstance(method, str) and method in RENAMED_METHODS:
-            found_method = f"the method '{method}' has a new name"
-            problems.append(
-                Problem(f"{where}: fusion.methods", found_method, f"Write {RENAMED_METHODS[method]}.")
-            )
-    return problems
+    methods = _lookup(values, "fusion.methods")
+    return problems + [
+        Problem(f"{where}: fusion.methods", f"the method '{old}' has a new name", f"Write {new}.")
+        for old, new in RENAMED_METHODS.items()
+        if isinstance(methods, list) and old in methods
+    ]
 
 
-def _has(values: Any, keys: list[str]) -> bool:
-    for key in keys:
-        if not isinstance(values, Mapping) or key not in values:
-            return False
-        values = values[key]
-    return True
+def _lookup(values: Any, key: str) -> Any:
+    """Return the value of a dotted key, `ABSENT` where there is none."""
+    for name in key.split("."):
+        if not isinstance(values, Mapping) or name not in values:
+            return ABSENT
+        values = values[name]
+    return values

@@ -1,7 +1,7 @@
 """Processes that train one model together, as torchrun starts them; alone, each function here is an identity.
 
-Every process works on its share of a batch, or of the people. Gradients, sums and means are those of all, so
-that the result doesn't depend on how many there are, but for rounding.
+Every process works on its shard of a batch, or of the subjects. Gradients, sums and means are those of all
+processes, so that the result doesn't depend on their number, but for rounding.
 """
 
 from __future__ import annotations
@@ -21,18 +21,25 @@ Item = TypeVar("Item")
 
 
 @contextmanager
-def process_group(batch: int, people: int) -> Iterator[None]:
-    """With the other processes of torchrun, if this is one of them. Raises `AtlasmithError` where a batch
-    can't be shared equally, or people are too few."""
+def process_group(batch_size: int, subjects: int) -> Iterator[None]:
+    """Join the other processes of torchrun, if this is one of several.
+
+    Args:
+        batch_size: Subjects of a training step, over all processes.
+        subjects: The fewest subjects that are ever shared out.
+
+    Raises:
+        AtlasmithError: Where a batch can't be shared equally, or there are more processes than subjects.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
-        if batch % world_size() or people < world_size():
+        if batch_size % world_size() or subjects < world_size():
             raise AtlasmithError(
-                f"{world_size()} processes can't share template.batch_size {batch} equally, or are more than the "
-                f"{people} people of a round. Set `processes` to a divisor of the batch."
+                f"{world_size()} processes can't share template.batch_size {batch_size} equally, or are more "
+                f"than the {subjects} subjects of a round. Set `processes` to a divisor of the batch."
             )
         yield
     finally:
@@ -40,32 +47,40 @@ def process_group(batch: int, people: int) -> Iterator[None]:
 
 
 def world_size() -> int:
+    """Count the processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """Give this process's number, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that prints and writes files."""
+    """Tell whether this is the process that prints and writes files."""
     return rank() == 0
 
 
+def log(text: str) -> None:
+    """Print a line, from the main process alone."""
+    if is_main_process():
+        print(text, flush=True)
+
+
 def shard(items: Sequence[Item]) -> list[Item]:
-    """This process's items."""
+    """Select this process's items."""
     return list(items[rank() :: world_size()])
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """The sum over all processes; differentiable."""
+    """Sum a tensor over all processes, differentiably."""
     if world_size() == 1:
         return tensor
-    summed: Tensor = _Total.apply(tensor)
+    summed: Tensor = _AllReduceSum.apply(tensor)
     return summed
 
 
-class _Total(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     """Each process's loss depends on each one's tensor through the sum, hence the sum of the gradients."""
 
     @staticmethod
@@ -76,25 +91,24 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        return _Total.forward(ctx, gradient)
+        return _AllReduceSum.forward(ctx, gradient)
 
 
 def average_gradients(module: nn.Module) -> None:
-    """In place: of the mean of all processes' losses."""
+    """Replace a module's gradients by their mean over all processes."""
     if world_size() == 1:
         return
-    known = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in known]
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
-    for parameter, mean in zip(
-        known, (flat / world_size()).split([g.numel() for g in gradients]), strict=True
-    ):
+    means = (flat / world_size()).split([gradient.numel() for gradient in gradients])
+    for parameter, mean in zip(trained, means, strict=True):
         if parameter.grad is not None:
             parameter.grad.copy_(mean.view_as(parameter.grad))
 
 
 def barrier() -> None:
-    """Until all are here."""
+    """Wait until all processes are here."""
     if world_size() > 1:
         dist.barrier()

@@ -1,7 +1,7 @@
-"""Velocity and displacement fields: exponentiate, compose, resize, Jacobian.
+"""Velocity and displacement fields: exponential, composition, resizing, Jacobian determinant.
 
-Contract: a displacement `u` is a pull-back in voxels of the fixed grid, `moved(x) = moving(x + u(x))`;
-tensors are (B, C, *shape) in NIfTI axis order, and channel d of a displacement moves along axis d.
+A displacement `u` is a pull-back in voxels of the fixed grid, `moved(x) = moving(x + u(x))`. Tensors are
+(B, C, *shape) in NIfTI axis order, and channel d of a displacement is its component along axis d.
 """
 
 from __future__ import annotations
@@ -17,15 +17,39 @@ from atlasmith.core.sampling import normalized_grid, normalized_units, resize, w
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
-    """The displacement (B, d, *shape) of x -> outer(inner(x)): inner + outer(x + inner)."""
+    """Compose two displacements: inner + outer(x + inner), that of x -> outer(inner(x)).
+
+    Args:
+        outer: Displacement (B, d, *shape) of the map that is applied last, voxels; its border values repeat.
+        inner: Displacement (B, d, *shape) of the map that is applied first, voxels.
+
+    Returns:
+        The displacement (B, d, *shape), voxels.
+
+    Example:
+        >>> shift = torch.ones(1, 2, 4, 4)
+        >>> bool((compose(shift, shift) == 2).all())
+        True
+    """
     return inner + warp(outer, inner, padding="border")
 
 
 def exponentiate(velocity: Tensor, integration_steps: int, save_memory: bool = False) -> Tensor:
-    """The displacement exp(v) - id of a stationary velocity (B, d, *shape), both in voxels.
+    """Integrate a stationary velocity field to the displacement exp(v) - id, by scaling and squaring.
 
-    Scaling and squaring (Arsigny et al. 2006, doi:10.1007/11866565_113). Its inverse is exp(-v).
-    `save_memory` keeps every second displacement for the gradient, and computes the others anew.
+    (Arsigny et al. 2006, doi:10.1007/11866565_113.) The inverse map is exp(-v).
+
+    Args:
+        velocity: (B, d, *shape), voxels.
+        integration_steps: Number of squarings; the velocity is divided by 2^integration_steps first.
+        save_memory: Keep only every second displacement for the gradient, and compute the others again.
+
+    Returns:
+        The displacement (B, d, *shape), voxels.
+
+    Example:
+        >>> exponentiate(torch.ones(1, 2, 8, 8), integration_steps=6)[0, :, 4, 4]
+        tensor([1., 1.])
     """
     displacement = velocity / 2**integration_steps
     if save_memory:
@@ -37,31 +61,37 @@ def exponentiate(velocity: Tensor, integration_steps: int, save_memory: bool = F
 
 
 def compose_velocities(outer: Tensor, inner: Tensor) -> Tensor:
-    """About the velocity (B, d, *shape), in voxels, whose exponential is exp(outer) after exp(inner).
+    """Approximate the velocity whose exponential is the composition exp(outer) after exp(inner).
 
-    Their sum and half their Lie bracket, the first terms of the Baker-Campbell-Hausdorff formula (Vercauteren
-    et al. 2008, doi:10.1007/978-3-540-85988-8_90).
+    The sum and half the Lie bracket, the first terms of the Baker-Campbell-Hausdorff formula (Vercauteren et
+    al. 2008, doi:10.1007/978-3-540-85988-8_90).
+
+    Args:
+        outer: Velocity (B, d, *shape) of the map that is applied last, voxels.
+        inner: Velocity (B, d, *shape) of the map that is applied first, voxels.
+
+    Returns:
+        The velocity (B, d, *shape), voxels.
     """
-    return outer + inner + (_along(outer, inner) - _along(inner, outer)) / 2
+    bracket = _directional_derivative(outer, inner) - _directional_derivative(inner, outer)
+    return outer + inner + bracket / 2
 
 
-def _along(field: Tensor, direction: Tensor) -> Tensor:
-    """The derivative of `field` along `direction`, both (B, d, *shape) in voxels."""
+def _directional_derivative(field: Tensor, direction: Tensor) -> Tensor:
+    """Derivative of `field` along `direction`, both (B, d, *shape) in voxels."""
     slopes = torch.gradient(field, dim=tuple(range(2, field.ndim)))
     return torch.stack([slope * direction[:, [axis]] for axis, slope in enumerate(slopes)]).sum(0)
 
 
 class _ScalingAndSquaring(torch.autograd.Function):
-    """A displacement composed with itself, again and again, with a gradient written out: autograd would keep
-    two fields a step for it."""
+    """Squarings of a displacement with an explicit gradient; autograd would keep two fields for each step."""
 
     @staticmethod
     def forward(ctx: Any, displacement: Tensor, integration_steps: int) -> Tensor:
         kept = []
         for step in range(integration_steps):
-            if step % 2 == 0 and step < max(
-                integration_steps - 1, 1
-            ):  # the last needn't outlive the forward pass
+            # The last one is computed again in the backward pass.
+            if step % 2 == 0 and step < max(integration_steps - 1, 1):
                 kept.append(displacement)
             displacement = compose(displacement, displacement)
         ctx.integration_steps = integration_steps
@@ -82,7 +112,7 @@ class _ScalingAndSquaring(torch.autograd.Function):
 
 
 def _squared_gradient(displacement: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient by u (B, d, *shape) of compose(u, u), given that by its result."""
+    """Gradient with respect to u (B, d, *shape) of compose(u, u), from that with respect to its result."""
     units = normalized_units(displacement.shape[2:])
     backward = {2: torch.ops.aten.grid_sampler_2d_backward, 3: torch.ops.aten.grid_sampler_3d_backward}
     bilinear, border, align_corners = 0, 1, True
@@ -96,24 +126,59 @@ def _squared_gradient(displacement: Tensor, gradient: Tensor) -> Tensor:
 
 
 def resize_displacement(displacement: Tensor, shape: Sequence[int]) -> Tensor:
-    """The same displacement or velocity on a grid of `shape`, whose corner voxels coincide; values scaled."""
+    """Resize a displacement or velocity field and scale its values to the new voxels.
+
+    Args:
+        displacement: (B, d, *old), voxels of its grid.
+        shape: Size of the new grid, whose corner voxels coincide with those of the old one.
+
+    Returns:
+        The field (B, d, *shape), voxels of the new grid.
+    """
     if tuple(displacement.shape[2:]) == tuple(shape):
         return displacement
     resized = resize(displacement, shape)
     ratios = [(n - 1) / max(old - 1, 1) for n, old in zip(shape, displacement.shape[2:], strict=True)]
-    return resized * resized.new_tensor(ratios).view(1, -1, *[1] * len(shape))
+    return resized * per_channel(ratios, resized)
+
+
+def per_channel(values: Sequence[float], like: Tensor) -> Tensor:
+    """Return values (d) as a tensor (1, d, 1, ...) that broadcasts with `like` (B, d, *shape)."""
+    return like.new_tensor(values).view(1, -1, *[1] * (like.ndim - 2))
+
+
+def to_mm(field: Tensor, spacing: Sequence[float]) -> Tensor:
+    """Convert a displacement or velocity (B, d, *shape) from voxels of size `spacing` (d) mm to mm."""
+    return field * per_channel(spacing, field)
 
 
 def jacobian_determinant(displacement: Tensor) -> Tensor:
-    """det D(id + u) (B, *shape) of a displacement (B, d, *shape) in voxels, by central differences.
+    """Compute det D(id + u) by central differences, one-sided at the border as `numpy.gradient`.
 
-    One-sided at the border, as `numpy.gradient`.
+    Args:
+        displacement: u (B, d, *shape), voxels.
+
+    Returns:
+        The determinants (B, *shape); 1 where nothing moves, at most 0 where the map folds.
     """
     columns = list(torch.gradient(displacement, dim=tuple(range(2, displacement.ndim))))
     for axis, column in enumerate(columns):
         column[:, axis] += 1
-    if len(columns) == 2:
-        (a, b), (c, d) = (column.unbind(1) for column in columns)
-        return a * d - b * c
-    first, second, third = columns
-    return (first * torch.linalg.cross(second, third, dim=1)).sum(1)
+    return determinant(columns)
+
+
+def determinant(rows: Sequence[Tensor]) -> Tensor:
+    """Compute the determinant of 2 x 2 or 3 x 3 matrices at each voxel.
+
+    Written out, since an LU decomposition of many small matrices is slow, and its derivative undefined where
+    one is singular.
+
+    Args:
+        rows: Rows, or columns, of the matrices: d tensors (B, d, *shape).
+
+    Returns:
+        The determinants (B, *shape).
+    """
+    if len(rows) == 2:
+        return rows[0][:, 0] * rows[1][:, 1] - rows[0][:, 1] * rows[1][:, 0]
+    return (rows[0] * torch.linalg.cross(rows[1], rows[2], dim=1)).sum(dim=1)

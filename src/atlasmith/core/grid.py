@@ -106,6 +106,12 @@ class Grid:
         affine[:3, 3] += self.affine[:3, :3] @ ((scale - 1) / 2)
         return Grid((int(new[0]), int(new[1]), int(new[2])), affine)
 
+    def strided(self, step: int) -> Grid:
+        """Keep every `step`-th voxel of each axis, from the first on."""
+        scale = np.diag([step, step, step, 1.0])
+        x, y, z = (-(-n // step) for n in self.shape)
+        return Grid((x, y, z), self.affine @ scale)
+
     def squeeze(self, data: Array) -> Array:
         """(X, Y, Z, ...) to (*tensor_shape, ...)."""
         return data.reshape(*self.tensor_shape, *data.shape[3:])

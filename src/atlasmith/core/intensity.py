@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 
@@ -16,14 +18,23 @@ def has_background(data: Array) -> bool:
     return bool(np.mean(data == data.min()) > BACKGROUND_SHARE)
 
 
-def normalize(data: Array) -> Array:
-    """Scale to [0, 1], robustly: float32 of the same shape.
+def normalize(data: Array, window: Sequence[float] | None = None) -> Array:
+    """Scale intensities to [0, 1], robustly.
 
-    With a background, from the minimum to the foreground's 99.5th percentile; without one (a crop), from the
-    1st to the 99th percentile. Values beyond are clipped. A constant image becomes zero.
+    Without a window: from the background to the foreground's 99.5th percentile where the image has a
+    background, else (a crop) from its 1st to its 99th percentile. Values beyond are clipped.
+
+    Args:
+        data: Intensities of any shape, in the scanner's units.
+        window: The intensities that become 0 and 1; None takes them from the image.
+
+    Returns:
+        float32 of the same shape; zeros where all intensities are equal.
     """
     low = float(data.min())
-    if has_background(data):
+    if window is not None:
+        low, high = window
+    elif has_background(data):
         foreground = data[data > low]
         high = float(np.percentile(foreground, 99.5)) if foreground.size else low
     else:

@@ -6,6 +6,7 @@ tensors are (B, C, *shape) in NIfTI axis order, and channel d of a displacement 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Literal
@@ -18,6 +19,9 @@ Mode = Literal["bilinear", "nearest"]
 
 
 Padding = Literal["zeros", "border"]
+
+TIE = 1e-6  # weights that differ by less are equal, whatever the rounding
+LABEL_CHUNK = 2**20  # points at a time, which bounds memory
 
 
 def coordinates(shape: Sequence[int], like: Tensor) -> Tensor:
@@ -35,33 +39,89 @@ def sample(image: Tensor, points: Tensor, mode: Mode = "bilinear", padding: Padd
     return F.grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=True)
 
 
-def sample_labels(labels: Tensor, points: Tensor) -> Tensor:
-    """Labels (*out) of an integer map (*in) at voxel coordinates `points` (1, d, *out).
+class LabelSampler:
+    """Sample an integer label map at points: the argmax of its linearly interpolated one-hot maps.
 
-    The argmax of the linearly interpolated one-hot maps, 0 outside, ties to the smallest label. At most 2^d
-    labels have weight at a point, so only those are compared, however many labels there are.
+    Ties go to the smallest label, and outside the map the label is 0. At most 2^d labels have weight at a
+    point, so that the cost doesn't depend on the number of labels; where all 2^d voxels around a point have
+    the same label, as at most points, it needs no weights at all.
+
+    Args:
+        labels: Integer map (*shape), of d axes.
+
+    Example:
+        >>> labels = torch.tensor([[0, 0, 7], [0, 7, 7]])
+        >>> LabelSampler(labels)(torch.tensor([[[0.9]], [[1.8]]]))
+        tensor([[7]])
     """
-    ndim = points.shape[1]
-    limits = torch.tensor(labels.shape, device=points.device)
-    low = points[0].reshape(ndim, -1).floor()
-    fraction = points[0].reshape(ndim, -1) - low
-    corners, weights = [], []
-    for corner in itertools.product((0, 1), repeat=ndim):
-        offset = torch.tensor(corner, device=points.device)[:, None]
-        index = low.long() + offset
-        inside = ((index >= 0) & (index < limits[:, None])).all(dim=0)
-        values = labels[tuple(i.clamp(0, n - 1) for i, n in zip(index, labels.shape, strict=True))]
-        corners.append(torch.where(inside, values, 0))
-        weights.append(torch.where(offset == 1, fraction, 1 - fraction).prod(dim=0))
-    values, weight = torch.stack(corners), torch.stack(weights)
-    winner = values[0]
-    best = torch.full_like(weight[0], -1)
+
+    def __init__(self, labels: Tensor) -> None:
+        self.shape = labels.shape
+        # Two voxels of background on each side: points beyond the map need no tests.
+        padded = F.pad(labels, [2, 2] * labels.ndim)
+        low, high = padded, padded
+        for axis in range(labels.ndim):
+            size = padded.shape[axis] - 1
+            low, high = (
+                F.pad(x, [0, 0] * (labels.ndim - axis - 1) + [0, 1])
+                for x in (
+                    torch.minimum(low.narrow(axis, 0, size), low.narrow(axis, 1, size)),
+                    torch.maximum(high.narrow(axis, 0, size), high.narrow(axis, 1, size)),
+                )
+            )
+        self.strides = padded.stride()
+        # The smallest and the largest label of the 2^d voxels from each voxel on.
+        self.labels, self.low, self.high = padded.flatten(), low.flatten(), high.flatten()
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """Sample at voxel coordinates (1, d, *out); returns labels (*out)."""
+        flat = points[0].flatten(1)
+        parts = [self._sample(part) for part in flat.split(LABEL_CHUNK, dim=1)]
+        return torch.cat(parts).reshape(points.shape[2:])
+
+    def _sample(self, points: Tensor) -> Tensor:
+        """Sample at voxel coordinates (d, N)."""
+        floor = points.floor()
+        start = torch.zeros(points.shape[1], dtype=torch.long, device=points.device)
+        for axis, (n, stride) in enumerate(zip(self.shape, self.strides, strict=True)):
+            start += (floor[axis].clamp(-2, n).long() + 2) * stride
+        result, high = self.low[start], self.high[start]
+        mixed = torch.nonzero(result != high)[:, 0]
+        if len(mixed):
+            fraction = points[:, mixed] - floor[:, mixed]
+            result[mixed] = self._heaviest(start[mixed], fraction, result[mixed], high[mixed])
+        return result
+
+    def _heaviest(self, start: Tensor, fraction: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """The label (M,) of the largest weight among the 2^d voxels from `start`, at fractions (d, M)."""
+        values, weights = [], []
+        for corner in itertools.product((0, 1), repeat=len(fraction)):
+            offset = sum(c * stride for c, stride in zip(corner, self.strides, strict=True))
+            values.append(self.labels[start + offset])
+            parts = [f if c else 1 - f for c, f in zip(corner, fraction, strict=True)]
+            weights.append(functools.reduce(torch.mul, parts))
+        value, weight = torch.stack(values), torch.stack(weights)
+        of_low, of_high = (torch.where(value == label, weight, 0).sum(0) for label in (low, high))
+        winner = torch.where(of_high > of_low + TIE, high, low)
+        several = torch.nonzero(((value != low) & (value != high)).any(0))[:, 0]
+        if len(several):
+            winner[several] = _heaviest_of_many(value[:, several], weight[:, several])
+        return winner
+
+
+def _heaviest_of_many(values: Tensor, weights: Tensor) -> Tensor:
+    """The value (M,) of the largest total weight among values and weights (K, M), the smallest in a tie."""
+    winner, best = values[0], torch.full_like(weights[0], -1)
     for candidate in values:
-        score = torch.where(values == candidate, weight, 0).sum(dim=0)
-        # A little slack, so that ties don't hang on rounding.
-        better = (score > best + 1e-6) | ((score > best - 1e-6) & (candidate < winner))
+        score = torch.where(values == candidate, weights, 0).sum(dim=0)
+        better = (score > best + TIE) | ((score > best - TIE) & (candidate < winner))
         winner, best = torch.where(better, candidate, winner), torch.where(better, score, best)
-    return winner.reshape(points.shape[2:])
+    return winner
+
+
+def sample_labels(labels: Tensor, points: Tensor) -> Tensor:
+    """Sample an integer map (*in) once, at voxel coordinates (1, d, *out): see `LabelSampler`."""
+    return LabelSampler(labels)(points)
 
 
 def warp(image: Tensor, displacement: Tensor, mode: Mode = "bilinear", padding: Padding = "zeros") -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -13,53 +13,104 @@ from atlasmith.core.sampling import Mode, coordinates, sample, sample_labels
 
 
 def _apply(matrix: Array, points: Tensor) -> Tensor:
-    """A (4, 4) matrix applied to points (N, 3)."""
+    """Apply a (4, 4) matrix to points (N, 3)."""
     affine = torch.as_tensor(matrix, dtype=points.dtype, device=points.device)
-    return points @ affine[:3, :3].T + affine[:3, 3]
+    return torch.addmm(affine[:3, 3], points, affine[:3, :3].T)
 
 
 def to_tensor(grid: Grid, data: Array, like: Tensor) -> Tensor:
-    """(X, Y, Z, C) on `grid` as (1, C, *grid.tensor_shape)."""
+    """Convert (X, Y, Z, C) on `grid` to (1, C, *grid.tensor_shape), of the type and device of `like`."""
     return torch.as_tensor(grid.squeeze(data), dtype=like.dtype, device=like.device).movedim(-1, 0)[None]
 
 
 def inside(voxels: Tensor, shape: Sequence[int]) -> Tensor:
-    """Whether voxel coordinates (..., d) lie in an image of `shape`, half a voxel beyond its centers."""
+    """Tell whether voxel coordinates (..., d) lie in an image of `shape`, half a voxel beyond its centers."""
     limits = torch.tensor(shape, dtype=voxels.dtype, device=voxels.device) - 0.5
     return ((voxels >= -0.5) & (voxels <= limits)).all(dim=-1)
 
 
-def _displacement_at(field: DisplacementField, points: Tensor) -> Tensor:
-    """Displacements (N, 3) at world points (N, 3): linear, and zero outside the field, as ITK has it."""
-    grid = field.grid
-    voxels = _apply(np.linalg.inv(grid.affine), points)
-    within = inside(voxels, grid.shape)[:, None]
-    in_plane = voxels[:, list(grid.axes)].T[None].reshape(1, grid.ndim, -1, *[1] * (grid.ndim - 1))
-    values = sample(to_tensor(grid, field.vectors, points), in_plane, padding="border")
-    return values.reshape(3, -1).T * within
+class _FieldSampler:
+    """Sample displacement fields on one grid at the same world points (N, 3)."""
+
+    def __init__(self, grid: Grid, points: Tensor) -> None:
+        self.grid, self.like = grid, points
+        voxels = _apply(np.linalg.inv(grid.affine), points)
+        self.within = inside(voxels, grid.shape)[:, None]
+        self.coordinates = (
+            voxels[:, list(grid.axes)].T[None].reshape(1, grid.ndim, -1, *[1] * (grid.ndim - 1))
+        )
+
+    def fits(self, grid: Grid) -> bool:
+        """Tell whether `grid` is the sampler's own."""
+        return grid.shape == self.grid.shape and np.array_equal(grid.affine, self.grid.affine)
+
+    def __call__(self, field: DisplacementField) -> Tensor:
+        """Displacements (N, 3): linear, and zero outside the field, as ITK has it."""
+        vectors = to_tensor(self.grid, field.vectors, self.like)
+        values = sample(vectors, self.coordinates, padding="border")
+        return values.reshape(3, -1).T * self.within
 
 
 def transform_points(steps: Sequence[Step], points: Tensor) -> Tensor:
-    """World points (N, 3), RAS mm, taken through `steps` from first to last."""
-    for step in steps:
-        points = (
-            points + _displacement_at(step, points)
-            if isinstance(step, DisplacementField)
-            else _apply(step, points)
-        )
-    return points
+    """Transform world points (N, 3), RAS mm, by `steps`, first applied first."""
+    return next(transform_points_each([steps], points))
+
+
+def transform_points_each(transforms: Iterable[Sequence[Step]], points: Tensor) -> Iterator[Tensor]:
+    """Transform the same points by each of several transforms, one at a time.
+
+    Where transforms begin with fields on the same grid, as those from a template to its subjects, the points
+    are located in it once.
+
+    Args:
+        transforms: Lists of steps, first applied first.
+        points: World points (N, 3), RAS mm.
+
+    Returns:
+        The transformed points (N, 3) of each transform.
+    """
+    first: _FieldSampler | None = None
+    for steps in transforms:
+        moved, matrix = points, np.eye(4)
+        for index, step in enumerate(steps):
+            if not isinstance(step, DisplacementField):
+                matrix = step @ matrix
+                continue
+            moved = _applied(matrix, moved)
+            if index == 0:
+                first = (
+                    first if first is not None and first.fits(step.grid) else _FieldSampler(step.grid, points)
+                )
+            sampler = first if index == 0 and first is not None else _FieldSampler(step.grid, moved)
+            moved, matrix = moved + sampler(step), np.eye(4)
+        yield _applied(matrix, moved)
+
+
+def _applied(matrix: Array, points: Tensor) -> Tensor:
+    """Apply a (4, 4) matrix to points (N, 3), unless it is the identity."""
+    return points if np.array_equal(matrix, np.eye(4)) else _apply(matrix, points)
 
 
 def world_points(grid: Grid) -> Tensor:
-    """World points (N, 3), RAS mm, of the voxels of `grid`; in double precision, as origins are far."""
+    """Compute the world points (N, 3), RAS mm, of a grid's voxels; in double precision, as origins are far."""
     index = coordinates(grid.shape, torch.zeros((), dtype=torch.float64))[0].reshape(3, -1).T
     return _apply(grid.affine, index)
 
 
 def to_voxels(points: Tensor, moving: Grid, shape: Sequence[int]) -> Tensor:
-    """World points (N, 3) as voxel coordinates (1, d, *shape) in `moving`, float32; `shape` has N points."""
-    voxels = _apply(np.linalg.inv(moving.affine), points).float()
-    return voxels[:, list(moving.axes)].T.reshape(1, moving.ndim, *shape)
+    """Convert world points (N, 3) to voxel coordinates (1, d, *shape) in `moving`, float32.
+
+    Args:
+        points: World points, RAS mm.
+        moving: The grid that is to be sampled.
+        shape: The spatial shape of the points, of N voxels.
+    """
+    return arrange(_apply(np.linalg.inv(moving.affine), points), moving, shape)
+
+
+def arrange(voxels: Tensor, moving: Grid, shape: Sequence[int]) -> Tensor:
+    """Arrange voxel coordinates (N, 3) in `moving` for sampling: (1, d, *shape), float32."""
+    return voxels.float()[:, list(moving.axes)].T.reshape(1, moving.ndim, *shape)
 
 
 def resampling_coordinates(moving: Grid, steps: Sequence[Step], fixed: Grid) -> Tensor:

@@ -1,17 +1,28 @@
 """Stage `fuse`: one segmentation from the labels of many atlases."""
 
-from atlasmith.config import Config
-from atlasmith.fusion.apply import fuse_subject
-from atlasmith.fusion.autocontext import train_autocontext
-from atlasmith.fusion.quality import assess
-from atlasmith.fusion.votenet import train_votenet
+from __future__ import annotations
 
-__all__ = ["assess", "fuse_subject", "train_fusers"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-TRAINERS = {"votenet": train_votenet, "autocontext": train_autocontext}
+if TYPE_CHECKING:
+    from atlasmith.fusion.arrays import FusedLabels, fuse
+    from atlasmith.fusion.quality import assess_quality
+    from atlasmith.fusion.stage import fuse_subject, train_fusers
+
+__all__ = ["FusedLabels", "assess_quality", "fuse", "fuse_subject", "train_fusers"]
+
+MODULES = {
+    "FusedLabels": "arrays",
+    "assess_quality": "quality",
+    "fuse": "arrays",
+    "fuse_subject": "stage",
+    "train_fusers": "stage",
+}
 
 
-def train_fusers(config: Config) -> None:
-    """Train each network that the config's fusion methods ask for."""
-    for name in config.fusion.networks:
-        TRAINERS[name](config)
+def __getattr__(name: str) -> Any:
+    """Import what this package exports when it is first used: checking a config must not import torch."""
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""The atlases, judged by each other: whose labels differ from all others', and who came twice."""
+"""Quality control of the atlases by each other: labels that differ from all others', and duplicate images."""
 
 from __future__ import annotations
 
@@ -9,113 +9,132 @@ import numpy as np
 from atlasmith.config import Config
 from atlasmith.core.grid import Array
 from atlasmith.core.labels import Counts, count_overlap, dice, label_index
-from atlasmith.fusion.propagated import library_of, own_labels
+from atlasmith.fusion.propagated import manual_labels, read_atlases
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_labels
 from atlasmith.io.tables import read_label_values, write_tsv
 
-FEWEST = 5  # atlases, of which one can be told to differ
-FAR = 5.0  # robust deviations
-LEAST = 0.01  # that a deviation is at least, of Dice and of the logarithm of volumes
-TWIN = 0.9  # Dice of twins at least
+MIN_ATLASES = 5  # from which on one of them can be found to differ
+MAX_DEVIATIONS = 5.0  # robust standard deviations from the median
+MIN_DEVIATION = 0.01  # of Dice and of the logarithm of volumes, at least
+DUPLICATE_DICE = 0.9  # of duplicates at least
 
 COLUMNS = [
     "atlas",
-    "given_dice",
-    "received_dice",
+    "dice_as_atlas",
+    "dice_as_target",
     "volume_ratio",
-    "deviations",
-    "twin",
-    "twin_dice",
+    "robust_z",
+    "duplicate",
+    "duplicate_dice",
     "finding",
 ]
 
 
-def audit(config: Config) -> None:
-    """Write what each atlas gives and takes: the mean Dice of its labels on the other atlases, and of theirs
-    on it, all propagated through the template; its volumes over those that the others give it; and who seems
-    mislabelled, misplaced or there twice."""
+def check_atlases(config: Config) -> None:
+    """Write a row of `COLUMNS` for each atlas, from the atlases propagated to each other.
+
+    These are the mean Dice of its labels on the other atlases, and of theirs on it; its volumes over those
+    that the others give it; and whether it seems mislabelled, misaligned or a duplicate.
+
+    Args:
+        config: The run's config.
+    """
     layout = config.layout
     values = np.array(read_label_values(layout.labels))
-    atlases = library_of(layout)
-    place = {atlas.id: index for index, atlas in enumerate(atlases)}
+    atlases = read_atlases(layout)
+    position = {atlas.id: index for index, atlas in enumerate(atlases)}
     overlaps = np.full((len(atlases), len(atlases)), np.nan)
     ratios = []
     for atlas in atlases:
         propagated = read_labels(layout.propagated_labels(atlas.id))
-        own = label_index(own_labels(atlas, propagated.grid), values)
-        voters = read_json(layout.propagated_sidecar(atlas.id))["atlases"]
+        own = label_index(manual_labels(atlas, propagated.grid), values)
+        ids = read_json(layout.propagated_sidecar(atlas.id))["atlases"]
         sizes = []
         maps = np.moveaxis(propagated.data.reshape(*propagated.grid.shape, -1), -1, 0)
-        for name, labels in zip(voters, maps, strict=True):
+        for name, labels in zip(ids, maps, strict=True):
             counts = count_overlap(own, label_index(propagated.grid.squeeze(labels), values), len(values))
-            overlaps[place[name], place[atlas.id]] = mean_dice(counts)
+            overlaps[position[name], position[atlas.id]] = mean_dice(counts)
             sizes.append(counts.predicted)
         ratios.append(volume_ratio(counts.truth, np.array(sizes)))
-    findings = judge(overlaps, np.array(ratios))
-    for atlas, row in zip(atlases, findings, strict=True):
+    rows = find_outliers(overlaps, np.array(ratios))
+    for atlas, row in zip(atlases, rows, strict=True):
         row["atlas"] = atlas.id
-        if row["twin"] is not None:
-            row["twin"] = atlases[row["twin"]].id
+        if row["duplicate"] is not None:
+            row["duplicate"] = atlases[row["duplicate"]].id
         if row["finding"]:
-            print(f"audit: sub-{atlas.id}: {row['finding']}", flush=True)
-    write_tsv(layout.atlas_qc, findings, COLUMNS)
+            print(f"quality: atlas sub-{atlas.id}: {row['finding']}", flush=True)
+    write_tsv(layout.atlas_qc, rows, COLUMNS)
 
 
 def mean_dice(counts: Counts) -> float:
-    """Over the labels that at least one map has."""
+    """Return the mean Dice over the labels that at least one map has; NaN where there are none."""
     scores = dice(counts)
     known = scores[~np.isnan(scores)]
     return float(known.mean()) if known.size else np.nan
 
 
-def volume_ratio(own: Array, theirs: Array) -> float:
-    """An atlas's volumes (L,) over the median of those that others give it (N, L): the geometric mean."""
-    usual = np.median(theirs, axis=0)
+def volume_ratio(own: Array, others: Array) -> float:
+    """Compute the geometric mean, over labels, of an atlas's volume over the median of those given to it.
+
+    Args:
+        own: Volumes (L,) of its own labels.
+        others: Volumes (N, L) of the labels that other atlases give it.
+
+    Returns:
+        The ratio; NaN where no label has both.
+    """
+    usual = np.median(others, axis=0)
     known = (own > 0) & (usual > 0)
     return float(np.exp(np.log(own[known] / usual[known]).mean())) if known.any() else np.nan
 
 
-def judge(overlaps: Array, ratios: Array) -> list[dict[str, Any]]:
-    """A row an atlas, from the Dice (N, N) of the labels of the first on the second, NaN on the diagonal and
-    where the first had no vote, and the volume ratios (N,).
+def find_outliers(overlaps: Array, ratios: Array) -> list[dict[str, Any]]:
+    """Find atlases that differ from all others, and duplicates.
 
-    The overlap of two is taken as the sum of what the one gives and the other receives, so that nobody is
-    judged by the company: what an atlas gives and receives, on average, is its own overlap.
-    An atlas differs from all others whose own overlap lies `FAR` robust deviations below the median, or
-    whose volume ratio is so far from the median. Twins overlap by so many deviations more than what each has
-    with others lets expect.
+    The overlap of two atlases is modelled as the sum of an effect of the one as atlas and of the other as
+    target, so that an atlas isn't rated by those it was compared with; its own effect is the mean of both. An
+    atlas differs whose effect lies `MAX_DEVIATIONS` robust deviations below the median, or whose volume ratio
+    is so far from the median. Duplicates overlap by so many deviations more than both effects predict.
+
+    Args:
+        overlaps: Dice (N, N) of the labels of the first atlas on the second; NaN on the diagonal and where
+            the first wasn't propagated to the second.
+        ratios: Volume ratios (N,).
+
+    Returns:
+        A row of `COLUMNS` for each atlas, but its id; `duplicate` is a position, or None.
     """
-    enough = len(overlaps) >= FEWEST
-    given, received = _known_mean(overlaps, axis=1), _known_mean(overlaps, axis=0)
+    enough = len(overlaps) >= MIN_ATLASES
+    as_atlas, as_target = _known_mean(overlaps, axis=1), _known_mean(overlaps, axis=0)
     effects = _effects(overlaps)
-    deviations = (effects - np.median(effects)) / _spread(effects)
+    effect_z = (effects - np.median(effects)) / _scale(effects)
     sizes = np.log(ratios)
-    larger = (sizes - np.nanmedian(sizes)) / _spread(sizes)
+    size_z = (sizes - np.nanmedian(sizes)) / _scale(sizes)
     mutual = _known_mean(np.stack([overlaps, overlaps.T]), axis=0)
     surplus = mutual - (effects[:, None] + effects) / 2
     above = np.triu_indices(len(overlaps), 1)
-    closeness = (surplus - np.nanmedian(surplus[above])) / _spread(surplus[above])
-    closeness[np.isnan(closeness)] = -np.inf  # never together, as with itself
+    surplus_z = (surplus - np.nanmedian(surplus[above])) / _scale(surplus[above])
+    surplus_z[np.isnan(surplus_z)] = -np.inf  # an atlas with itself, and pairs that weren't compared
     rows = []
     for k in range(len(overlaps)):
-        other = int(closeness[k].argmax())
-        twin = other if closeness[k, other] > FAR and mutual[k, other] > TWIN else None
+        other = int(surplus_z[k].argmax())
+        is_duplicate = surplus_z[k, other] > MAX_DEVIATIONS and mutual[k, other] > DUPLICATE_DICE
         finding = ""
-        if enough and deviations[k] < -FAR:
-            finding = "its labels, or where it lies, differ from all others'"
-        elif enough and abs(larger[k]) > FAR:
-            finding = "its labels are of another size than the others'"
-        elif enough and twin is not None:
-            finding = "it seems to be the same image as its twin"
+        if enough and effect_z[k] < -MAX_DEVIATIONS:
+            finding = "its labels or its alignment differ from all other atlases'"
+        elif enough and abs(size_z[k]) > MAX_DEVIATIONS:
+            finding = "its volumes differ from those of all other atlases"
+        elif enough and is_duplicate:
+            finding = "it seems to be a duplicate of another atlas"
         rows.append(
             {
-                "given_dice": float(given[k]),
-                "received_dice": float(received[k]),
+                "dice_as_atlas": float(as_atlas[k]),
+                "dice_as_target": float(as_target[k]),
                 "volume_ratio": float(ratios[k]),
-                "deviations": float(deviations[k]),
-                "twin": other if finding and twin is not None else None,
-                "twin_dice": float(mutual[k, other]),
+                "robust_z": float(effect_z[k]),
+                "duplicate": other if finding and is_duplicate else None,
+                "duplicate_dice": float(mutual[k, other]),
                 "finding": finding,
             }
         )
@@ -123,7 +142,10 @@ def judge(overlaps: Array, ratios: Array) -> list[dict[str, Any]]:
 
 
 def robust_deviation(values: Array) -> float:
-    """That of a normal distribution with the same median distance to the median; NaN is skipped."""
+    """Compute 1.4826 times the median absolute deviation from the median; NaN is skipped.
+
+    For a normal distribution it is the standard deviation.
+    """
     return 1.4826 * float(np.nanmedian(np.abs(values - np.nanmedian(values))))
 
 
@@ -135,14 +157,14 @@ def _known_mean(values: Array, axis: int) -> Array:
 
 
 def _effects(overlaps: Array) -> Array:
-    """Half of what each gives and receives, over the mean of all: least squares over what is known."""
+    """The mean of each atlas's effects (N,) as atlas and as target, by least squares over known overlaps."""
     known = ~np.isnan(overlaps)
-    above = np.where(known, overlaps - np.nanmean(overlaps), 0)
-    given, received = np.diag(known.sum(axis=1)), np.diag(known.sum(axis=0))
-    sums = np.concatenate([above.sum(axis=1), above.sum(axis=0)])
-    both = np.linalg.lstsq(np.block([[given, known], [known.T, received]]).astype(float), sums)[0]
-    return both.reshape(2, -1).mean(axis=0)
+    centered = np.where(known, overlaps - np.nanmean(overlaps), 0)
+    as_atlas, as_target = np.diag(known.sum(axis=1)), np.diag(known.sum(axis=0))
+    sums = np.concatenate([centered.sum(axis=1), centered.sum(axis=0)])
+    system = np.block([[as_atlas, known], [known.T, as_target]]).astype(float)
+    return np.linalg.lstsq(system, sums)[0].reshape(2, -1).mean(axis=0)
 
 
-def _spread(values: Array) -> float:
-    return max(robust_deviation(values), LEAST)
+def _scale(values: Array) -> float:
+    return max(robust_deviation(values), MIN_DEVIATION)

@@ -1,4 +1,4 @@
-"""The propagated atlases of one subject, read back."""
+"""Read the atlases propagated to a subject."""
 
 from __future__ import annotations
 
@@ -12,32 +12,36 @@ from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, Grid
 from atlasmith.core.world import resample, resample_labels
 from atlasmith.io.files import read_json
-from atlasmith.io.images import read_image, read_labels
+from atlasmith.io.images import read_antialiased, read_image, read_labels
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject, read_cohort
-from atlasmith.preprocess.n4 import read_preprocessed
 
 
 @dataclass(frozen=True, eq=False)
-class Stack:
-    """Atlases on a subject's fusion grid.
+class PropagatedAtlases:
+    """Atlases propagated to one subject, on its fusion grid.
 
-    labels: (N, *shape) integers. images: (N, *shape) in [0, 1]. target: (*shape), the subject's own image,
-    normalized. Shapes are the grid's `tensor_shape`. atlases: their ids.
+    Args:
+        labels: (N, *shape) integers; shape is the grid's `tensor_shape`.
+        images: (N, *shape), in [0, 1].
+        target: (*shape), the subject's own image, in [0, 1].
+        grid: The fusion grid.
+        ids: Of the N atlases.
     """
 
     labels: Array
     images: Array
     target: Array
     grid: Grid
-    atlases: Sequence[str] = ()
+    ids: Sequence[str] = ()
 
 
-def read_stack(layout: Layout, subject: Subject) -> Stack:
+def read_propagated(layout: Layout, subject: Subject) -> PropagatedAtlases:
+    """Read what the propagate stage wrote for a subject, and its own image on the same grid."""
     labels = read_labels(layout.propagated_labels(subject.id))
     images = read_image(layout.propagated_images(subject.id))
     grid = labels.grid
-    own = read_preprocessed(subject.image, min(grid.tensor_spacing), n4=False)
+    own = read_antialiased(layout.preprocessed(subject.id), min(grid.tensor_spacing))
     target = resample(torch.from_numpy(own.grid.squeeze(own.data))[None, None], own.grid, [], grid)[
         0, 0
     ].numpy()
@@ -45,29 +49,37 @@ def read_stack(layout: Layout, subject: Subject) -> Stack:
     def atlas_first(data: Array) -> Array:
         return np.ascontiguousarray(np.moveaxis(grid.squeeze(data), -1, 0))
 
-    voters = read_json(layout.propagated_sidecar(subject.id))["atlases"]
-    return Stack(atlas_first(labels.data), atlas_first(images.data), target, grid, voters)
+    ids = read_json(layout.propagated_sidecar(subject.id))["atlases"]
+    return PropagatedAtlases(atlas_first(labels.data), atlas_first(images.data), target, grid, ids)
 
 
-def disputed(stack: Stack) -> Array:
-    """Flat indices of the voxels where the atlases disagree."""
-    return np.flatnonzero((stack.labels != stack.labels[0]).any(axis=0))
+def ambiguous_voxels(atlases: PropagatedAtlases) -> Array:
+    """Return flat indices of the voxels where the atlases disagree."""
+    return np.flatnonzero((atlases.labels != atlases.labels[0]).any(axis=0))
 
 
-def library_of(layout: Layout) -> list[Subject]:
-    """The atlases, to be seen in the place of targets, labelled by all others."""
+def read_atlases(layout: Layout) -> list[Subject]:
+    """Read which subjects are atlases, each of which is segmented by all others.
+
+    Raises:
+        AtlasmithError: Where there are fewer than two.
+    """
     atlases = [subject for subject in read_cohort(layout.cohort) if subject.role == "atlas"]
     if len(atlases) < 2:
         raise AtlasmithError(
-            "Fusion learns from atlas to atlas, so it needs two or more. Drop votenet and evidence from "
+            "Trained fusion methods and fusion.quality need two or more atlases. Remove trained methods from "
             "fusion.methods, and set fusion.quality: false."
         )
     return atlases
 
 
-def own_labels(subject: Subject, grid: Grid) -> Array:
-    """An atlas's own labels (*shape) on its fusion grid, for training alone."""
+def manual_labels(subject: Subject, grid: Grid) -> Array:
+    """Read an atlas's manual labels (*shape), resampled to its fusion grid.
+
+    Raises:
+        ValueError: Where the subject is no atlas, since the labels of others are for scoring alone.
+    """
     if subject.role != "atlas" or subject.labels is None:
-        raise ValueError(f"sub-{subject.id} is no atlas: its labels aren't for training")
+        raise ValueError(f"sub-{subject.id} is no atlas: its labels may not be used in training")
     own = read_labels(subject.labels)
     return resample_labels(own.data, own.grid, [], grid).numpy()

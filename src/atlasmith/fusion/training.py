@@ -1,4 +1,4 @@
-"""How fusion's networks are trained: each by its own settings, into its own files."""
+"""The training of fusion methods' networks: each with its own settings, to its own files."""
 
 from __future__ import annotations
 
@@ -14,29 +14,40 @@ from atlasmith.training.loop import fit
 from atlasmith.workflow.provenance import fingerprint
 
 
-def learn(
+def train_network(
     config: Config,
-    name: str,
-    training: str,
+    section: str,
+    table: str,
     network: nn.Module,
     step: Callable[[int], dict[str, Tensor]],
-    decay: float = 0.01,
+    weight_decay: float = 0.01,
     keep_best: bool = False,
 ) -> None:
-    """Fit a network on the atlases, by `step` as `fit` has it, with AdamW of that decay of weights, in
-    the settings of the fuser `name`, to the table and checkpoint of `training`; `keep_best` as in `fit`."""
-    settings, layout = getattr(config.fusion, name), config.layout
-    everyone = [s for s in read_cohort(layout.cohort) if s.in_template or s.role == "atlas"]
+    """Train a network on the atlases with AdamW.
+
+    Args:
+        config: The run's config.
+        section: The fuser's config section, with `learning_rate`, `steps` and `checkpoint_every`.
+        table: Name of the training table and of the checkpoint.
+        network: The network, trained in place.
+        step: The losses of a step, see `atlasmith.training.loop.fit`.
+        weight_decay: Of AdamW.
+        keep_best: Whether to keep the weights with the least validation loss, see `fit`.
+    """
+    settings, layout = config.fusion.section(section), config.layout
+    sources = [s for s in read_cohort(layout.cohort) if s.in_template or s.role == "atlas"]
     stages = ("cohort", "affine", "template", "register", "fusion")
     fit(
         module=network,
-        optimizer=torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=decay),
+        optimizer=torch.optim.AdamW(
+            network.parameters(), lr=settings.learning_rate, weight_decay=weight_decay
+        ),
         step=step,
         steps=settings.steps,
-        checkpoint=layout.fuser_checkpoint(training),
-        table=layout.fuser_training(training),
+        checkpoint=layout.fuser_checkpoint(table),
+        table=layout.fuser_training(table),
         every=settings.checkpoint_every,
-        digest=f"{config.digest(*stages)}-{fingerprint(layout.inputs, everyone)}-{__version__}",
-        description=training.replace("_", " "),
+        digest=f"{config.digest(*stages)}-{fingerprint(layout.inputs, sources)}-{__version__}",
+        description=table.replace("_", " "),
         keep_best=keep_best,
     )

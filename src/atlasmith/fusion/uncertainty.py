@@ -1,45 +1,61 @@
-"""What a fused label is unsure of, voxel by voxel: the entropy of the labels, as Chen et al. 2024
-(arXiv:2403.05111) have it, what atlases disagree on, and what their registration leaves unexplained."""
+"""The uncertainty of a fused label, voxel by voxel.
+
+Its components are the entropy of the label probabilities (Chen et al. 2024, arXiv:2403.05111), the
+disagreement of the atlases, and the residual of their registration.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 
 from atlasmith.core.grid import Array
-from atlasmith.fusion.methods import Share, patch_distances
-from atlasmith.fusion.propagated import Stack
+from atlasmith.fusion.fuser import LabelProbabilities, LabelProbability
+from atlasmith.fusion.patches import patch_distances
+from atlasmith.fusion.propagated import PropagatedAtlases
 
-PARTS = {
-    "entropy": "of the labels' shares of the say, nats",
-    "disagreement": "the share of the atlases that have another label",
-    "registration": "root mean square difference of the warped atlases to the image around, of its range",
+COMPONENTS = {
+    "entropy": "of the label probabilities, nats",
+    "disagreement": "share of the atlases with another label",
+    "registration": "root mean square difference of the propagated atlas images to the image over a patch; "
+    "intensities are in [0, 1]",
 }
 
 
-def misfit(stack: Stack) -> Array:
-    """The part of the registration (*shape), which is the same for all methods."""
-    squares: Array = patch_distances(stack.images, stack.target).mean(axis=0)
+def registration_residual(atlases: PropagatedAtlases) -> Array:
+    """Compute the component (*shape) of the registration, which is the same for all methods."""
+    squares: Array = patch_distances(atlases.images, atlases.target).mean(axis=0)
     return np.sqrt(np.maximum(squares, 0))
 
 
 class Uncertainty:
-    """Gathers what is unsure of labels (N, *shape) while the shares of all labels pass by, each once."""
+    """Accumulates the uncertainty while each label's probability is computed once.
+
+    Args:
+        labels: (N, *shape), of the atlases.
+    """
 
     def __init__(self, labels: Array) -> None:
         self.labels = labels
-        self._entropy, self._best, self._agree = (np.zeros(labels.shape[1:], np.float32) for _ in range(3))
+        self._entropy, self._best, self._agreement = (
+            np.zeros(labels.shape[1:], np.float32) for _ in range(3)
+        )
 
-    def passed(self, said: Iterable[Share]) -> Iterator[Share]:
-        for value, box, share in said:
-            self._entropy[box] -= share * np.log(np.maximum(share, np.finfo(np.float32).tiny))
-            better = share > self._best[box]
-            self._best[box][better] = share[better]
+    def accumulate(self, probabilities: Iterable[LabelProbability]) -> LabelProbabilities:
+        """Yield the probabilities unchanged, and accumulate their uncertainty."""
+        for value, box, probability in probabilities:
+            self._entropy[box] -= probability * np.log(np.maximum(probability, np.finfo(np.float32).tiny))
+            better = probability > self._best[box]
+            self._best[box][better] = probability[better]
             votes = (self.labels[:, *box] == value).mean(axis=0, dtype=np.float32)
-            self._agree[box][better] = votes[better]
-            yield value, box, share
+            self._agreement[box][better] = votes[better]
+            yield value, box, probability
 
     def maps(self, registration: Array) -> Array:
-        """(`PARTS`, *shape), once all shares have passed; registration: the `misfit`."""
-        return np.stack([self._entropy, 1 - self._agree, registration])
+        """Return the components (`COMPONENTS`, *shape), once all probabilities are accumulated.
+
+        Args:
+            registration: (*shape), from `registration_residual`.
+        """
+        return np.stack([self._entropy, 1 - self._agreement, registration])

@@ -38,13 +38,13 @@ class ConditionalLabels:
         self.model = model
         self.shape = (len(values), *model.grid.tensor_shape)
         codes = torch.stack([model.code.encode(atlas.covariates) for atlas in atlases])
-        images = AlignedImages(config.layout, atlases, model.grid, config.affine.n4)
+        images = AlignedImages(config.layout, atlases, model.grid)
         maps, unexpected = [], []
         for index, atlas in enumerate(atlases):
             assert atlas.labels is not None  # the cohort's checks saw to it
             own, steps = read_labels(atlas.labels), read_composite(config.layout.forward(atlas.id))
             maps.append(resample_labels(own.data, own.grid, steps, model.grid))
-            image, seen = images.pulled(index, steps)
+            image, seen = images.resampled(index, steps)
             unexpected.append(((image - model.intensities(codes[index : index + 1])) * seen)[0, 0])
         labels, residuals = torch.stack(maps), torch.stack(unexpected)
         self.parts = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from atlasmith.affine import align_subject
-from atlasmith.cohort.stage import check_image
+from atlasmith.cohort import check_image
 from atlasmith.config import load_config
 from atlasmith.core.errors import AtlasmithError, InputError
 from atlasmith.fusion import fuse_subject
@@ -17,7 +17,8 @@ from atlasmith.inference.covariates import Values, check_covariates, warn_extrap
 from atlasmith.io.files import atomic_write
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import SUBPOPULATION, Subject, read_cohort, write_cohort
-from atlasmith.propagation.stage import propagate, propagate_from_template
+from atlasmith.preprocess import preprocess_subject
+from atlasmith.propagation import propagate_subject, propagate_from_template
 from atlasmith.registration import register_subjects
 from atlasmith.template.subpopulations import nearest_subpopulation
 
@@ -62,6 +63,7 @@ def register_image(
         config = config.model_copy(update={"output": view})
         person = Subject(name, "target", image, None, values, in_template=False)
         write_cohort(config.layout.cohort, [*atlases, person], known)
+        preprocess_subject(config, name)
         align_subject(config, name)
         if config.template.subpopulations > 1 and values[SUBPOPULATION] is None:
             person.covariates[SUBPOPULATION] = nearest_subpopulation(config, person)
@@ -71,7 +73,7 @@ def register_image(
         propagate_from_template(config, name)
         made = config.layout.forward(name).parent
         if segment:
-            propagate(config, name)
+            propagate_subject(config, name)
             fuse_subject(config, name)
             config.layout.propagated_images(name).unlink()
         for path in sorted(made.iterdir()):

@@ -121,10 +121,10 @@ def _rates(model: Groupwise) -> dict[str, Tensor]:
 
 def _spread(config: Config, model: Groupwise, cohort: Sequence[Subject]) -> Tensor:
     """SD (1, 1, *shape) of people's normalized intensities about the template, at the mean covariates."""
-    images = AlignedImages(config.layout, cohort, model.grid, config.affine.n4)
+    images = AlignedImages(config.layout, cohort, model.grid)
     total, count = (torch.zeros(1, 1, *model.grid.tensor_shape) for _ in range(2))
     for index, subject in enumerate(cohort):
-        image, seen = images.pulled(index, read_composite(config.layout.forward(subject.id)))
+        image, seen = images.resampled(index, read_composite(config.layout.forward(subject.id)))
         shown = model.intensities(model.code.encode(subject.covariates)[None])
         total += seen * (image - shown) ** 2
         count += seen

@@ -1,1 +1,1 @@
-"""Reading and writing: images, transforms, tables. The only place where RAS meets ITK's LPS."""
+"""Files: images, transforms, tables, weights, and all file names. RAS meets ITK's LPS here alone."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and a lock."""
+"""Files that are written completely or not at all, and a lock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ from typing import IO, Any
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, with the same extensions, moved onto it when the block ends well."""
+    """Give a temporary path beside `path`, which replaces it when the block ends without an exception.
+
+    Args:
+        path: The file to write; its folder is made.
+
+    Yields:
+        A path with the same extensions.
+
+    Example:
+        >>> with atomic_write("results/summary.txt") as partial:
+        ...     partial.write_text("done")
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
@@ -25,9 +36,16 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def lock(path: Path) -> IO[bytes]:
-    """Open `path` and lock it; raises `BlockingIOError` where another process holds it.
+    """Open and lock a file.
 
-    The lock goes with the file that is given back, or with this process, however that ends.
+    Args:
+        path: The file; it is made if there is none.
+
+    Returns:
+        The open file. The lock is released when it is closed, or when this process ends.
+
+    Raises:
+        BlockingIOError: If another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("ab")
@@ -40,13 +58,16 @@ def lock(path: Path) -> IO[bytes]:
 
 
 def write_text(path: str | Path, text: str) -> None:
+    """Write text in UTF-8."""
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON with two spaces of indentation."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
+    """Read JSON."""
     return json.loads(Path(path).read_text(encoding="utf-8"))

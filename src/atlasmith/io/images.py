@@ -1,4 +1,4 @@
-"""NIfTI images, read in closest-RAS axis order and written back in the subject's own orientation."""
+"""NIfTI images, read in closest-RAS axis order and written back in the orientation of their source."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ import numpy as np
 from nibabel import orientations
 
 from atlasmith.core.grid import Array, Grid
+from atlasmith.core.intensity import antialias
 from atlasmith.io.files import atomic_write
 
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """data: (X, Y, Z), or (X, Y, Z, N) for a stack, in closest-RAS order, on `grid`."""
+    """An image in closest-RAS axis order.
+
+    Attributes:
+        data: Voxels (X, Y, Z), or (X, Y, Z, N) for a stack.
+        grid: Where they lie.
+    """
 
     data: Array
     grid: Grid
@@ -27,7 +33,7 @@ def _load(path: str | Path) -> nib.Nifti1Image:
 
 
 def _to_three_axes(image: nib.Nifti1Image) -> nib.Nifti1Image:
-    """A 2-D file (X, Y) becomes (X, Y, 1)."""
+    """Make (X, Y, 1) of a 2-D file (X, Y)."""
     if len(image.shape) == 2:
         data = np.asanyarray(image.dataobj)[:, :, None]
         return nib.Nifti1Image(data, image.affine, image.header)
@@ -35,21 +41,46 @@ def _to_three_axes(image: nib.Nifti1Image) -> nib.Nifti1Image:
 
 
 def read_image(path: str | Path) -> Image:
-    """Intensities in float32."""
+    """Read intensities.
+
+    Args:
+        path: A NIfTI file of two to four axes.
+
+    Returns:
+        float32 voxels, scaled as the header says.
+
+    Example:
+        >>> image = read_image("bids/sub-01/anat/sub-01_T1w.nii.gz")
+        >>> image.data.shape == image.grid.shape
+        True
+    """
     image = nib.as_closest_canonical(_to_three_axes(_load(path)))
     data = np.ascontiguousarray(image.dataobj, dtype=np.float32)
     return Image(data, Grid(data.shape[:3], image.affine))
 
 
+def read_antialiased(path: str | Path, spacing: float) -> Image:
+    """Read intensities, smoothed as sampling them every `spacing` mm needs."""
+    image = read_image(path)
+    return Image(antialias(image.data, image.grid, spacing), image.grid)
+
+
 def read_labels(path: str | Path) -> Image:
-    """Labels in int32. Files of floats are rounded; the cohort's checks refuse what isn't integer."""
+    """Read labels.
+
+    Args:
+        path: A NIfTI file of integers, or of floats that are rounded: the cohort's checks refuse others.
+
+    Returns:
+        int32 voxels.
+    """
     image = nib.as_closest_canonical(_to_three_axes(_load(path)))
     data = np.ascontiguousarray(np.rint(np.asanyarray(image.dataobj)), dtype=np.int32)
     return Image(data, Grid(data.shape[:3], image.affine))
 
 
 def read_grid(path: str | Path) -> Grid:
-    """The closest-RAS grid of a file, from its header alone."""
+    """Read the closest-RAS grid of a NIfTI file from its header alone."""
     image = _load(path)
     shape = tuple(image.shape[:3]) + (1,) * (3 - len(image.shape[:3]))
     axes = nib.io_orientation(image.affine)
@@ -60,7 +91,17 @@ def read_grid(path: str | Path) -> Grid:
 
 
 def small_integer_type(labels: Array) -> type:
-    """The smallest unsigned or signed integer type that NIfTI readers agree on and that holds `labels`."""
+    """Choose the smallest integer type that holds some labels.
+
+    Args:
+        labels: Integers of any shape.
+
+    Returns:
+        uint8, int16 or int32, which every NIfTI reader knows.
+
+    Raises:
+        ValueError: If 32 bits are too few.
+    """
     low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
     for kind in (np.uint8, np.int16, np.int32):
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
@@ -69,10 +110,18 @@ def small_integer_type(labels: Array) -> type:
 
 
 def write_image(path: str | Path, data: Array, grid: Grid, like: str | Path | None = None) -> None:
-    """Write (X, Y, Z[, N]) in closest-RAS order on `grid`; floats as float32, integers in the smallest type.
+    """Write an image as NIfTI.
 
-    With `like`, the file gets that file's axis order, dimension, form codes and units, and `grid` must be
-    the closest-RAS grid of `like`.
+    Args:
+        path: The file; `.gz` compresses it.
+        data: Voxels (X, Y, Z[, N]) in closest-RAS order. Floats are written as float32, integers in the
+            smallest type that holds them.
+        grid: Where they lie.
+        like: A file whose axis order, dimension, form codes and units the new one gets; `grid` must be its
+            closest-RAS grid.
+
+    Raises:
+        ValueError: If the voxels don't fit the grid of `like`.
     """
     kind = np.float32 if np.issubdtype(data.dtype, np.floating) else small_integer_type(data)
     data = data.astype(kind, copy=False)

@@ -1,4 +1,4 @@
-"""Tab-separated tables after BIDS: `n/a` stands for a missing value."""
+"""Tab-separated tables after BIDS, where `n/a` stands for a missing value, and the checked cohort."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from atlasmith.io.files import atomic_write
 from atlasmith.io.layout import SUBPOPULATIONS
 
 MISSING = "n/a"
-COLUMNS = (
-    "participant_id",
-    "role",
-    "image",
-    "labels",
-    "in_template",
-)  # of the checked cohort, then covariates
-# In place of a label, in rows of scores.
-MEAN = "mean"  # of the mean over labels
-ALL = "all"  # of all labels together
-SUBPOPULATION = "subpopulation"  # the covariate that is found in the images, not given
+COLUMNS = ("participant_id", "role", "image", "labels", "in_template")  # of the cohort; covariates follow
+SUBPOPULATION = "subpopulation"  # the covariate that is derived from the images
+# In the column `label` of scores:
+MEAN = "mean"  # the mean over labels
+ALL = "all"  # all labels together
 
 
 def read_tsv(path: str | Path) -> list[dict[str, str]]:
-    """Rows as text, one dict a row, keyed by the header line."""
+    """Read a table.
+
+    Args:
+        path: A tab-separated file in UTF-8 with a header line.
+
+    Returns:
+        A dict of texts per row, keyed by the header.
+    """
     with Path(path).open(encoding="utf-8-sig", newline="") as file:
         return [
             {key: value for key, value in row.items() if key} for row in csv.DictReader(file, delimiter="\t")
@@ -35,14 +36,20 @@ def read_tsv(path: str | Path) -> list[dict[str, str]]:
 
 
 def format_value(value: Any) -> str:
-    """Floats in nine digits (enough for float32), None and NaN as `n/a`."""
+    """Format floats in nine digits (enough for float32), None and NaN as `n/a`."""
     if value is None or value != value:
         return MISSING
     return f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
 def write_tsv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Each of `rows` as it comes, so that they need not all be in memory."""
+    """Write a table.
+
+    Args:
+        path: The file.
+        rows: Values by column; missing ones become `n/a`. They are consumed one by one.
+        columns: The header.
+    """
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(columns)
@@ -50,17 +57,21 @@ def write_tsv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequ
 
 
 def read_label_values(path: str | Path) -> list[int]:
-    """The labels of a table with the column `index`, sorted, without background."""
+    """Read the labels of a table with the column `index`, sorted, without background."""
     return sorted({int(row["index"]) for row in read_tsv(path)} - {0})
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One row of the checked cohort.
+    """One subject of the checked cohort.
 
-    id: without `sub-`. role: atlas, target or train. labels: None where there are none.
-    covariates: a number (continuous), a text (categorical) or None (missing), by name.
-    builds: takes part in making the template.
+    Attributes:
+        id: Without `sub-`.
+        role: atlas, target or train.
+        image: The image file.
+        labels: The label file; None where there is none.
+        covariates: A number (continuous), a text (categorical) or None (missing), by name.
+        in_template: Whether the subject takes part in building the template.
     """
 
     id: str
@@ -72,6 +83,13 @@ class Subject:
 
 
 def write_cohort(path: str | Path, subjects: Sequence[Subject], covariates: Sequence[str]) -> None:
+    """Write the checked cohort.
+
+    Args:
+        path: The file.
+        subjects: Its rows.
+        covariates: Names of the covariates, as columns after `COLUMNS`.
+    """
     rows = [
         {
             "participant_id": f"sub-{subject.id}",
@@ -87,7 +105,17 @@ def write_cohort(path: str | Path, subjects: Sequence[Subject], covariates: Sequ
 
 
 def read_cohort(path: str | Path) -> list[Subject]:
-    """The checked cohort, in the order of the ids; with people's subpopulations, once they are found."""
+    """Read the checked cohort, with the subjects' subpopulations once they are found.
+
+    Args:
+        path: A file of `write_cohort`.
+
+    Returns:
+        Subjects in the file's order.
+
+    Raises:
+        AtlasmithError: If there is no such file.
+    """
     if not Path(path).exists():
         raise AtlasmithError(f"{path} is missing. Run `atlasmith cohort` first.")
     found = Path(path).with_name(SUBPOPULATIONS)
@@ -110,7 +138,7 @@ def read_cohort(path: str | Path) -> list[Subject]:
 
 
 def parse_covariate(value: str) -> float | str | None:
-    """A number where the text is one, None where it is missing, else the text."""
+    """Convert text to a number where it is one, to None where it is missing."""
     if value in (MISSING, ""):
         return None
     try:

@@ -1,7 +1,7 @@
 """ITK transform files, and SimpleITK images: where RAS meets LPS.
 
-A transform is a list of steps (see `geometry.Step`), applied to a world point from first to last, and named
-as fMRIPrep names them: `from-A_to-B` resamples image A onto grid B, so it takes points of B to points of A.
+A transform is a list of steps (see `atlasmith.core.grid.Step`), applied to a world point from first to last,
+and named as in fMRIPrep: `from-A_to-B` resamples image A onto grid B, so it maps points of B to points of A.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # its own inverse: RAS to LPS and back
 
 
 def to_sitk(data: Array, grid: Grid) -> sitk.Image:
-    """A 3-D SimpleITK image, of vectors when `data` is (X, Y, Z, 3); the values are passed as they are."""
+    """Make a SimpleITK image.
+
+    Args:
+        data: Voxels (X, Y, Z), or vectors (X, Y, Z, 3), whose components are not converted to LPS.
+        grid: Where they lie.
+    """
     image = sitk.GetImageFromArray(
         np.ascontiguousarray(np.moveaxis(data, (0, 1, 2), (2, 1, 0))), data.ndim == 4
     )
@@ -34,7 +39,7 @@ def to_sitk(data: Array, grid: Grid) -> sitk.Image:
 
 
 def from_sitk(image: sitk.Image) -> Array:
-    """(X, Y, Z) voxels of a SimpleITK image."""
+    """Return the voxels (X, Y, Z) of a SimpleITK image."""
     return np.moveaxis(sitk.GetArrayFromImage(image), (0, 1, 2), (2, 1, 0))
 
 
@@ -45,7 +50,7 @@ def _itk_geometry(grid: Grid) -> tuple[tuple[int, int, int], list[float], list[f
 
 
 def itk_affine(matrix: Array) -> sitk.AffineTransform:
-    """A RAS matrix (4, 4) as an ITK affine."""
+    """Make an ITK affine of a RAS matrix (4, 4), mm."""
     lps = LPS @ matrix @ LPS
     transform = sitk.AffineTransform(3)
     transform.SetMatrix(lps[:3, :3].ravel().tolist())
@@ -54,13 +59,13 @@ def itk_affine(matrix: Array) -> sitk.AffineTransform:
 
 
 def write_affine(path: str | Path, matrix: Array) -> None:
-    """A RAS pull-back matrix (4, 4), mm, as an ITK affine (`.mat`)."""
+    """Write a RAS pull-back matrix (4, 4), mm, as an ITK affine (`.mat`)."""
     with atomic_write(path) as partial:
         sitk.WriteTransform(itk_affine(matrix), str(partial))
 
 
 def read_affine(path: str | Path) -> Array:
-    """The RAS pull-back matrix (4, 4) of an ITK affine file."""
+    """Read the RAS pull-back matrix (4, 4), mm, of an ITK affine file."""
     transform = sitk.AffineTransform(sitk.ReadTransform(str(path)))
     center = np.array(transform.GetCenter())
     lps = np.eye(4)
@@ -70,9 +75,16 @@ def read_affine(path: str | Path) -> Array:
 
 
 def write_composite(path: str | Path, steps: Sequence[Step]) -> None:
-    """`steps` as an ITK composite (`.h5`), in single precision and compressed.
+    """Write a transform as an ITK composite (`.h5`), in single precision and compressed.
 
     ITK applies the transform that was added last first, so the steps are stored in reverse.
+
+    Args:
+        path: The file.
+        steps: Affine matrices (4, 4) and displacement fields, RAS mm, first applied first.
+
+    Example:
+        >>> write_composite("from-T1w_to-Template_xfm.h5", [np.eye(4)])
     """
     with atomic_write(path) as partial, h5py.File(partial, "w") as file:
         for name, value in (
@@ -108,12 +120,22 @@ def write_composite(path: str | Path, steps: Sequence[Step]) -> None:
 
 
 def _text(value: str) -> Array:
-    """ITK reads text as one ASCII string of variable length."""
+    """Encode text as ITK reads it: one ASCII string of variable length."""
     return np.array([value.encode("ascii")], dtype=h5py.string_dtype("ascii"))
 
 
 def read_composite(path: str | Path) -> list[Step]:
-    """The steps of an ITK composite (`.h5`) of affines and displacement fields, first applied first."""
+    """Read a transform from an ITK composite (`.h5`).
+
+    Args:
+        path: A file of affines and displacement fields.
+
+    Returns:
+        Affine matrices (4, 4) and displacement fields, RAS mm, first applied first.
+
+    Raises:
+        AtlasmithError: If there is a transform of another type.
+    """
     steps: list[Step] = []
     with h5py.File(path, "r") as file:
         groups = file["TransformGroup"]

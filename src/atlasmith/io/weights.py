@@ -1,4 +1,4 @@
-"""Trained networks as files."""
+"""Trained networks as safetensors files, which execute nothing when they are read."""
 
 from __future__ import annotations
 
@@ -18,34 +18,64 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def write_weights(path: str | Path, network: nn.Module, about: Mapping[str, Any]) -> None:
-    """Write a network's weights, and what is to be known about it, as safetensors."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    """Write a network's weights.
+
+    Args:
+        path: The file.
+        network: The network.
+        about: Plain values to keep with it, such as the arguments that build it: see `read_network`.
+    """
+    write_tensors(path, network.state_dict(), about)
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write named tensors, and plain values about them, as safetensors."""
+    found = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_write(path) as partial:
-        # One entry: safetensors writes several in any order, and equal networks should be equal bytes.
-        save_file(tensors, partial, {"atlasmith": json.dumps(about)})
+        # One entry: safetensors writes several in any order, and equal tensors should be equal bytes.
+        save_file(found, partial, {"atlasmith": json.dumps(about)})
 
 
 def read_network(path: str | Path, build: Callable[..., Network]) -> Network:
-    """`build` of what `write_weights` was told, with the weights; raises `AtlasmithError` where they don't
-    fit."""
+    """Build a network and load its weights.
+
+    Args:
+        path: A file of `write_weights`.
+        build: Called with the values of `about`, by keyword.
+
+    Returns:
+        The network in evaluation mode.
+
+    Raises:
+        AtlasmithError: If the file is unreadable, or from another version of the network.
+    """
     about, tensors = read_weights(path)
     try:
         network = build(**about)
         network.load_state_dict(tensors)
     except (TypeError, RuntimeError):
-        raise AtlasmithError(f"{path}: another version of atlasmith made this. Train it again.") from None
+        raise AtlasmithError(f"{path}: written by another version of atlasmith. Train it again.") from None
     return network.eval()
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `write_weights` was told about the network, and its weights; raises `AtlasmithError` where the
-    file is none of its."""
+    """Read a file of `write_weights` or `write_tensors`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The values of `about`, and the tensors by name.
+
+    Raises:
+        AtlasmithError: If the file is unreadable, or from another program.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return json.loads(file.metadata()["atlasmith"]), tensors
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise AtlasmithError(
-            f"{path}: these are no weights of ours ({type(error).__name__}: {error}). Train again, or copy "
+            f"{path}: no weights of atlasmith ({type(error).__name__}: {error}). Train again, or copy "
             "the file again."
         ) from None

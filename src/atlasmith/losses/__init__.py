@@ -1,29 +1,25 @@
-"""Losses, by name: similarities of two images or label maps, regularizers of a deformation, and the objective
-that weighs them. `similarity` and `regularizers` say what each takes; the docs list them all.
-"""
+"""Losses, by name: similarities of two images or label maps, regularizers, and the objective of both."""
 
 from atlasmith.losses.objective import (
-    DIRECTIONS,
-    TRAINING_TERMS,
     Objective,
-    needs_displacements,
+    find_regularizers,
     pairwise_terms,
     registration_objective,
+    required_inputs,
     similarities,
-    to_mm,
 )
-from atlasmith.losses.regularizers import REGULARISERS
-from atlasmith.losses.similarity import SIMILARITY
+from atlasmith.losses.regularizers import REGULARIZERS, Regularizer
+from atlasmith.losses.similarity import SIMILARITY, Similarity
 
 __all__ = [
-    "DIRECTIONS",
-    "REGULARISERS",
+    "REGULARIZERS",
     "SIMILARITY",
-    "TRAINING_TERMS",
     "Objective",
-    "needs_displacements",
+    "Regularizer",
+    "Similarity",
+    "find_regularizers",
     "pairwise_terms",
     "registration_objective",
+    "required_inputs",
     "similarities",
-    "to_mm",
 ]

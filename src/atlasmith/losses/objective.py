@@ -1,8 +1,7 @@
-"""The objective that training and instance optimization share: named, weighted terms from the config."""
+"""The objective of training and instance optimization: weighted similarities and regularizers, by name."""
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,60 +11,27 @@ import torch
 from torch import Tensor
 
 from atlasmith.core.errors import look_up
-from atlasmith.core.fields import compose, exponentiate, resize_displacement
+from atlasmith.core.fields import compose, per_channel, resize_displacement, to_mm
 from atlasmith.core.sampling import resize, warp
-from atlasmith.losses.regularizers import REGULARISERS
+from atlasmith.losses.regularizers import REGULARIZERS, Regularizer
 from atlasmith.losses.similarity import SIMILARITY
-from atlasmith.transforms.velocity import Velocity
+from atlasmith.transforms import DIRECTIONS, FORWARD, INVERSE, Velocity
+from atlasmith.transforms.stationary import stationary_velocity
 
-# Regularizers of a batch of subjects, or of what only a network in training gives.
-TRAINING_TERMS = ("centrality", "kl")
-
+# For each similarity or regularizer, by name, its `weight` and its settings.
 Terms = Mapping[str, Mapping[str, Any]]
 
-WHOLE = 0.99  # of a voxel's mask, interpolated
-
-# The signs of a velocity: the image is brought to the template, the template to the image.
-FORWARD, INVERSE = 1, -1
-DIRECTIONS = (FORWARD, INVERSE)
-
-
-def similarities(terms: Terms, fixed: Tensor, moved: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-    """Each of `terms` between two images, times its weight, by name."""
-    values = {}
-    for name, settings in terms.items():
-        weight, parameters = _split(settings)
-        values[name] = weight * look_up(SIMILARITY, name, "similarity")(fixed, moved, mask, **parameters)
-    return values
-
-
-def _regularizers(terms: Terms, judged: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Each of `terms`, times its weight, by name; a regularizer's parameters name what it judges."""
-    values = {}
-    for name, settings in terms.items():
-        weight, parameters = _split(settings)
-        function = look_up(REGULARISERS, name, "regularizer")
-        arguments = {key: judged[key] for key in inspect.signature(function).parameters if key in judged}
-        values[name] = weight * function(**arguments, **parameters)
-    return values
-
-
-def needs_displacements(terms: Terms) -> bool:
-    """Whether a regularizer among `terms` looks at displacements, not at velocities alone."""
-    seen = [inspect.signature(REGULARISERS[name]).parameters for name in terms if name in REGULARISERS]
-    return any("forward" in parameters or "inverse" in parameters for parameters in seen)
-
-
-def _split(settings: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
-    return settings["weight"], {key: value for key, value in settings.items() if key != "weight"}
+MASK_THRESHOLD = 0.99  # of an interpolated mask, above which a voxel has data
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A template and images with the maps between them, and the terms that judge them.
+    """The terms of an objective, weighted, and the displacements that they were computed for.
 
-    maps: by direction, displacements (B, d, *half) in half-resolution voxels; image(x + forward(x)) is like the
-    template, template(x + inverse(x)) like the image.
+    Args:
+        terms: For each term, by name, its value times its weight.
+        maps: For each direction, its displacements (B, d, *half), in half-resolution voxels:
+            image(x + forward(x)) resembles the template, template(x + inverse(x)) the image.
     """
 
     terms: dict[str, Tensor]
@@ -73,15 +39,60 @@ class Objective:
 
     @property
     def forward(self) -> Tensor:
+        """Displacements (B, d, *half) from the template's grid to the image."""
         return self.maps[FORWARD]
 
     @property
     def inverse(self) -> Tensor:
+        """Displacements (B, d, *half) from the image's grid to the template."""
         return self.maps[INVERSE]
 
     @property
     def loss(self) -> Tensor:
+        """The sum of the terms."""
         return torch.stack(list(self.terms.values())).sum()
+
+
+def similarities(terms: Terms, fixed: Tensor, moved: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+    """Compute similarities of two images, times their weights.
+
+    Args:
+        terms: Weight and settings of each similarity.
+        fixed: Images (B, C, *shape).
+        moved: Images of the same shape.
+        mask: (B, 1, *shape), 1 where both are known; None: everywhere.
+
+    Returns:
+        For each name a scalar.
+
+    Raises:
+        AtlasmithError: If there is no similarity of that name.
+    """
+    values = {}
+    for name, settings in terms.items():
+        weight, parameters = _split(settings)
+        values[name] = weight * look_up(SIMILARITY, name, "similarity")(fixed, moved, mask, **parameters)
+    return values
+
+
+def find_regularizers(terms: Terms) -> dict[str, Regularizer]:
+    """Return the regularizers among `terms`, by name; raises `AtlasmithError` for an unknown one."""
+    return {name: look_up(REGULARIZERS, name, "regularizer") for name in terms}
+
+
+def required_inputs(terms: Terms) -> set[str]:
+    """Return what the regularizers among `terms` need; raises `AtlasmithError` for an unknown one.
+
+    Example:
+        >>> sorted(required_inputs({"diffusion": {"weight": 0.4}, "centrality": {"weight": 0.02}}))
+        ['batch', 'forward', 'velocity']
+    """
+    return {need for regularizer in find_regularizers(terms).values() for need in regularizer.needs}
+
+
+def _split(settings: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
+    """Weight and settings of a term."""
+    return settings["weight"], {key: value for key, value in settings.items() if key != "weight"}
 
 
 def registration_objective(
@@ -94,72 +105,109 @@ def registration_objective(
     velocity_spacing: tuple[float, ...],
     similarity: Terms,
     regularization: Terms,
-    labels: Terms | None = None,
+    label_similarity: Terms | None = None,
     save_memory: bool = False,
     directions: Sequence[int] = DIRECTIONS,
 ) -> Objective:
-    """Judge `velocity`, at half resolution, between `template` and `image` (B, C, *shape), both ways, or on
-    one of the `directions`, which is for regularizers that don't `needs_displacements`.
+    """Compute the objective of the velocity between a template and images.
 
-    The first channel is judged by `similarity`, the others, probabilities of labels, by `labels`.
-    mask (B, 1, *shape) is 1 where the image has data. Similarities are averaged over the directions.
+    Similarities are averaged over the directions.
+
+    Args:
+        template: Channels (B, C, *shape): intensities, then probabilities of labels.
+        image: Channels of the images, of the same shape.
+        mask: (B, 1, *shape), 1 where the image has data.
+        velocity: Velocities (B, d, *half), in half-resolution voxels.
+        integration_steps: Squarings of the exponential.
+        velocity_spacing: Size (d) of the half-resolution voxels, mm.
+        similarity: Weight and settings of each similarity of the intensities.
+        regularization: Weight and settings of each regularizer.
+        label_similarity: Weight and settings of each similarity of the probabilities of labels.
+        save_memory: As in `exponentiate`.
+        directions: FORWARD, INVERSE or both, which regularizers of displacements need.
+
+    Returns:
+        The terms, and the displacements of the directions.
+
+    Raises:
+        AtlasmithError: If there is no similarity or regularizer of a name.
     """
-    shape = image.shape[2:]
-    drawn = velocity.sampled
-    both = exponentiate(
-        torch.cat([direction * drawn for direction in directions]), integration_steps, save_memory
-    )
-    maps = dict(zip(directions, both.chunk(len(directions)), strict=True))
-    found: dict[str, list[Tensor]] = {}
+    sampled = velocity.sampled
+    maps = stationary_velocity(sampled, integration_steps, save_memory, directions)
+    values: dict[str, list[Tensor]] = {}
     for direction, displacement in maps.items():
-        full = resize_displacement(displacement, shape)
-        if direction == FORWARD:
-            moved = warp(torch.cat([image, mask], dim=1), full)
-            fixed, moved, seen = template, moved[:, :-1], _whole(moved[:, -1:])
-        else:
-            fixed, moved, seen = image, warp(template, full), mask
-        for measures, prefix, channels in (
+        fixed, moved, known = _warp_to_fixed(direction, displacement, template, image, mask)
+        for terms, prefix, channels in (
             (similarity, "", slice(0, 1)),
-            (labels or {}, "labels_", slice(1, None)),
+            (label_similarity or {}, "labels_", slice(1, None)),
         ):
-            values = similarities(measures, fixed[:, channels], moved[:, channels], seen)
-            for name, value in values.items():
-                found.setdefault(prefix + name, []).append(value)
-    terms = {name: torch.stack(values).mean() for name, values in found.items()}
-    judged = {"velocity": to_mm(velocity.mean, velocity_spacing), "spacing": velocity_spacing}
-    for name, direction in (("forward", FORWARD), ("inverse", INVERSE)):
-        if direction in maps:
-            judged[name] = to_mm(maps[direction], velocity_spacing)
-    if "cycle" in regularization:
-        judged["fixed"] = resize(template[:, :1], drawn.shape[2:])
+            for name, value in similarities(terms, fixed[:, channels], moved[:, channels], known).items():
+                values.setdefault(prefix + name, []).append(value)
+    means = {name: torch.stack(parts).mean() for name, parts in values.items()}
+    inputs = {name: to_mm(maps[d], velocity_spacing) for name, d in _MAP_NAMES if d in maps}
+    inputs["velocity"] = to_mm(velocity.mean, velocity_spacing)
+    if "fixed" in required_inputs(regularization):
+        inputs["fixed"] = resize(template[:, :1], sampled.shape[2:])
     if velocity.log_variance is not None:
-        size = velocity.log_variance.new_tensor([2 * math.log(s) for s in velocity_spacing])
-        judged["log_variance"] = velocity.log_variance + size.view(1, -1, *[1] * len(shape))
-    terms |= _regularizers(regularization, judged)
-    return Objective(terms, maps)
+        log_size = per_channel([2 * math.log(s) for s in velocity_spacing], velocity.log_variance)
+        inputs["log_variance"] = velocity.log_variance + log_size
+    return Objective(means | _regularizers(regularization, inputs, velocity_spacing), maps)
 
 
-def _whole(mask: Tensor) -> Tensor:
-    """Where a warped mask is of data alone, without a gradient. By soft borders, which move, similarity
-    would push what fits worse than most out of view, and template and people would drift apart there."""
-    return (mask > WHOLE).to(mask)
+_MAP_NAMES = (("forward", FORWARD), ("inverse", INVERSE))
 
 
-def pairwise_terms(image: Tensor, mask: Tensor, objective_: Objective, terms: Terms) -> dict[str, Tensor]:
-    """`terms` between each image (B, 1, *shape) of a batch and the one before, brought to it through the
-    template: both maps composed, sampled once (Aladdin, Ding and Niethammer 2022, arXiv:2202.03563).
+def _warp_to_fixed(
+    direction: int, displacement: Tensor, template: Tensor, image: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fixed and moved channels (B, C, *shape), and the mask (B, 1, *shape) where both are known."""
+    full = resize_displacement(displacement, image.shape[2:])
+    if direction == INVERSE:
+        return image, warp(template, full), mask
+    moved = warp(torch.cat([image, mask], dim=1), full)
+    return template, moved[:, :-1], _binary_mask(moved[:, -1:])
 
-    By name, with `pairwise_` before it. What two people share and the template blurs is seen so.
+
+def _regularizers(
+    terms: Terms, inputs: Mapping[str, Tensor], spacing: tuple[float, ...]
+) -> dict[str, Tensor]:
+    """Each regularizer of the inputs that it needs, times its weight, by name."""
+    values = {}
+    for name, regularizer in find_regularizers(terms).items():
+        weight, parameters = _split(terms[name])
+        needed = {key: inputs[key] for key in regularizer.inputs}
+        values[name] = weight * regularizer(**needed, spacing=spacing, **parameters)
+    return values
+
+
+def _binary_mask(mask: Tensor) -> Tensor:
+    """Where a warped mask is interpolated from data alone, without a gradient.
+
+    With a soft mask the similarity could shrink by moving voxels that fit badly out of the mask, which would
+    move the template away from the images there.
+    """
+    return (mask > MASK_THRESHOLD).to(mask)
+
+
+def pairwise_terms(image: Tensor, mask: Tensor, objective: Objective, terms: Terms) -> dict[str, Tensor]:
+    """Compute similarities between each image of a batch and the one before, through the template.
+
+    Both maps are composed, and the image is sampled once (Aladdin, Ding and Niethammer 2022,
+    arXiv:2202.03563). These terms compare details that two subjects share and an average blurs.
+
+    Args:
+        image: (B, 1, *shape).
+        mask: (B, 1, *shape), 1 where the image has data.
+        objective: That of the template and these images, in both directions.
+        terms: Weight and settings of each similarity.
+
+    Returns:
+        For each name, with `pairwise_` before it, a scalar.
     """
     if not terms:
         return {}
-    others = [x.roll(1, 0) for x in (image, mask, objective_.forward)]
-    composed = resize_displacement(compose(others[2], objective_.inverse), image.shape[2:])
+    others = [x.roll(1, 0) for x in (image, mask, objective.forward)]
+    composed = resize_displacement(compose(others[2], objective.inverse), image.shape[2:])
     moved = warp(torch.cat(others[:2], dim=1), composed)
-    values = similarities(terms, image, moved[:, :1], mask * _whole(moved[:, 1:]))
+    values = similarities(terms, image, moved[:, :1], mask * _binary_mask(moved[:, 1:]))
     return {f"pairwise_{name}": value for name, value in values.items()}
-
-
-def to_mm(field: Tensor, spacing: tuple[float, ...]) -> Tensor:
-    """A field (B, d, *shape) in voxels of `spacing` mm, in mm."""
-    return field * field.new_tensor(spacing).view(1, -1, *[1] * (field.ndim - 2))

@@ -19,7 +19,7 @@ from atlasmith.io.weights import read_weights, write_weights
 from atlasmith.networks.decoder import DECODERS
 from atlasmith.networks.registration import NETWORKS, VELOCITY_SCALE
 from atlasmith.networks.segmenter import Segmenters
-from atlasmith.transforms.velocity import Velocity
+from atlasmith.transforms import Velocity
 
 LOG_VARIANCE = -6.0  # where that of an uncertain velocity starts: an SD of 0.05 voxels
 

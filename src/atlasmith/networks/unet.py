@@ -1,4 +1,4 @@
-"""A small U-Net for 2-D and 3-D, and what other networks share with it."""
+"""A small U-Net for 2-D and 3-D."""
 
 from __future__ import annotations
 
@@ -9,52 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
-NORM: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-BATCH_NORM: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+from atlasmith.networks.blocks import NORM, conv_block, crop, head, pad_to_multiple
 
-
-def conv_block(
-    ndim: int, inputs: int, outputs: int, stride: int = 1, norm: Mapping[int, type[nn.Module]] = NORM
-) -> nn.Sequential:
-    """Convolution, norm, activation."""
-    return nn.Sequential(
-        CONVOLUTION[ndim](inputs, outputs, 3, stride, padding=1),
-        norm[ndim](outputs, affine=True),
-        nn.LeakyReLU(0.2),
-    )
-
-
-def head(ndim: int, inputs: int, outputs: int) -> nn.Module:
-    """The last convolution. It starts near zero, so a registration network starts at the identity."""
-    convolution: nn.Module = CONVOLUTION[ndim](inputs, outputs, 3, padding=1)
-    for parameter in convolution.parameters():
-        nn.init.normal_(parameter, std=1e-6)
-    return convolution
-
-
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """`x` (B, C, *shape) padded at its ends to multiples of `multiple`.
-
-    At least two of them, since a norm needs more than one voxel at the coarsest level.
-    """
-    return F.pad(x, [p for n in reversed(x.shape[2:]) for p in (0, max(-n % multiple, 2 * multiple - n))])
-
-
-def crop(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """`x` (B, C, *padded) without the padding at its ends."""
-    for axis, n in enumerate(shape, start=2):
-        x = x.narrow(axis, 0, n)
-    return x
+LevelBlock = Callable[[int, int], nn.Module]
 
 
 class UNet(nn.Module):
-    """Encoder and decoder with skips (Ronneberger et al. 2015), strided convolutions and a norm, any input
-    size.
+    """Build a U-Net (Ronneberger et al. 2015, doi:10.1007/978-3-319-24574-4_28) with strided convolutions and
+    norms, for inputs of any size.
 
-    Input (B, in_channels, *shape); output (B, out_channels, *shape), or half that size (rounded up) with
-    `first_stride=2`. `channels` are the widths of the levels, finest first. `extra` makes a module that
-    follows each level of the encoder, from the level, 0 the finest, and its width.
+    Args:
+        ndim: 2 or 3.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        channels: Widths of the levels, finest first.
+        first_stride: Stride of the first convolution; with 2 the output has half the size, rounded up.
+        extra: From a level of the encoder, 0 the finest, and its width to a module that follows it.
+        norm: The norm for each `ndim`.
     """
 
     def __init__(
@@ -64,7 +35,7 @@ class UNet(nn.Module):
         out_channels: int,
         channels: Sequence[int],
         first_stride: int = 1,
-        extra: Callable[[int, int], nn.Module] = lambda level, width: nn.Identity(),
+        extra: LevelBlock = lambda level, width: nn.Identity(),
         norm: Mapping[int, type[nn.Module]] = NORM,
     ) -> None:
         super().__init__()
@@ -85,6 +56,7 @@ class UNet(nn.Module):
         self.head = head(ndim, channels[0], out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, *shape) to (B, out_channels, *shape / first_stride, rounded up)."""
         shape = x.shape[2:]
         x = pad_to_multiple(x, self.multiple)
         skips: list[Tensor] = []

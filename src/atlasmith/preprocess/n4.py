@@ -1,28 +1,26 @@
-"""From a file to the image that is registered and averaged."""
+"""Bias-field correction by N4 (Tustison et al. 2010, doi:10.1109/TMI.2010.2046908)."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from atlasmith.core.grid import Array, Grid
-from atlasmith.core.intensity import antialias, has_background, normalize
-from atlasmith.io.images import Image, read_image
+from atlasmith.core.intensity import has_background
 
 N4_SPACING = 4.0  # mm; the bias field is smooth, so a coarse grid is enough to find it
 
 
-def read_preprocessed(path: str | Path, spacing: float, n4: bool) -> Image:
-    """Read an image, with `n4` correct its bias, normalize it to [0, 1], and smooth it for `spacing` mm."""
-    image = read_image(path)
-    data = correct_bias(image.data, image.grid) if n4 else image.data
-    return Image(antialias(normalize(data), image.grid, spacing), image.grid)
-
-
 def correct_bias(data: Array, grid: Grid) -> Array:
-    """Divide (X, Y, Z) by its bias field, found by N4 (Tustison 2010, doi:10.1109/TMI.2010.2046908)."""
+    """Divide an image by its bias field, found by N4.
+
+    Args:
+        data: Intensities (X, Y, Z) on `grid`.
+        grid: The image's grid.
+
+    Returns:
+        float32 intensities (X, Y, Z); unchanged where no voxel is positive.
+    """
     values = grid.squeeze(data).astype(np.float32)
     # The field is multiplicative and N4 takes logarithms: only positive values take part.
     mask = values > max(float(values.min()), 0) if has_background(data) else values > 0

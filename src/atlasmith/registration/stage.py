@@ -9,14 +9,19 @@ import torch
 from torch import Tensor
 
 from atlasmith.config import Config
-from atlasmith.core.fields import compose, exponentiate, jacobian_determinant, resize_displacement
+from atlasmith.core.fields import (
+    compose,
+    exponentiate,
+    jacobian_determinant,
+    resize_displacement,
+    to_mm,
+)
 from atlasmith.core.grid import Array, Grid, Step
 from atlasmith.core.sampling import warp
 from atlasmith.core.world import displacement_to_field, resample
 from atlasmith.io.images import read_image, write_image
 from atlasmith.io.tables import Subject, read_cohort, read_label_values, write_tsv
 from atlasmith.io.transforms import read_affine, write_composite
-from atlasmith.losses import to_mm
 from atlasmith.networks import Groupwise, label_channels, reparameterize
 from atlasmith.training import instance_optimization
 from atlasmith.training.dataset import AlignedImages
@@ -49,7 +54,9 @@ class Registration:
         settings = self.config.register_.instance_optimization
         if settings.steps == 0:
             return network
-        judge = instance_optimization.instance_objective(self.config, self.model.grid, template, image, mask)
+        judge = instance_optimization.instance_objective(
+            template, image, mask, self.model.grid, **self.config.template.objective
+        )
         return instance_optimization.optimize(judge, network, settings.steps, settings.learning_rate)
 
     def displacements(self, velocity: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +131,7 @@ def _write(
     write_composite(layout.forward(subject.id), steps)
     write_composite(layout.inverse(subject.id), _inverse_steps(affine, inverse, grid))
 
-    native = read_image(subject.image)
+    native = read_image(layout.preprocessed(subject.id))
     data = torch.from_numpy(native.grid.squeeze(native.data))[None, None]
     warped = resample(data, native.grid, steps, grid)
     write_image(layout.warped(subject.id), grid.unsqueeze(warped[0, 0].numpy()), grid)

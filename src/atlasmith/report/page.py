@@ -23,7 +23,7 @@ from atlasmith.io.layout import Layout
 from atlasmith.io.tables import ALL, MEAN, MISSING, Subject, read_cohort, read_tsv
 from atlasmith.report import pictures
 from atlasmith.report.pictures import PLANES, plane, plane_axes
-from atlasmith.workflow.provenance import made_with
+from atlasmith.workflow.provenance import software_versions
 
 FOLDING = "nonpositive_jacobian_percent"
 VIEWS = 12  # template images along the covariates, at most
@@ -581,7 +581,7 @@ def _to_look_at(run: _Run) -> str:
 
 def _provenance(run: _Run) -> str:
     settings = yaml.safe_dump(run.config.resolved(), sort_keys=False, allow_unicode=True)
-    return _table(["software", "version"], [[k, str(v)] for k, v in made_with().items()], words=2) + _details(
+    return _table(["software", "version"], [[k, str(v)] for k, v in software_versions().items()], words=2) + _details(
         "The whole config", f"<pre>{escape(settings)}</pre>"
     )
 

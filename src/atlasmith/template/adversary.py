@@ -1,8 +1,8 @@
-"""What tells moved templates from people, trained against the template, so that this stays sharp.
+"""A discriminator between warped templates and images, which keeps the template sharp.
 
-After Atlas-GAN (Dey et al. 2021, arXiv:2105.04349): a spectrally normalized discriminator of patches that
-also sees the covariates, by projection; least squares (Mao et al. 2017, arXiv:1611.04076), and a penalty on
-its gradient at real images (R1, Mescheder et al. 2018, arXiv:1801.04406).
+After Atlas-GAN (Dey et al. 2021, arXiv:2105.04349): a spectrally normalized discriminator of patches,
+conditioned on the covariates by projection; least-squares loss (Mao et al. 2017, arXiv:1611.04076), and a
+penalty on its gradient at real images (R1, Mescheder et al. 2018, arXiv:1801.04406).
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 SLOPE = 0.2  # of leaky units
-SPREAD = 0.25  # of images in [0, 1]
-SHIFT = 0.05  # of the image's size, at most, that real and moved images are shifted by alike
+INTENSITY_SD = 0.25  # of images in [0, 1]
+SHIFT = 0.05  # largest common shift of real and warped images, as a share of the image's size
 
 
 class Adversary(nn.Module):
-    """Images (B, 1, *shape) and encoded covariates (B, size) to a value (B, 1, *smaller) for each patch: 1
-    for people, 0 for templates that were moved to people."""
+    """Map images and covariates to a value for each patch: 1 for real images, 0 for warped templates.
+
+    Args:
+        ndim: 2 or 3.
+        size: Number of encoded covariates.
+        channels: Widths of the strided convolutions, finest first.
+    """
 
     def __init__(self, ndim: int, size: int, channels: Sequence[int]) -> None:
         super().__init__()
@@ -35,7 +40,8 @@ class Adversary(nn.Module):
         self.projection = spectral_norm(nn.Linear(size, widths[-1], bias=False)) if size else None
 
     def forward(self, image: Tensor, code: Tensor) -> Tensor:
-        x = (image - 0.5) / SPREAD
+        """Map images (B, 1, *shape) and encoded covariates (B, size) to values (B, 1, *smaller)."""
+        x = (image - 0.5) / INTENSITY_SD
         for layer in self.body:
             x = F.leaky_relu(layer(x), SLOPE)
         value: Tensor = self.head(x)
@@ -46,25 +52,34 @@ class Adversary(nn.Module):
     def terms(
         self, moved: Tensor, real: Tensor, code: Tensor, weight: float, r1: float, random: torch.Generator
     ) -> dict[str, Tensor]:
-        """`adversarial`, `weight` times what the template has to lose, and `discriminator`, what this network
-        has to, each without a gradient for the other.
+        """Compute the losses of the template and of the discriminator, neither with a gradient for the other.
 
-        moved: templates (B, 1, *shape) at codes (B, size), moved to images. real: these people's images. Each
-        person is set against the template of the one before.
+        Each image is compared with the warped template of the batch's previous subject.
+
+        Args:
+            moved: Templates (B, 1, *shape) warped to the images.
+            real: The images (B, 1, *shape).
+            code: Encoded covariates (B, size) of the subjects.
+            weight: Of the template's loss.
+            r1: Weight of the gradient penalty.
+            random: Seeded generator on the CPU.
+
+        Returns:
+            `adversarial`, the template's loss, and `discriminator`.
         """
         size = real.shape[2:]
-        reach = [int(SHIFT * n) for n in size]
-        shift = [int(torch.randint(-n, n + 1, (), generator=random)) for n in reach]
+        limits = [int(SHIFT * n) for n in size]
+        shift = [int(torch.randint(-n, n + 1, (), generator=random)) for n in limits]
         moved, real = (x.roll(shift, list(range(2, x.ndim))) for x in (moved.roll(1, 0), real))
         self.requires_grad_(False)
-        lost = weight * (self(moved, code.roll(1, 0)) - 1).square().mean()
+        adversarial = weight * (self(moved, code.roll(1, 0)) - 1).square().mean()
         self.requires_grad_(True)
         real = real.detach().requires_grad_()
-        people = self(real, code)
-        (slope,) = torch.autograd.grad(people.sum(), real, create_graph=True)
-        templates = self(moved.detach(), code.roll(1, 0))
-        told = (templates.square().mean() + (people - 1).square().mean()) / 2
+        on_real = self(real, code)
+        (gradient,) = torch.autograd.grad(on_real.sum(), real, create_graph=True)
+        on_moved = self(moved.detach(), code.roll(1, 0))
+        loss = (on_moved.square().mean() + (on_real - 1).square().mean()) / 2
         return {
-            "adversarial": lost,
-            "discriminator": told + r1 / 2 * slope.square().flatten(1).sum(1).mean(),
+            "adversarial": adversarial,
+            "discriminator": loss + r1 / 2 * gradient.square().flatten(1).sum(1).mean(),
         }

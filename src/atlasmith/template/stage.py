@@ -1,242 +1,246 @@
-"""Groupwise training after Dalca et al. 2019 (arXiv:1908.02738), in both directions of the warp."""
+"""Groupwise training of a template and its registration network (Dalca et al. 2019, arXiv:1908.02738)."""
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from atlasmith import __version__
 from atlasmith.config import Config
 from atlasmith.core import distributed
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.fields import resize_displacement
 from atlasmith.core.grid import Grid
 from atlasmith.core.sampling import warp
-from atlasmith.io.files import read_json, write_json
-from atlasmith.io.images import write_image
-from atlasmith.io.tables import SUBPOPULATION, Subject, read_cohort, read_label_values
-from atlasmith.losses import pairwise_terms
+from atlasmith.io.files import read_json
+from atlasmith.io.tables import Subject, read_cohort, read_label_values
+from atlasmith.losses import pairwise_terms, required_inputs
 from atlasmith.networks import CovariateCode, Groupwise, held_out_folds, label_codes
 from atlasmith.template.adversary import Adversary
-from atlasmith.template.objective import template_objective
-from atlasmith.template.refinement import refine_template, start_from_regression
+from atlasmith.template.output import write_template
+from atlasmith.template.refinement import initialize_template, refine_template
 from atlasmith.template.segmenter import train_segmenters
-from atlasmith.training.augmentation import augmented
+from atlasmith.training.augmentation import augment
+from atlasmith.training.checkpoints import Checkpoint
 from atlasmith.training.dataset import AlignedImages, Cache
 from atlasmith.training.device import autocast, seeded_generator, select_device
 from atlasmith.training.loop import fit
 from atlasmith.training.memory import check_memory
-from atlasmith.workflow.provenance import fingerprint
+from atlasmith.training.objective import training_objective
+from atlasmith.workflow.provenance import training_digest
 
-# Of the template's learning rate. The decoder's weights act together: each as fast as a free voxel, they move
-# the template's contrast, which a local correlation doesn't see, long before its shape.
+# Of the template's learning rate. The decoder's weights act on many voxels at once: at the rate of a single
+# voxel's intensity they change the template's contrast, which LNCC ignores, long before its shape.
 DECODER_RATE = 0.02
 
 
 def train(config: Config) -> None:
-    """Train on the aligned images of all who build the template; write weights, training table and templates.
+    """Train template and network on the aligned images; write weights, training tables and template images.
 
-    A killed run goes on from its checkpoint to the same weights. Under torchrun the processes share each
-    batch and each round of refinement, and come to the same template but for rounding.
+    A killed run resumes from its checkpoint and ends at the same weights. Under torchrun, processes share
+    each batch and each round of refinement, and end at the same template but for rounding.
+
+    Args:
+        config: The run's config; `template` decides.
+
+    Raises:
+        AtlasmithError: When an earlier stage hasn't run, memory doesn't suffice, or training diverges.
     """
     subjects = [subject for subject in read_cohort(config.layout.cohort) if subject.in_template]
     refinement = config.template.refinement
     fewest = min(len(subjects), refinement.subjects if refinement.rounds else len(subjects))
+    if config.template.subpopulations > 1 and not config.layout.subpopulations.exists():
+        raise AtlasmithError(
+            f"{config.layout.subpopulations} is missing. Run `atlasmith subpopulations` first."
+        )
     with distributed.process_group(config.template.batch_size, fewest):
-        _train(config, subjects)
+        TemplateTraining(config, subjects).run()
 
 
-def _train(config: Config, subjects: Sequence[Subject]) -> None:
-    layout, settings = config.layout, config.template
-    grid = Grid.from_dict(read_json(layout.grid))
-    if settings.subpopulations > 1 and not layout.subpopulations.exists():
-        raise AtlasmithError(f"{layout.subpopulations} is missing. Run `atlasmith subpopulations` first.")
-    device = select_device(config.device)
-    torch.manual_seed(config.seed)
+class TemplateTraining:
+    """The state of one groupwise training.
 
-    # Half of what is free is left for what the others write.
-    folder = layout.template_weights.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    cache = Cache(folder, shutil.disk_usage(folder).free // (2 * distributed.world_size()))
-    images = AlignedImages(layout, subjects, grid, config.affine.n4, cache)
-    code = CovariateCode.of(settings.conditions, [subject.covariates for subject in subjects])
-    codes = torch.stack([code.encode(subject.covariates) for subject in subjects])
-    segmenter = None
-    if settings.label_similarity:
-        atlases = [subject.id for subject in subjects if subject.role == "atlas"]
-        segmenter = {
-            "outputs": len(label_codes(len(read_label_values(layout.labels)))),
-            "channels": settings.segmenter.channels,
-            "without": held_out_folds(atlases, settings.segmenter.count),
-        }
-    model = Groupwise(
-        grid,
-        code,
-        settings.network.name,
-        settings.network.channels,
-        settings.integration_steps,
-        probabilistic="kl" in settings.regularization,
-        cascades=settings.network.cascades,
-        segmenter=segmenter,
-        decoder=settings.decoder,
-    )
-    if model.segmenters is not None:
-        train_segmenters(config, model.segmenters.to(device), images, device)
-    if not layout.template_checkpoint.exists():
-        start_from_regression(model, images, codes)
-    check_memory(config, model.to(device))
-    if settings.channels_last:
-        layout_of = {2: torch.channels_last, 3: torch.channels_last_3d}
-        model.network.to(memory_format=layout_of[grid.ndim])  # type: ignore[call-overload]
-    # Where few images have data the template stays their mean: there nothing but noise would move it.
-    model.base.register_hook(lambda gradient: gradient * model.fov_mask)
-    if model.slopes is not None:
-        model.slopes.register_hook(lambda gradient: gradient * model.fov_mask[0])
-    groups = [
-        {"params": list(model.network.parameters()), "lr": settings.learning_rate},
-        {"params": [model.base], "lr": settings.template_learning_rate},
-    ]
-    if model.slopes is not None and model.decoder is not None:
-        groups += [
-            {"params": [model.slopes], "lr": settings.template_learning_rate},
-            {
-                "params": list(model.decoder.parameters()),
-                "lr": DECODER_RATE * settings.template_learning_rate,
-            },
-        ]
-    adversary = None
-    if settings.adversary.weight:
-        adversary = Adversary(grid.ndim, code.size, settings.adversary.channels).to(device)
-        groups += [
-            {
-                "params": list(adversary.parameters()),
-                "lr": settings.adversary.learning_rate,
-                "betas": (0.0, 0.9),
-            }
-        ]
-    optimizer = torch.optim.Adam(groups)
+    Args:
+        config: The run's config.
+        subjects: Those that take part in the template.
+    """
 
-    def draw(index: int) -> list[int]:
-        """This process's subjects of one step: passes over the cohort in random order."""
-        chosen = []
-        for position in range(index * settings.batch_size, (index + 1) * settings.batch_size):
-            order = torch.randperm(
-                len(subjects), generator=seeded_generator(config.seed, 0, position // len(subjects))
-            )
-            chosen.append(int(order[position % len(subjects)]))
-        return distributed.shard(chosen)
+    def __init__(self, config: Config, subjects: Sequence[Subject]) -> None:
+        self.config, self.subjects = config, subjects
+        self.settings, self.layout = config.template, config.layout
+        self.grid = Grid.from_dict(read_json(self.layout.grid))
+        self.device = select_device(config.device)
+        torch.manual_seed(config.seed)
+        # Half of the free space is left to the other outputs.
+        folder = self.layout.template_weights.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        self.cache = Cache(folder, free // (2 * distributed.world_size()))
+        self.images = AlignedImages(self.layout, subjects, self.grid, self.cache)
+        covariates = [subject.covariates for subject in subjects]
+        self.code = CovariateCode.of(self.settings.conditions, covariates)
+        self.codes = torch.stack([self.code.encode(values) for values in covariates])
+        self.model = self._build_model()
+        self.adversary: Adversary | None = None
+        # Streams of random numbers that differ between processes.
+        self.stream = [distributed.rank()] if distributed.rank() else []
 
-    def as_it_is(index: int) -> Tensor:
-        """What is compared of an image (1, C, *shape), which the segmenters see once."""
-        image, _ = images.batch([index])
-        with autocast(device, settings.precision):
-            return model.features(image.to(device), [subjects[index].id]).half().cpu()
+    def run(self) -> None:
+        """Train, refine, and write the results."""
+        config, layout, settings, model = self.config, self.layout, self.settings, self.model
+        if model.segmenters is not None:
+            train_segmenters(config, model.segmenters.to(self.device), self.images, self.device)
+        sections = ("cohort", "preprocess", "affine", "template")
+        digest = training_digest(config, sections, self.subjects)
+        checkpoint = Checkpoint(layout.template_checkpoint, digest)
+        if not checkpoint.path.exists():
+            initialize_template(model, self.images, self.codes)
+        check_memory(
+            model.to(self.device),
+            settings.batch_size,
+            settings.precision,
+            settings.save_memory,
+            settings.objective,
+        )
+        optimizer = self._build_optimizer()
+        fit(
+            module=model if self.adversary is None else torch.nn.ModuleList([model, self.adversary]),
+            optimizer=optimizer,
+            step=self.step,
+            steps=settings.steps,
+            checkpoint=checkpoint,
+            table=layout.template_training,
+            every=settings.checkpoint_every,
+            description="template",
+        )
+        refine_template(config, model, self.images, self.codes, digest)
+        if not distributed.is_main_process():
+            return
+        write_template(config, model.cpu())
+        # From the latest to the earliest, so that a resumed run never misses an earlier one.
+        shutil.rmtree(layout.refinement_checkpoint, ignore_errors=True)
+        checkpoint.remove()
+        layout.segmenter_checkpoint.unlink(missing_ok=True)
 
-    own = [distributed.rank()] if distributed.rank() else []  # random numbers of this process alone
+    def step(self, index: int) -> dict[str, Tensor]:
+        """Evaluate the objective of one training step on this process's share of the batch.
 
-    def step(index: int) -> dict[str, Tensor]:
-        chosen = draw(index)
-        image, mask = images.batch(chosen)
-        if settings.augment:
-            image, mask, _ = augmented(image, mask, seeded_generator(config.seed, 4, index, *own))
-        elif model.segmenters is not None:
-            seen = [cache.get(("features", index), partial(as_it_is, index)) for index in chosen]
-            image = torch.cat(seen).float()
-        image, mask = image.to(device), mask.to(device)
-        with autocast(device, settings.precision):
+        Args:
+            index: The step's.
+
+        Returns:
+            `loss`, with a gradient, and each term, weighted and detached.
+        """
+        settings = self.settings
+        chosen = self._draw(index)
+        image, mask, codes = self._load(index, chosen)
+        ids = [self.subjects[i].id for i in chosen]
+        with autocast(self.device, settings.precision):
             if settings.augment:
-                image = model.features(image, [subjects[i].id for i in chosen])
-            template = model.template_features(codes[chosen].to(device))
-            velocity = model.velocity(template, image)
+                image = self.model.features(image, ids)
+            template = self.model.template_features(codes)
+            velocity = self.model.velocity(template, image)
         if velocity.log_variance is not None:
-            random = seeded_generator(config.seed, 3, index, *own)
-            noise = torch.randn(velocity.mean.shape, generator=random).to(device)
+            random = seeded_generator(self.config.seed, 3, index, *self.stream)
+            noise = torch.randn(velocity.mean.shape, generator=random).to(self.device)
             velocity = replace(velocity, noise=noise)
-        objective_ = template_objective(settings, grid, template, image, mask, velocity)
-        terms = objective_.terms | pairwise_terms(image[:, :1].float(), mask, objective_, settings.pairwise)
-        if adversary is not None:
-            there = resize_displacement(objective_.inverse, image.shape[2:])
-            moved = warp(template[:, :1].float(), there) * mask
-            terms |= adversary.terms(
-                moved,
-                image[:, :1].float(),
-                codes[chosen].to(device),
-                settings.adversary.weight,
-                settings.adversary.r1,
-                seeded_generator(config.seed, 6, index, *own),
-            )
+        objective = training_objective(
+            self.grid,
+            template,
+            image,
+            mask,
+            velocity,
+            save_memory=settings.save_memory,
+            **settings.objective,
+        )
+        intensities = image[:, :1].float()
+        terms = objective.terms | pairwise_terms(intensities, mask, objective, settings.pairwise)
+        if self.adversary is not None:
+            inverse = resize_displacement(objective.inverse, image.shape[2:])
+            moved = warp(template[:, :1].float(), inverse) * mask
+            random = seeded_generator(self.config.seed, 6, index, *self.stream)
+            adversary = settings.adversary
+            terms |= self.adversary.terms(moved, intensities, codes, adversary.weight, adversary.r1, random)
         return {"loss": torch.stack(list(terms.values())).sum(), **{n: t.detach() for n, t in terms.items()}}
 
-    settled = config.digest("cohort", "affine", "template")
-    digest = f"{settled}-{fingerprint(layout.inputs, subjects)}-{__version__}"
-    fit(
-        module=model if adversary is None else torch.nn.ModuleList([model, adversary]),
-        optimizer=optimizer,
-        step=step,
-        steps=settings.steps,
-        checkpoint=layout.template_checkpoint,
-        table=layout.template_training,
-        every=settings.checkpoint_every,
-        digest=digest,
-        description="template",
-    )
-    refine_template(config, model, images, codes, digest)
-    if not distributed.is_main_process():
-        return
-    _write(config, model.cpu())
-    # Who goes on from a later one never starts from an earlier one that is gone.
-    shutil.rmtree(layout.refinement_checkpoint, ignore_errors=True)
-    layout.template_checkpoint.unlink(missing_ok=True)
-    layout.segmenter_checkpoint.unlink(missing_ok=True)
+    def _draw(self, index: int) -> list[int]:
+        """Draw this process's subjects of one step: passes over the cohort in random order."""
+        count, size = len(self.subjects), self.settings.batch_size
+        chosen = []
+        for position in range(index * size, (index + 1) * size):
+            random = seeded_generator(self.config.seed, 0, position // count)
+            chosen.append(int(torch.randperm(count, generator=random)[position % count]))
+        return distributed.shard(chosen)
 
+    def _load(self, index: int, chosen: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Load a step's images, or with segmenters their features (B, C, *shape), masks and codes."""
+        image, mask = self.images.batch(chosen)
+        if self.settings.augment:
+            random = seeded_generator(self.config.seed, 4, index, *self.stream)
+            image, mask, _ = augment(image, mask, random)
+        elif self.model.segmenters is not None:
+            features = [self.cache.get(("features", i), partial(self._features, i)) for i in chosen]
+            image = torch.cat(features).float()
+        return image.to(self.device), mask.to(self.device), self.codes[chosen].to(self.device)
 
-@torch.inference_mode()
-def _write(config: Config, model: Groupwise) -> None:
-    layout, grid = config.layout, model.grid
-    subpopulations = model.code.categorical.get(SUBPOPULATION, {})
-    views = ({SUBPOPULATION: [*subpopulations]} if subpopulations else {}) | config.template.evaluate_at
-    for missing in [value for value in views.get(SUBPOPULATION, []) if value not in subpopulations]:
-        print(f"template: no subpopulation {missing} was found, so there is no view of it", flush=True)
-        views[SUBPOPULATION] = [value for value in views[SUBPOPULATION] if value != missing]
-    model.save(layout.template_weights)
+    def _features(self, index: int) -> Tensor:
+        """Compute the features (1, C, *shape) of an image that isn't augmented, in half precision."""
+        image, _ = self.images.batch([index])
+        with autocast(self.device, self.settings.precision):
+            features = self.model.features(image.to(self.device), [self.subjects[index].id])
+        return features.half().cpu()
 
-    def write(path, code: Tensor) -> None:  # type: ignore[no-untyped-def]
-        write_image(path, grid.unsqueeze(model.template(code[None])[0, 0].numpy()), grid)
-
-    write(layout.template_image, torch.zeros(model.code.size))
-    cohorts = {}
-    if views:
-        for number, point in enumerate(itertools.product(*views.values()), start=1):
-            covariates = {
-                name: float(value) if isinstance(value, int | float) else value
-                for name, value in zip(views, point, strict=True)
+    def _build_model(self) -> Groupwise:
+        settings, segmenter = self.settings, None
+        if settings.label_similarity:
+            atlases = [subject.id for subject in self.subjects if subject.role == "atlas"]
+            segmenter = {
+                "outputs": len(label_codes(len(read_label_values(self.layout.labels)))),
+                "channels": settings.segmenter.channels,
+                "without": held_out_folds(atlases, settings.segmenter.count),
             }
-            write(layout.template_at(number), model.code.encode(covariates))
-            cohorts[str(number)] = {
-                "covariates": covariates,
-                "name": ", ".join(f"{n} {v}" for n, v in covariates.items()),
-            }
-    write_json(
-        layout.template_description,
-        {
-            "Identifier": config.template.name,
-            "Name": f"{config.template.name}: built by atlasmith {__version__}",
-            "BIDSVersion": "1.11.1",
-            "TemplateFlowVersion": "1.0.0",
-            "cohort": cohorts,
-            "res": {
-                "1": {
-                    "origin": np.round(grid.affine[:3, 3], 4).tolist(),
-                    "shape": list(grid.shape),
-                    "zooms": list(grid.spacing),
+        return Groupwise(
+            self.grid,
+            self.code,
+            settings.network.name,
+            settings.network.channels,
+            settings.integration_steps,
+            probabilistic="log_variance" in required_inputs(settings.regularization),
+            cascades=settings.network.cascades,
+            segmenter=segmenter,
+            decoder=settings.decoder,
+        )
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        """Give network, template, decoder and adversary their learning rates."""
+        model, settings = self.model, self.settings
+        if settings.channels_last:
+            memory_format = {2: torch.channels_last, 3: torch.channels_last_3d}[self.grid.ndim]
+            model.network.to(memory_format=memory_format)  # type: ignore[call-overload]
+        # Where few images have data the template stays their mean: its gradient there is noise.
+        model.base.register_hook(lambda gradient: gradient * model.fov_mask)
+        groups: list[dict[str, Any]] = [
+            {"params": list(model.network.parameters()), "lr": settings.learning_rate},
+            {"params": [model.base], "lr": settings.template_learning_rate},
+        ]
+        if model.slopes is not None and model.decoder is not None:
+            model.slopes.register_hook(lambda gradient: gradient * model.fov_mask[0])
+            rate = settings.template_learning_rate
+            groups.append({"params": [model.slopes], "lr": rate})
+            groups.append({"params": list(model.decoder.parameters()), "lr": DECODER_RATE * rate})
+        if settings.adversary.weight:
+            channels = settings.adversary.channels
+            self.adversary = Adversary(self.grid.ndim, self.code.size, channels).to(self.device)
+            groups.append(
+                {
+                    "params": list(self.adversary.parameters()),
+                    "lr": settings.adversary.learning_rate,
+                    "betas": (0.0, 0.9),
                 }
-            },
-        },
-    )
+            )
+        return torch.optim.Adam(groups)

@@ -35,7 +35,7 @@ def find_subpopulations(config: Config) -> None:
         raise AtlasmithError("template.subpopulations is 1: there is nothing to tell apart.")
     subjects = read_cohort(layout.cohort)
     grid = Grid.from_dict(read_json(layout.grid))
-    images = AlignedImages(layout, subjects, grid, config.affine.n4)
+    images = AlignedImages(layout, subjects, grid)
     progress = tqdm(range(len(subjects)), desc="subpopulations", disable=None)
     which = clusters(*_cells(images, progress), config.template.subpopulations, config.seed)
     sizes = np.bincount(which)
@@ -79,7 +79,7 @@ def clusters(values: Array, shares: Array, count: int, seed: int) -> Array:
 def nearest_subpopulation(config: Config, subject: Subject) -> str:
     """The subpopulation of an aligned subject who wasn't in the cohort: that whose template is closest."""
     model = Groupwise.load(config.layout.template_weights)
-    image, mask = AlignedImages(config.layout, [subject], model.grid, config.affine.n4).batch([0])
+    image, mask = AlignedImages(config.layout, [subject], model.grid).batch([0])
 
     def distance(subpopulation: str) -> float:
         code = model.code.encode({**subject.covariates, SUBPOPULATION: subpopulation})

@@ -1,90 +1,114 @@
-"""Instance optimization: one image's own velocity, made better under training's objective."""
+"""Instance optimization: improve one image's velocity by gradient descent on the training objective."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from atlasmith.config import Config
 from atlasmith.core.fields import jacobian_determinant
 from atlasmith.core.grid import Grid
-from atlasmith.losses import (
-    DIRECTIONS,
-    TRAINING_TERMS,
-    Objective,
-    needs_displacements,
-    registration_objective,
-)
-from atlasmith.transforms.velocity import Velocity
+from atlasmith.losses import Objective, find_regularizers, registration_objective, required_inputs
+from atlasmith.transforms import DIRECTIONS, Velocity
 
-SNAPSHOTS = 4  # velocities on the way that may be the answer
+CANDIDATES = 4  # iterates that are compared with the start at the end
+
+Terms = Mapping[str, Mapping[str, Any]]
 
 
-class ObjectiveFunction(Protocol):
-    """A velocity (1, d, *half), judged both ways, or on one direction where the terms allow it."""
+class InstanceObjective(Protocol):
+    """The objective of a velocity (1, d, *half), in both directions or in one where its terms allow that."""
 
     def __call__(self, velocity: Tensor, directions: Sequence[int] = DIRECTIONS) -> Objective: ...
 
 
 def instance_objective(
-    config: Config, grid: Grid, template: Tensor, image: Tensor, mask: Tensor
-) -> ObjectiveFunction:
-    """How training judges a velocity between features (1, C, *shape) of the template, or of another image,
-    and of an image, all on `grid`: without the terms that need a batch or a network, and without those on
-    labels where there are intensities alone."""
-    regularization = {
-        name: settings
-        for name, settings in config.template.regularization.items()
-        if name not in TRAINING_TERMS
-    }
-    judged = partial(
-        registration_objective,
-        template,
-        image,
-        mask,
-        integration_steps=config.template.integration_steps,
-        similarity=config.template.similarity,
-        labels=config.template.label_similarity if image.shape[1] > 1 else {},
-        regularization=regularization,
-    )
-    always_both = needs_displacements(regularization)
+    fixed: Tensor,
+    moving: Tensor,
+    mask: Tensor,
+    grid: Grid,
+    *,
+    similarity: Terms,
+    regularization: Terms,
+    integration_steps: int,
+    label_similarity: Terms | None = None,
+) -> InstanceObjective:
+    """Bind the training objective to one pair of images.
 
-    def on(velocity: Tensor, directions: Sequence[int] = DIRECTIONS) -> Objective:
-        return judged(
+    Regularizers that need a batch or a network's output are left out, and so are terms on labels where the
+    images have intensities alone.
+
+    Args:
+        fixed: Features (1, C, *shape) of the template, or of another image, on `grid`.
+        moving: Features (1, C, *shape) of the image, affinely aligned to it.
+        mask: (1, 1, *shape), 1 where the moving image has data.
+        grid: The grid of both.
+        similarity: Similarity terms of the intensities, by name: weight and settings.
+        regularization: Regularization terms, likewise.
+        integration_steps: Squarings of the exponential.
+        label_similarity: Similarity terms of the label probabilities.
+
+    Returns:
+        A function of a velocity (1, d, *half), in voxels of its own grid.
+    """
+    regularizers = find_regularizers(regularization)
+    single = {name: terms for name, terms in regularization.items() if not regularizers[name].training_only}
+    objective = partial(
+        registration_objective,
+        fixed,
+        moving,
+        mask,
+        similarity=similarity,
+        regularization=single,
+        integration_steps=integration_steps,
+        label_similarity=label_similarity if label_similarity and moving.shape[1] > 1 else {},
+    )
+    always_both = not required_inputs(single).isdisjoint({"forward", "inverse"})
+
+    def evaluate(velocity: Tensor, directions: Sequence[int] = DIRECTIONS) -> Objective:
+        return objective(
             Velocity(velocity),
             velocity_spacing=grid.coarser_spacing(velocity.shape[2:]),
             directions=DIRECTIONS if always_both else directions,
         )
 
-    return on
+    return evaluate
 
 
-def optimize(instance_objective: ObjectiveFunction, start: Tensor, steps: int, rate: float) -> Tensor:
-    """What `steps` steps of Adam make of `start` (1, d, *half), or one of the velocities on the way: the last
-    that is better than `start` and doesn't fold, and `start` where there is none.
+def optimize(objective: InstanceObjective, start: Tensor, steps: int, learning_rate: float) -> Tensor:
+    """Minimize an objective by Adam, never ending worse than the start.
 
-    The steps look at the directions in turn: each costs little more than half of one that looks at both, and a
-    third more of them end where those do. The rate falls to zero as a cosine does.
+    Each step evaluates one of the two directions, in turn: it costs little more than half of a step on both,
+    and a third more such steps end at the same value. The learning rate follows a cosine to zero.
+
+    Args:
+        objective: See `instance_objective`.
+        start: Velocity (1, d, *half), in voxels of its own grid.
+        steps: Number of steps.
+        learning_rate: Initial learning rate of Adam, in voxels.
+
+    Returns:
+        The latest of a few iterates that is better than `start` and free of folds, or `start` where there is
+        none.
     """
     velocity = start.clone().requires_grad_()
-    optimizer = torch.optim.Adam([velocity], lr=rate)
-    kept = []
+    optimizer = torch.optim.Adam([velocity], lr=learning_rate)
+    candidates = []
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+        optimizer.param_groups[0]["lr"] = learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
         optimizer.zero_grad()
-        instance_objective(velocity, [DIRECTIONS[step % 2]]).loss.backward()
+        objective(velocity, [DIRECTIONS[step % 2]]).loss.backward()
         optimizer.step()
-        if (step + 1) % max(steps // SNAPSHOTS, 1) == 0 or step + 1 == steps:
-            kept.append(velocity.detach().clone())
+        if (step + 1) % max(steps // CANDIDATES, 1) == 0 or step + 1 == steps:
+            candidates.append(velocity.detach().clone())
     with torch.no_grad():
-        worst = instance_objective(start).loss
-        for candidate in reversed(kept):
-            judged = instance_objective(candidate)
-            if judged.loss < worst and bool((jacobian_determinant(judged.forward) > 0).all()):
+        initial = objective(start).loss
+        for candidate in reversed(candidates):
+            found = objective(candidate)
+            if found.loss < initial and bool((jacobian_determinant(found.forward) > 0).all()):
                 return candidate
     return start

@@ -1,29 +1,28 @@
-"""The training loop: seeded, resumable to the same weights, with a progress bar and a table."""
+"""The training loop: seeded, resumable to the same weights, with a progress bar and a table of its steps."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import safe_open, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from atlasmith.core import distributed
 from atlasmith.core.errors import AtlasmithError
-from atlasmith.io.files import atomic_write
 from atlasmith.io.tables import write_tsv
+from atlasmith.training.checkpoints import Checkpoint
 
-PATIENCE = 4  # steps in a row that may fail
+PATIENCE = 4  # consecutive steps that may fail
 
 
 def one_cycle(steps: int, warm_up: float = 0.1) -> Callable[[int], float]:
-    """Multiplier of the learning rate: linear rise, then a cosine to zero."""
+    """Give the multiplier of the learning rate at each step: a linear rise, then a cosine to zero."""
 
     def schedule(step: int) -> float:
         position = (step + 1) / steps
@@ -34,14 +33,21 @@ def one_cycle(steps: int, warm_up: float = 0.1) -> Callable[[int], float]:
     return schedule
 
 
-def _finite(loss: float, module: nn.Module) -> bool:
-    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    return math.isfinite(loss) and bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+@dataclass
+class _State:
+    """What a resumed training needs beside weights and the optimizer's moments."""
 
+    step: int = 0
+    rate_factor: float = 1.0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    failed: int = 0
 
-def _say(text: str) -> None:
-    if distributed.is_main_process():
-        print(text, flush=True)
+    @property
+    def lowest(self) -> float:
+        """The least finite validation loss so far."""
+        found = [row["validation"] for row in self.rows if "validation" in row]
+        return min(filter(math.isfinite, found), default=math.inf)
 
 
 def fit(
@@ -50,130 +56,137 @@ def fit(
     optimizer: torch.optim.Optimizer,
     step: Callable[[int], dict[str, Tensor]],
     steps: int,
-    checkpoint: Path,
+    checkpoint: Checkpoint,
     table: Path,
     every: int,
-    digest: str,
     description: str,
     keep_best: bool = False,
 ) -> None:
-    """Minimize `step(index)["loss"]`, at the optimizer's rates times `one_cycle`; the other entries of `step`
-    are logged under their names.
+    """Minimize `step(index)["loss"]` at the optimizer's learning rates times `one_cycle`.
 
-    Every `every` steps the state goes to `checkpoint`, whole; a later call with the same `digest` goes on
-    from there to the same weights, since `step` draws its random numbers from its index alone. An entry that
-    is missing in some steps is written as n/a. The caller removes the checkpoint once its results are safe.
+    A step whose loss or gradient isn't finite is left out, and the learning rates are halved from then on.
+    Under torchrun, `step` gives the loss of this process's share of the batch; the mean over processes is
+    minimized and recorded.
 
-    keep_best: the weights at the end are those with the least `validation`, where steps gave any.
+    Args:
+        module: Weights and buffers to be saved; in evaluation mode afterwards.
+        optimizer: Over the module's parameters.
+        step: From a step's index to `loss` and further terms, which are recorded under their names. It draws
+            its random numbers from the index alone, so that a resumed run ends at the same weights.
+        steps: Number of steps.
+        checkpoint: Where the state goes every `every` steps. The caller removes it.
+        table: TSV of all steps, n/a where a term is missing.
+        every: Steps between checkpoints.
+        description: Names the training in progress and messages.
+        keep_best: End with the weights of the least `validation` term, where steps gave any.
 
-    A step whose loss or gradient isn't finite is left out, and the rates are halved from then on; after
-    `PATIENCE` such steps in a row, raises `AtlasmithError`.
-
-    Where several processes work together, `step` gives the loss of this one's share, and what is minimized
-    and logged is the mean.
+    Raises:
+        AtlasmithError: After `PATIENCE` consecutive steps that aren't finite.
     """
-    schedule = one_cycle(steps)
-    first, slowed, rows, best = (
-        _load(checkpoint, module, optimizer, digest) if checkpoint.exists() else (0, 1.0, [], {})
-    )
-    validated = [row["validation"] for row in rows if "validation" in row]
-    lowest = min(filter(math.isfinite, validated), default=math.inf)
-    distributed.barrier()  # nobody writes what another still reads
-    failed = 0
-    rates = [group["lr"] for group in optimizer.param_groups]
+    schedule, rates = one_cycle(steps), [group["lr"] for group in optimizer.param_groups]
+    state = _resume(checkpoint, module, optimizer)
+    distributed.barrier()  # no process writes what another still reads
+    quiet = not distributed.is_main_process() or os.environ.get("TQDM_DISABLE") is not None
     progress = tqdm(
-        range(first, steps),
+        range(state.step, steps),
         desc=description,
-        initial=first,
+        initial=state.step,
         total=steps,
-        disable=None if distributed.is_main_process() and os.environ.get("TQDM_DISABLE") is None else True,
+        disable=True if quiet else None,
     )
     module.train()
     for index in progress:
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = slowed * rate * schedule(index)
-        before = [buffer.clone() for buffer in module.buffers()]
-        terms = step(index)
-        optimizer.zero_grad(set_to_none=True)
-        terms["loss"].backward()
-        distributed.average_gradients(module)
-        means = (
-            distributed.all_reduce_sum(torch.stack([value.detach() for value in terms.values()]))
-            / distributed.world_size()
-        )
-        values = dict(zip(terms, means.tolist(), strict=True))
-        rows.append({"step": index + 1, **values})
-        if keep_best and values.get("validation", math.inf) < lowest:
-            lowest = values["validation"]
-            best = {name: value.detach().clone() for name, value in module.state_dict().items()}
-        if _finite(values["loss"], module):
-            failed = 0
-            optimizer.step()
-        else:
-            failed, slowed = failed + 1, slowed / 2
-            for buffer, value in zip(module.buffers(), before, strict=True):  # as running means
-                buffer.copy_(value)
-            if failed == PATIENCE:
-                raise AtlasmithError(
-                    f"{description}: loss or gradient isn't finite in {failed} steps up to step {index}: "
-                    f"{values}. Lower the learning rate; the last good state is in {checkpoint}."
-                )
-            _say(f"{description}: left out step {index + 1}, which isn't finite; rates are halved")
-        progress.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
-        done = index + 1
-        if distributed.is_main_process() and (done % every == 0 or done == steps):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
-            _save(checkpoint, module, optimizer, digest, done, slowed, rows, best)
+        _set_rates(optimizer, [state.rate_factor * rate * schedule(index) for rate in rates])
+        _step(state, index, module, optimizer, step, keep_best)
+        if state.failed == PATIENCE:
+            raise AtlasmithError(
+                f"{description}: loss or gradient isn't finite in {PATIENCE} steps up to step {index}: "
+                f"{state.rows[-1]}. Lower the learning rate; the last good state is in {checkpoint.path}."
+            )
+        if state.failed:
+            distributed.log(
+                f"{description}: step {index + 1} isn't finite and was left out; rates are halved"
+            )
+        progress.set_postfix(loss=f"{state.rows[-1]['loss']:.4f}", refresh=False)
+        if (index + 1) % every == 0 or index + 1 == steps:
+            _set_rates(optimizer, rates)
+            _save(checkpoint, module, optimizer, state)
             if progress.disable:
-                print(f"{description}: step {done} of {steps}, loss {rows[-1]['loss']:.4f}", flush=True)
-    columns = list(dict.fromkeys(["step", "loss", *(name for row in rows for name in row)]))
+                distributed.log(
+                    f"{description}: step {index + 1} of {steps}, loss {state.rows[-1]['loss']:.4f}"
+                )
+    columns = list(dict.fromkeys(["step", "loss", *(name for row in state.rows for name in row)]))
     if distributed.is_main_process():
-        write_tsv(table, rows, columns)
-    if best:
-        module.load_state_dict(best)
+        write_tsv(table, state.rows, columns)
+    if state.best:
+        module.load_state_dict(state.best)
     module.eval()
 
 
-def _save(
-    path: Path,
+def _step(
+    state: _State,
+    index: int,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    digest: str,
-    step: int,
-    slowed: float,
-    rows: list[dict[str, Any]],
-    best: dict[str, Tensor],
+    step: Callable[[int], dict[str, Tensor]],
+    keep_best: bool,
 ) -> None:
+    """Take one step, record its terms, and restore the buffers where it isn't finite."""
+    buffers = [buffer.clone() for buffer in module.buffers()]
+    terms = step(index)
+    optimizer.zero_grad(set_to_none=True)
+    terms["loss"].backward()
+    distributed.average_gradients(module)
+    sums = distributed.all_reduce_sum(torch.stack([value.detach() for value in terms.values()]))
+    values = dict(zip(terms, (sums / distributed.world_size()).tolist(), strict=True))
+    if keep_best and values.get("validation", math.inf) < state.lowest:
+        state.best = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    state.rows.append({"step": index + 1, **values})
+    state.step = index + 1
+    if _finite(values["loss"], module):
+        state.failed = 0
+        optimizer.step()
+        return
+    state.failed, state.rate_factor = state.failed + 1, state.rate_factor / 2
+    for buffer, value in zip(module.buffers(), buffers, strict=True):  # such as running means
+        buffer.copy_(value)
+
+
+def _finite(loss: float, module: nn.Module) -> bool:
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    return math.isfinite(loss) and bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, rates: list[float]) -> None:
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+
+
+def _save(checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer, state: _State) -> None:
     tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
-    tensors |= {f"best.{name}": value for name, value in best.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    with atomic_write(path) as partial:
-        about = {"digest": digest, "step": str(step), "slowed": str(slowed), "rows": json.dumps(rows)}
-        save_file(tensors, partial, metadata=about)
+    tensors |= {f"best.{name}": value for name, value in state.best.items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+    values = {"step": state.step, "rate_factor": state.rate_factor, "rows": state.rows}
+    checkpoint.save(values, tensors)
 
 
-def _load(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, digest: str
-) -> tuple[int, float, list[dict[str, Any]], dict[str, Tensor]]:
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        if metadata["digest"] != digest:
-            _say(f"{path} is of another config: starting anew")
-            return 0, 1.0, [], {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+def _resume(checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer) -> _State:
+    """Restore module and optimizer from a checkpoint, if there is one; give the state to go on from."""
+    found = checkpoint.load()
+    if found is None:
+        return _State()
+    values, tensors = found
     weights, best = (
         {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
         for part in ("module.", "best.")
     )
     module.load_state_dict(weights)
-    state: dict[int, dict[str, Tensor]] = {}
+    moments: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    _say(f"resuming at step {metadata['step']} from {path}")
-    return int(metadata["step"]), float(metadata["slowed"]), json.loads(metadata["rows"]), best
+            moments.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    distributed.log(f"resuming at step {values['step']} from {checkpoint.path}")
+    return _State(best=best, **values)

@@ -1,95 +1,123 @@
-"""Whether training fits into memory, told before it starts by a step on a corner of the grid."""
+"""Check that a training step fits into memory before training starts, by measuring a step on a small grid."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from atlasmith.config import Config
-from atlasmith.core.distributed import is_main_process, world_size
+from atlasmith.core import distributed
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Grid
 from atlasmith.networks import Groupwise
-from atlasmith.template.objective import template_objective
 from atlasmith.training.device import autocast
+from atlasmith.training.objective import training_objective
+from atlasmith.workflow.resources import GIB, training_bytes
 
-CORNER = 32  # voxels a side
-OVERHEAD = 1.2  # what a step takes over what it keeps for the gradient, as measured
-STATES = 4  # of a weight: itself, its gradient, and Adam's two moments
-GIB = 2**30
+SIDE = 32  # voxels per axis of the grid that is measured
 MEMINFO, OWN_GROUP, CGROUP = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
-def check_memory(config: Config, model: Groupwise) -> None:
-    """Print what a step will take; raises `AtlasmithError` where what it keeps for the gradient alone is more
-    than there is."""
-    device, batch = model.base.device, config.template.batch_size // world_size()
+def check_memory(
+    model: Groupwise, batch_size: int, precision: str, save_memory: bool, objective: Mapping[str, Any]
+) -> None:
+    """Print what a training step needs, and refuse one that can't fit.
+
+    Args:
+        model: The model, on its device.
+        batch_size: Subjects of a step, over all processes.
+        precision: See `autocast`.
+        save_memory: Of `training_objective`.
+        objective: The other terms of `training_objective`.
+
+    Raises:
+        AtlasmithError: Where the tensors that a step keeps for its gradient exceed the free memory.
+    """
+    device, batch = model.base.device, batch_size // distributed.world_size()
+    voxels, weights = int(np.prod(model.grid.shape)), sum(p.numel() for p in model.parameters())
+    per_voxel = saved_bytes_per_voxel(model, precision, save_memory, objective)
     free = free_bytes(device)
-    kept, states = kept_bytes(config, model), STATES * sum(4 * p.numel() for p in model.parameters())
-    needed = OVERHEAD * kept * batch + states
-    shape = " x ".join(map(str, model.grid.tensor_shape))
-    what = f"{batch} images on a grid of {shape}: about {needed / GIB:.1f} GiB"
     if free is None:
         return
-    if kept * batch + states > free:
-        fits = int((free - states) / (OVERHEAD * kept)) * world_size()
+    needed = training_bytes(voxels, batch, per_voxel, weights)
+    shape = " x ".join(map(str, model.grid.tensor_shape))
+    step = f"{batch} images on a grid of {shape}: about {needed / GIB:.1f} GiB"
+    if training_bytes(voxels, batch, per_voxel, weights, overhead=1) > free:
+        per_image = training_bytes(voxels, 1, per_voxel) - training_bytes(voxels, 0, per_voxel)
+        fits = int((free - training_bytes(voxels, 0, per_voxel, weights)) / per_image)
+        fits *= distributed.world_size()
         remedy = f"template.batch_size: {fits}, " if fits > 1 else ""
         raise AtlasmithError(
-            f"template: a training step on {what}, and {free / GIB:.1f} GiB are free on {device}. "
+            f"template: a training step on {step}, and {free / GIB:.1f} GiB are free on {device}. "
             f"Try {remedy}a larger template.spacing, `save_memory`, or more `processes` on other GPUs."
         )
-    if is_main_process():
-        print(f"template: a step on {what} of the {free / GIB:.1f} GiB that are free", flush=True)
+    distributed.log(f"template: a step on {step} of the {free / GIB:.1f} GiB that are free on {device}")
 
 
-def kept_bytes(config: Config, model: Groupwise) -> float:
-    """What one image's step keeps for the gradient, but for weights; proportional to the grid, so that a
-    small one tells."""
-    whole, device = model.grid, model.base.device
-    x, y, z = (min(n, CORNER) for n in whole.shape)
-    grid = Grid((x, y, z), whole.affine)
+def saved_bytes_per_voxel(
+    model: Groupwise, precision: str, save_memory: bool, objective: Mapping[str, Any]
+) -> float:
+    """Measure the bytes that autograd saves for one image's training step, without weights.
+
+    Args:
+        model: The model; its like on a grid of `SIDE` voxels per axis is measured.
+        precision: See `autocast`.
+        save_memory: Of `training_objective`.
+        objective: The other terms of `training_objective`.
+
+    Returns:
+        Bytes per voxel of the template's grid.
+    """
+    device = model.base.device
+    x, y, z = (min(n, SIDE) for n in model.grid.shape)
+    grid = Grid((x, y, z), model.grid.affine)
     with torch.random.fork_rng(devices=[]):
         small = Groupwise(grid, model.code, **model.settings).to(device)
     sizes: dict[int, int] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def record(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with autocast(device, config.template.precision):
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
+        with autocast(device, precision):
             template = small.template_features(torch.zeros(1, model.code.size, device=device))
             image = small.features(torch.zeros_like(small.base))
             velocity = small.velocity(template, image)
-        template_objective(config.template, grid, template, image, torch.ones_like(small.base), velocity)
+        mask = torch.ones_like(small.base)
+        training_objective(grid, template, image, mask, velocity, save_memory=save_memory, **objective)
     weights = {parameter.data_ptr() for parameter in small.parameters()}
-    kept = sum(world_size for place, world_size in sizes.items() if place not in weights)
-    return float(kept * np.prod(whole.shape) / np.prod(grid.shape))
+    return float(sum(size for place, size in sizes.items() if place not in weights) / np.prod(grid.shape))
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Of the GPU, or of the machine's memory within what a job may take; None where nobody tells."""
+    """Find the free memory of a GPU, or of the machine within the limits of the job's control groups.
+
+    Returns:
+        Bytes; None where the system doesn't tell.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     known = []
     if MEMINFO.exists():
         lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
         known.append(1024 * int(lines["MemAvailable"].split()[0]))
-    for group in _groups():
+    for group in _control_groups():
         limit = group / "memory.max"
         if limit.exists() and limit.read_text().strip().isdigit():
-            counted = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            copies = int(counted["active_file"]) + int(counted["inactive_file"])  # of files: they give way
-            known.append(int(limit.read_text()) - int((group / "memory.current").read_text()) + copies)
+            usage = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            page_cache = int(usage["active_file"]) + int(usage["inactive_file"])  # is freed on demand
+            known.append(int(limit.read_text()) - int((group / "memory.current").read_text()) + page_cache)
     return min(known, default=None)
 
 
-def _groups() -> list[Path]:
-    """The control groups (version 2) that this process is in: a scheduler limits its jobs by them."""
+def _control_groups() -> list[Path]:
+    """List the control groups (version 2) of this process, by which a scheduler limits its jobs."""
     lines = OWN_GROUP.read_text().splitlines() if OWN_GROUP.exists() else []
     own = [CGROUP / line[3:].strip("/") for line in lines if line.startswith("0::")]
     return [folder for path in own for folder in (path, *path.parents) if folder.is_relative_to(CGROUP)]

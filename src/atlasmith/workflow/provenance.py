@@ -9,32 +9,47 @@ from importlib.metadata import version
 from pathlib import Path
 
 from atlasmith import __version__
+from atlasmith.config import Config
 from atlasmith.io.tables import Subject
 
 
-def made_with() -> dict[str, str]:
-    """Versions of this package, of Python, and of the packages that results depend on, by name."""
+def software_versions() -> dict[str, str]:
+    """List versions of this package, of Python, and of the packages that results depend on, by name."""
     packages = {name: version(name) for name in ("torch", "SimpleITK", "nibabel", "numpy")}
     return {"atlasmith": __version__, "Python": platform.python_version(), **packages}
 
 
-def fingerprint(inputs: Path, subjects: Sequence[Subject]) -> str:
-    """A short hash of who they are, of their covariates, and of their files as the lines of `checksums` in
-    `inputs` have them: what is learned from others is no start for what is learned from these."""
-    known: dict[str, str] = {}
+def training_digest(config: Config, sections: Iterable[str], subjects: Sequence[Subject]) -> str:
+    """Identify what a training depends on, so that a checkpoint of another one isn't resumed.
+
+    Args:
+        config: The run's config.
+        sections: Its sections that the training depends on.
+        subjects: Whose images and labels it uses.
+
+    Returns:
+        Hashes of the config and of the subjects' rows and files, and the version.
+    """
+    inputs = config.layout.inputs
+    return f"{config.digest(*sections)}-{subjects_digest(inputs, subjects)}-{__version__}"
+
+
+def subjects_digest(inputs: Path, subjects: Sequence[Subject]) -> str:
+    """Hash ids, roles, covariates, and the checksums in `inputs` of the subjects' files."""
+    sums: dict[str, str] = {}
     if inputs.exists():
         for line in inputs.read_text(encoding="utf-8").splitlines():
             hashed, path = line.split("  ", 1)
-            known[path] = hashed
-    who = [
-        (s.id, s.role, s.covariates, *(known.get(str(f.absolute())) for f in (s.image, s.labels) if f))
+            sums[path] = hashed
+    rows = [
+        (s.id, s.role, s.covariates, *(sums.get(str(f.absolute())) for f in (s.image, s.labels) if f))
         for s in subjects
     ]
-    return hashlib.sha256(repr(who).encode()).hexdigest()[:12]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:12]
 
 
 def checksums(files: Iterable[Path]) -> str:
-    """A line a file, as `sha256sum --check` reads them."""
+    """Give a line a file, in the format of `sha256sum --check`."""
     lines = []
     for path in files:
         with path.open("rb") as file:

@@ -1,55 +1,118 @@
-"""What jobs need of memory and time, for schedulers: lines through what they took (docs/scaling.md)."""
+"""Memory and time of jobs: one model for the cohort's check, for schedulers, and for training.
+
+The coefficients are lines through measurements (docs/scaling.md).
+"""
 
 from __future__ import annotations
 
 from atlasmith.config import Config
 
+GIB = 2**30
 # GiB of a job, and for each million voxels of the template's grid: images are taken to be about as large.
-BASE, EACH = 1.0, 0.35
-VOXELS_LEARNED = 4.0  # GiB of what fusion's networks learn from
+BASE_GIB, IMAGE_GIB = 1.0, 0.35
+FUSION_SAMPLES_GIB = 4.0  # training samples of the fusion networks
+PROPAGATED_GIB = 0.02  # labels and intensities of one propagated atlas, for each million voxels
+TEMPLATE_LABELS_GIB = 0.4  # probabilities of some 130 labels, for each million voxels
+
+# Bytes per voxel that a training step of the default network keeps for its gradient, an image; training itself
+# measures that of its own network. Tensors that a step has beside those, in proportion; copies of each
+# weight: itself, its gradient, and Adam's two moments.
+SAVED_BYTES = 265.0
+STEP_OVERHEAD = 1.2
+WEIGHT_COPIES = 4
+
 SPARE = 1.5  # of memory and time, over what was measured
-SLOWER = 4.0  # a core of an old cluster than one of those that were measured
-STARTING = 10.0  # minutes that no job is too short for
+SLOWDOWN = 4.0  # of an old cluster's core against those that were measured
+STARTUP_MINUTES = 10.0
+
+
+def training_bytes(
+    voxels: int,
+    batch_size: int,
+    saved_per_voxel: float = SAVED_BYTES,
+    weights: int = 0,
+    overhead: float = STEP_OVERHEAD,
+) -> float:
+    """Estimate the peak memory of a training step.
+
+    Args:
+        voxels: Of the template's grid.
+        batch_size: Images of a step, in one process.
+        saved_per_voxel: Bytes that one image's step keeps for its gradient, for each voxel.
+        weights: Number of weights; they count with their gradients and moments.
+        overhead: Peak over what is kept for the gradient.
+
+    Returns:
+        Bytes, without the process itself.
+
+    Example:
+        >>> training_bytes(10**6, 4) > training_bytes(10**6, 2)
+        True
+    """
+    return overhead * saved_per_voxel * batch_size * voxels + 4 * WEIGHT_COPIES * weights
 
 
 def memory_mb(stage: str, config: Config, voxels: int, atlases: int) -> int:
-    """Of one job, of `voxels` in the template's grid and so many atlases, on a CPU."""
-    stacks = 0.02 * _voters(config, atlases)
+    """Estimate the memory of one job on a CPU, with a reserve.
+
+    Args:
+        stage: Name of the rule.
+        config: The run's config.
+        voxels: Of the template's grid.
+        atlases: Number of atlases of the cohort.
+
+    Returns:
+        MB, as a scheduler takes them.
+    """
+    millions = voxels / 1e6
+    propagated = PROPAGATED_GIB * _selected(config, atlases) * millions
     more = {
-        "template": 0.4 * config.template.batch_size,
-        "template_labels": 0.4,  # with some 130 labels
-        "propagate": stacks,
-        "fuse": stacks,
-        "fuse_train": stacks,
+        "template": training_bytes(voxels, config.template.batch_size) / GIB,
+        "template_labels": TEMPLATE_LABELS_GIB * millions,
+        "propagate": propagated,
+        "fuse": propagated,
+        "fuse_train": propagated + FUSION_SAMPLES_GIB,
     }
-    gib = BASE + (EACH + more.get(stage, 0)) * voxels / 1e6
-    return round(1024 * SPARE * (gib + (VOXELS_LEARNED if stage == "fuse_train" else 0)))
+    return round(1024 * SPARE * (BASE_GIB + IMAGE_GIB * millions + more.get(stage, 0)))
 
 
-def runtime_minutes(stage: str, config: Config, voxels: int, people: int, atlases: int) -> int:
-    """Of one job on so many people, on one core."""
-    millions, voters = voxels / 1e6, _voters(config, atlases)
-    template, register, rounds = (
-        config.template,
-        config.register_.instance_optimization,
-        config.template.refinement,
-    )
-    fits = 0.6 * millions  # seconds of a step of instance optimization
-    drawn = max(rounds.rounds - 1, 0) * min(rounds.subjects, people) + min(rounds.rounds, 1) * people
-    averaged = config.affine.iterations * min(config.affine.reference_subjects, people)
+def runtime_minutes(stage: str, config: Config, voxels: int, subjects: int, atlases: int) -> int:
+    """Estimate the time limit of one job on one core, with a reserve.
+
+    Args:
+        stage: Name of the rule.
+        config: The run's config.
+        voxels: Of the template's grid.
+        subjects: Number of subjects of the job.
+        atlases: Number of atlases of the cohort.
+
+    Returns:
+        Minutes.
+    """
+    millions, selected = voxels / 1e6, _selected(config, atlases)
+    template, rounds = config.template, config.template.refinement
+    instance = config.register_.instance_optimization
+    optimization_step = 0.6 * millions  # seconds
+    optimized = max(rounds.rounds - 1, 0) * min(rounds.subjects, subjects) + min(rounds.rounds, 1) * subjects
+    averaged = config.affine.iterations * min(config.affine.reference_subjects, subjects)
     seconds = {
         "affine_reference": averaged * (0.5 + millions),
-        "affine": people * (0.5 + 3 * millions),
-        "template": template.steps * template.batch_size * 1.7 * millions + drawn * rounds.steps * fits,
-        "register": people * (0.5 + register.steps * fits + 5 * millions),
-        "propagate": people * voters * (0.05 + 1.5 * millions + register.pairwise_steps * fits),
-        "fuse": people * (1 + 2 * voters * millions),
-        "fuse_train": 600 + 2 * atlases * voters * millions,
-        "score": people * (1 + 10 * millions),
+        "preprocess": subjects * (0.5 + 3 * millions + (20 * millions if config.preprocess.n4 else 0)),
+        "affine": subjects * (0.5 + 3 * millions),
+        "template": template.steps * template.batch_size * 1.7 * millions
+        + optimized * rounds.steps * optimization_step,
+        "register": subjects * (0.5 + instance.steps * optimization_step + 5 * millions),
+        "propagate": subjects
+        * selected
+        * (0.05 + 1.5 * millions + instance.pairwise_steps * optimization_step),
+        "fuse": subjects * (1 + 2 * selected * millions),
+        "fuse_train": 600 + 2 * atlases * selected * millions,
+        "score": subjects * (1 + 10 * millions),
     }
-    spent = seconds.get(stage, people * (0.1 + 0.5 * millions))
-    return round(STARTING + SPARE * SLOWER * spent / 60)
+    found = seconds.get(stage, subjects * (0.1 + 0.5 * millions))
+    return round(STARTUP_MINUTES + SPARE * SLOWDOWN * found / 60)
 
 
-def _voters(config: Config, atlases: int) -> int:
+def _selected(config: Config, atlases: int) -> int:
+    """Count the atlases that are propagated to a subject."""
     return min(config.fusion.atlas_selection or atlases, atlases)

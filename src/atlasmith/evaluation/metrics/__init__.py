@@ -1,13 +1,14 @@
-"""Scores as pure functions, NumPy in. A name ends in its unit: `_mm`, `_per_mm`, `_percent`, `_db`, or none.
+"""Metrics as pure functions of NumPy arrays, and `METRICS`, the table of what is known about each.
 
-A score that isn't defined is NaN, and means skip it. Labels: absent from both maps is NaN; absent from one
-is 0 for overlaps, of surfaces too, and NaN for distances, since none says how wrong a missing label is.
-Displacements are those of `atlasmith.warp` without the batch: (d, *shape) in voxels, channel d along axis d,
-d 2 or 3.
+A name ends in its unit: `_mm`, `_per_mm`, `_percent`, `_db`, or none. A score that is undefined is NaN, and
+means skip it. A label that neither map has is NaN; one that only one map has is 0 for overlaps, also of
+surfaces, and NaN for distances, since no distance says how wrong a missing label is. Displacements are
+(d, *shape) in voxels, channel d along axis d, d 2 or 3.
 """
 
 from atlasmith.core.labels import Counts, count_overlap, dice, label_index
-from atlasmith.evaluation.metrics.calibration import UNCERTAINTY, ause, brier, ece, mce, nll, spearman
+from atlasmith.evaluation.metrics.atlases import agreement, oracle, plurality
+from atlasmith.evaluation.metrics.calibration import ause, brier, ece, mce, nll, spearman
 from atlasmith.evaluation.metrics.deformation import (
     displacements_mm,
     inverse_consistency_mm,
@@ -21,10 +22,8 @@ from atlasmith.evaluation.metrics.deformation import (
     tre_mm,
     tre_quantile_mm,
 )
-from atlasmith.evaluation.metrics.image import SIMILARITY, foreground, mae, mse, ncc, nmi, nmse, psnr_db, ssim
+from atlasmith.evaluation.metrics.image import foreground, mae, mse, ncc, nmi, nmse, psnr_db, ssim
 from atlasmith.evaluation.metrics.overlap import (
-    MULTILABEL,
-    OVERLAP,
     generalized_dice,
     jaccard,
     precision,
@@ -32,8 +31,8 @@ from atlasmith.evaluation.metrics.overlap import (
     volume_similarity,
     volume_weighted_dice,
 )
+from atlasmith.evaluation.metrics.segmentation import score_labels
 from atlasmith.evaluation.metrics.surface import (
-    SURFACE,
     Distances,
     assd_mm,
     hd95_mm,
@@ -42,29 +41,34 @@ from atlasmith.evaluation.metrics.surface import (
     surface_dice,
     surface_dice_1mm,
     surface_distances,
-    surface_scores,
+)
+from atlasmith.evaluation.metrics.table import (
+    IMAGE_METRICS,
+    METRICS,
+    SEGMENTATION_METRICS,
+    SHARPNESS_METRICS,
+    Metric,
+    metrics_of,
 )
 from atlasmith.evaluation.metrics.template import (
     bridge_dice,
     centrality_mm,
     entropy_focus_criterion,
     gradient_energy_per_mm2,
+    gradient_energy_ratio,
+    max_displacement_mm,
     mean_displacement_mm,
     sharpness_per_mm,
 )
-from atlasmith.evaluation.metrics.votes import agreement, oracle, plurality
-
-SEGMENTATION = {**OVERLAP, **SURFACE, **MULTILABEL}  # what a config chooses from
 
 __all__ = [
-    "MULTILABEL",
-    "OVERLAP",
-    "SEGMENTATION",
-    "SIMILARITY",
-    "SURFACE",
-    "UNCERTAINTY",
+    "IMAGE_METRICS",
+    "METRICS",
+    "SEGMENTATION_METRICS",
+    "SHARPNESS_METRICS",
     "Counts",
     "Distances",
+    "Metric",
     "agreement",
     "assd_mm",
     "ause",
@@ -79,6 +83,7 @@ __all__ = [
     "foreground",
     "generalized_dice",
     "gradient_energy_per_mm2",
+    "gradient_energy_ratio",
     "hd95_mm",
     "hd_mm",
     "inverse_consistency_mm",
@@ -87,8 +92,10 @@ __all__ = [
     "label_index",
     "mad_mm",
     "mae",
+    "max_displacement_mm",
     "mce",
     "mean_displacement_mm",
+    "metrics_of",
     "mse",
     "ncc",
     "nll",
@@ -103,6 +110,7 @@ __all__ = [
     "precision",
     "psnr_db",
     "recall",
+    "score_labels",
     "sd_log_jacobian",
     "sd_log_jacobian_learn2reg",
     "sharpness_per_mm",
@@ -111,24 +119,8 @@ __all__ = [
     "surface_dice",
     "surface_dice_1mm",
     "surface_distances",
-    "surface_scores",
     "tre_mm",
     "tre_quantile_mm",
-    "unit_of",
     "volume_similarity",
     "volume_weighted_dice",
 ]
-
-
-def unit_of(metric: str) -> str:
-    """The unit that a metric's name ends in."""
-    for ending, unit in (
-        ("_per_mm", "1/mm"),
-        ("_per_mm2", "1/mm2"),
-        ("_mm", "mm"),
-        ("_percent", "%"),
-        ("_db", "dB"),
-    ):
-        if metric.endswith(ending):
-            return unit
-    return "1"

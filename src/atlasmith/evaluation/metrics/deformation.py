@@ -1,4 +1,4 @@
-"""How well a transform behaves, and where it takes landmarks."""
+"""Metrics of transforms: errors of landmarks, inverse consistency, folding, change of volume."""
 
 from __future__ import annotations
 
@@ -20,81 +20,127 @@ def _mean_length(vectors: Array) -> float:
     return float(np.linalg.norm(vectors, axis=1).mean()) if len(vectors) else np.nan
 
 
-# Landmarks
-
-
 def displacements_mm(steps: Sequence[Step], points: Array) -> Array:
-    """Where `steps` take the world points (N, 3), less the points: (N, 3), RAS mm."""
+    """Compute how far a transform moves points.
+
+    Args:
+        steps: The transform's steps, from first to last.
+        points: World points (N, 3), RAS mm.
+
+    Returns:
+        Transformed points minus points (N, 3), RAS mm.
+    """
     return transform_points(steps, torch.from_numpy(points)).numpy() - points
 
 
 def inverse_consistency_mm(forward: Sequence[Step], inverse: Sequence[Step], points: Array) -> float:
-    """The mean of |inverse(forward(p)) - p| over world points p (N, 3), RAS mm."""
+    """Compute the mean of |inverse(forward(p)) - p|.
+
+    Args:
+        forward: Steps of a transform.
+        inverse: Steps of its inverse.
+        points: World points p (N, 3), RAS mm.
+
+    Returns:
+        mm; NaN for no point.
+    """
     return _mean_length(displacements_mm([*forward, *inverse], points))
 
 
 def tre_mm(mapped: Array, expected: Array) -> float:
-    """The mean distance of mapped landmarks (N, d) from where they belong, both in mm; NaN for none.
+    """Compute the mean target registration error.
 
-    The target registration error (Fitzpatrick et al. 1998, doi:10.1109/42.736021).
+    Fitzpatrick et al. 1998, doi:10.1109/42.736021.
+
+    Args:
+        mapped: Transformed landmarks (N, d), mm.
+        expected: The landmarks that correspond to them (N, d), mm.
+
+    Returns:
+        Their mean distance, mm; NaN for no landmark.
+
+    Example:
+        >>> tre_mm(np.array([[3.0, 4.0, 0.0]]), np.zeros((1, 3)))
+        5.0
     """
     return _mean_length(mapped - expected)
 
 
 def tre_quantile_mm(mapped: Array, expected: Array, quantile: float = 0.7) -> float:
-    """The distance within which the share `quantile` of mapped landmarks (N, d) is right; NaN for none.
+    """Compute a quantile of the target registration error, which is robust to a few large errors.
 
-    A few landmarks that are far off don't move it. The default is what the worst 30 % exceed, after
-    Learn2Reg (Hering et al. 2023, doi:10.1109/TMI.2022.3213983).
+    The default is exceeded by the worst 30 %, as in Learn2Reg (Hering et al. 2023,
+    doi:10.1109/TMI.2022.3213983).
+
+    Args:
+        mapped: Transformed landmarks (N, d), mm.
+        expected: The landmarks that correspond to them (N, d), mm.
+        quantile: 0 to 1.
+
+    Returns:
+        mm; NaN for no landmark.
     """
     lengths = np.linalg.norm(mapped - expected, axis=1)
     return float(np.quantile(lengths, quantile)) if lengths.size else np.nan
 
 
-# Jacobians
-
-
 def jacobian_determinant(displacement: Array) -> Array:
-    """det D(id + u) (*shape) of a displacement (d, *shape), by central differences, one-sided at borders."""
+    """Compute det D(id + u) of a displacement u, by central differences, one-sided at borders.
+
+    Args:
+        displacement: (d, *shape), voxels.
+
+    Returns:
+        (*shape).
+    """
     tensor = torch.from_numpy(displacement.astype(np.float64))
     return determinant_of(tensor[None])[0].numpy()
 
 
 def nonpositive_jacobian_percent(determinant: Array, mask: Array) -> float:
-    """The share of voxels in `mask` with a determinant of 0 or less; NaN for an empty mask."""
+    """Compute the percentage of voxels with a Jacobian determinant of 0 or less.
+
+    Args:
+        determinant: (*shape).
+        mask: (*shape), boolean: the voxels that count.
+
+    Returns:
+        0 to 100; NaN for an empty mask.
+    """
     return float(100 * np.mean(determinant[mask] <= 0)) if mask.any() else np.nan
 
 
 def sd_log_jacobian(determinant: Array, mask: Array) -> float:
-    """SD of the log determinant over the voxels in `mask` where it is positive; NaN if there is none."""
+    """Compute the SD of the log determinant over the voxels in `mask` where it is positive.
+
+    Arguments as of `nonpositive_jacobian_percent`. NaN if it is positive nowhere.
+    """
     values = determinant[mask & (determinant > 0)]
     return float(np.log(values).std()) if values.size else np.nan
 
 
 def sd_log_jacobian_learn2reg(determinant: Array, mask: Array) -> float:
-    """SD of the log of the determinant + 3, from 1e-9 to 1e9, in `mask` two voxels off the border.
+    """Compute the SD of log(determinant + 3), clipped to 1e-9 to 1e9, at least two voxels from the border.
 
-    determinant, mask: (*shape). For comparison with Learn2Reg alone: the 3 hides folds and shrinks the SD.
-    Hering et al. 2023, doi:10.1109/TMI.2022.3213983, as in the challenge's code. NaN if no voxel is left.
+    Only for comparison with Learn2Reg, since the 3 hides folds and shrinks the SD. Hering et al. 2023,
+    doi:10.1109/TMI.2022.3213983, as in the challenge's code. Arguments as of `nonpositive_jacobian_percent`;
+    NaN if no voxel is left.
     """
     inner = (slice(2, -2),) * determinant.ndim
     values = determinant[inner][mask[inner]]
     return float(np.log((values + 3).clip(1e-9, 1e9)).std()) if values.size else np.nan
 
 
-# Digital diffeomorphisms
-
-
 def _simplices(ndim: int) -> list[Array]:
-    """Simplices (d, d) at a voxel, whose rows lead to their other corners: a neighbor along each axis, and
-    in 3-D also those that are left amid the cubes on either side once the cubes' corners are cut off."""
+    """Simplices (d, d) at a voxel, whose rows are the offsets of their other corners: a neighbor along each
+    axis, and in 3-D also the central tetrahedra of the two cubes along the main diagonal."""
     corners = [np.diag(signs) for signs in itertools.product((-1, 1), repeat=ndim)]
-    amid = 1 - np.eye(3, dtype=int)
-    return [*corners, amid, -amid] if ndim == 3 else corners
+    central = 1 - np.eye(3, dtype=int)
+    return [*corners, central, -central] if ndim == 3 else corners
 
 
 def _determinant(rows: Sequence[Sequence[Array]]) -> Array:
-    """The determinant (*shape) of a matrix with an array (*shape) in each place, along its first row."""
+    """The determinant (*shape) of a matrix whose elements are arrays (*shape), along its first row."""
     first, *rest = rows
     if not rest:
         return first[0]
@@ -106,11 +152,18 @@ def _determinant(rows: Sequence[Sequence[Array]]) -> Array:
 
 
 def nondiffeomorphic_volume(displacement: Array) -> Array:
-    """The volume (*shape) in voxels, the area in 2-D, that folds about each voxel of (d, *shape).
+    """Compute the folded volume, in 2-D the folded area, around each voxel.
 
-    Liu et al. 2024, arXiv:2212.06060. Central differences skip the voxel itself. Here it spans simplices with
-    its neighbors, 4 triangles or 10 tetrahedra, and those that are flipped count half their size, since all
-    of them cover space twice. Beyond the border, the displacement goes on as it is there.
+    Central differences ignore the displacement of the voxel itself. Here it forms simplices with its
+    neighbors, 4 triangles or 10 tetrahedra, and the inverted ones count half their size, since all of them
+    together cover space twice. Beyond the border, the displacement is constant. Liu et al. 2024,
+    doi:10.1007/s11263-024-02047-1, arXiv:2212.06060.
+
+    Args:
+        displacement: (d, *shape), voxels.
+
+    Returns:
+        (*shape), in voxels.
     """
     ndim, shape = len(displacement), displacement.shape[1:]
     here = displacement.astype(np.float64)
@@ -128,7 +181,15 @@ def nondiffeomorphic_volume(displacement: Array) -> Array:
 
 
 def nondiffeomorphic_volume_percent(displacement: Array, mask: Array) -> float:
-    """`nondiffeomorphic_volume` of (d, *shape), as a share of `mask` (*shape); NaN for an empty mask."""
+    """Compute `nondiffeomorphic_volume` as a percentage of the volume of a mask.
+
+    Args:
+        displacement: (d, *shape), voxels.
+        mask: (*shape), boolean.
+
+    Returns:
+        0 or more; NaN for an empty mask.
+    """
     volume = nondiffeomorphic_volume(displacement)[mask]
     return float(100 * volume.mean()) if volume.size else np.nan
 

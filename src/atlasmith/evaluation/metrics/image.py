@@ -1,8 +1,7 @@
-"""How alike two images are."""
+"""Metrics of the similarity of two images, and the mask of the object in one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -13,7 +12,14 @@ from atlasmith.core.grid import Array
 
 
 def foreground(image: Array) -> Array:
-    """The object: above a tenth of the way from the 1st to the 99th percentile, holes filled. 2-D or 3-D."""
+    """Segment the object from the background: where an image exceeds a threshold, with holes filled.
+
+    Args:
+        image: (*shape), 2-D or 3-D.
+
+    Returns:
+        A boolean mask (*shape); the threshold lies at 10 % between the 1st and the 99th percentile.
+    """
     low, high = np.percentile(image, (1, 99))
     return ndimage.binary_fill_holes(image > low + 0.1 * (high - low))
 
@@ -29,7 +35,19 @@ def _is_constant(values: Array) -> bool:
 
 
 def ncc(fixed: Array, moved: Array) -> float:
-    """Pearson's correlation of two images' values (N,); NaN if one is constant."""
+    """Compute Pearson's correlation of two images.
+
+    Args:
+        fixed: Intensities (N,).
+        moved: Intensities (N,) at the same points.
+
+    Returns:
+        -1 to 1; NaN if one image is constant.
+
+    Example:
+        >>> ncc(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0]))
+        1.0
+    """
     if _is_constant(fixed) or _is_constant(moved):
         return np.nan
     a, b = fixed - fixed.mean(dtype=np.float64), moved - moved.mean(dtype=np.float64)
@@ -37,13 +55,26 @@ def ncc(fixed: Array, moved: Array) -> float:
 
 
 def nmse(fixed: Array, moved: Array) -> float:
-    """Mean squared difference of two images' values (N,), each scaled by its 1st and 99th percentile."""
+    """Compute the mean squared difference of two images, each scaled by its 1st and 99th percentile.
+
+    Arguments as of `ncc`. 0 for equal images; NaN if one is constant.
+    """
     return mse(_scaled(fixed), _scaled(moved))
 
 
 def nmi(fixed: Array, moved: Array, bins: int = 32) -> float:
-    """Normalized mutual information (H(a) + H(b)) / H(a, b), from 1 to 2, of two images' values (N,)
-    (Studholme et al. 1999, doi:10.1016/S0031-3203(98)00091-0); NaN if one is constant."""
+    """Compute the normalized mutual information (H(a) + H(b)) / H(a, b) of two images.
+
+    Studholme et al. 1999, doi:10.1016/S0031-3203(98)00091-0.
+
+    Args:
+        fixed: Intensities (N,).
+        moved: Intensities (N,) at the same points.
+        bins: Bins of each axis of the joint histogram, from the 1st to the 99th percentile.
+
+    Returns:
+        1 to 2; NaN if one image is constant.
+    """
     a, b = _scaled(fixed), _scaled(moved)
     if np.isnan(a).any() or np.isnan(b).any():
         return np.nan
@@ -52,36 +83,46 @@ def nmi(fixed: Array, moved: Array, bins: int = 32) -> float:
     return float((entr(joint.sum(0)).sum() + entr(joint.sum(1)).sum()) / entr(joint).sum())
 
 
-SIMILARITY: dict[str, Callable[[Array, Array], float]] = {"ncc": ncc, "nmse": nmse, "nmi": nmi}
-
-
-# Of images in the same units. The functions above stand a change of scale and offset; these don't.
+# Of images in the same units: a change of scale or offset alters these, but not the functions above.
 
 
 def mse(fixed: Array, moved: Array) -> float:
-    """Mean squared difference of two images' values, of any one shape; NaN for none."""
+    """Compute the mean squared difference of two images of any one shape; NaN for no voxel."""
     return float(np.mean((fixed.astype(np.float64) - moved) ** 2)) if fixed.size else np.nan
 
 
 def mae(fixed: Array, moved: Array) -> float:
-    """Mean absolute difference of two images' values, of any one shape; NaN for none."""
+    """Compute the mean absolute difference of two images of any one shape; NaN for no voxel."""
     return float(np.mean(np.abs(fixed.astype(np.float64) - moved))) if fixed.size else np.nan
 
 
 def psnr_db(fixed: Array, moved: Array, data_range: float) -> float:
-    """Peak signal-to-noise ratio 10 log10(data_range^2 / MSE) of two images' values, of any one shape.
+    """Compute the peak signal-to-noise ratio 10 log10(data_range^2 / MSE).
 
-    data_range: what the images' units can span, such as 1 or 255. Infinite for images that are the same.
+    Args:
+        fixed: An image of any shape.
+        moved: An image of the same shape and in the same units.
+        data_range: The range of possible intensities, such as 1 or 255.
+
+    Returns:
+        dB; infinite for equal images.
     """
     with np.errstate(divide="ignore"):
         return float(10 * np.log10(data_range**2 / np.float64(mse(fixed, moved))))
 
 
 def ssim(fixed: Array, moved: Array, data_range: float) -> float:
-    """Mean structural similarity, -1 to 1, of two images (2-D or 3-D), where the whole window is inside.
+    """Compute the mean structural similarity, over the voxels around which the whole window is inside.
 
-    Wang et al. 2004, doi:10.1109/TIP.2003.819861, whose Gaussian window this is: 11 voxels an axis, SD 1.5.
-    data_range: more than 0, as of `psnr_db`. NaN if an axis is shorter than the window.
+    Wang et al. 2004, doi:10.1109/TIP.2003.819861, with its Gaussian window: 11 voxels an axis, SD 1.5.
+
+    Args:
+        fixed: (*shape), 2-D or 3-D.
+        moved: (*shape), in the same units.
+        data_range: As of `psnr_db`, above 0.
+
+    Returns:
+        -1 to 1; NaN if an axis is shorter than the window.
     """
     sigma, radius = 1.5, 5
     blur = partial(ndimage.gaussian_filter, sigma=sigma, radius=radius)

@@ -1,10 +1,14 @@
-"""How far two surfaces lie apart."""
+"""Metrics of the distance between the surfaces of two segmentations.
+
+Surfaces consist of surface elements (surfels) with areas: Nikolov et al. 2021, doi:10.2196/26151, as the
+package surface-distance computes them.
+"""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.spatial import KDTree
@@ -12,9 +16,9 @@ from surface_distance import lookup_tables
 
 from atlasmith.core.grid import Array
 
-# Corners of voxels (N,), as places in a flattened map with `MARGIN`, and areas (N,), mm^2, or lengths, mm.
+# Corners of voxels (N,), as indices of a flattened map with `MARGIN`, and areas (N,), mm^2, or lengths, mm.
 Surfels = tuple[Array, Array]
-MARGIN = 2  # a corner more than the outermost surface has, so that all its neighbors have a place too
+MARGIN = 2  # a corner more than the outermost surface has, so that all its neighbors have an index too
 # Of both surfaces, distances (N,) of the surfels from the other surface, ascending, and areas (N,).
 Distances = tuple[tuple[Array, Array], tuple[Array, Array]]
 
@@ -32,8 +36,8 @@ def _surfel_table(spacing_mm: tuple[float, ...]) -> tuple[Array, Array]:
 def _surfels(labels: Array, spacing_mm: Sequence[float]) -> dict[int, Surfels]:
     """The surface of every value above 0 in a map (2-D or 3-D), in one pass over it.
 
-    A surfel lies at a corner where voxels within and without meet, and stands for the piece of surface that
-    parts them.
+    A surfel lies at a corner where voxels inside and outside meet, and represents the piece of surface
+    between them.
     """
     weights, table = _surfel_table(tuple(float(size) for size in spacing_mm))
     padded = np.pad(labels.astype(np.min_scalar_type(labels.max())), MARGIN)  # small numbers compare faster
@@ -58,25 +62,36 @@ def _surfels(labels: Array, spacing_mm: Sequence[float]) -> dict[int, Surfels]:
     return dict(zip(found.tolist(), zip(*pieces, strict=True), strict=True))
 
 
-def _distances(truth: Array, predicted: Array, spacing_mm: Sequence[float]) -> dict[int, Distances | None]:
-    """Of every value above 0 in two maps of one shape; None where a value is in one of them alone."""
+def surface_distances_of_labels(
+    truth: Array, predicted: Array, spacing_mm: Sequence[float]
+) -> dict[int, Distances | None]:
+    """Compute the distances between the surfaces of every label, in one pass over the maps.
+
+    Args:
+        truth: Labels (*shape), integers of 0 or more, 2-D or 3-D.
+        predicted: Labels (*shape).
+        spacing_mm: Voxel sizes, mm.
+
+    Returns:
+        By label above 0, as of `surface_distances`; None for a label that only one of the maps has.
+    """
     first, second = (_surfels(labels, spacing_mm) for labels in (truth, predicted))
     taken = np.zeros([n + 2 * MARGIN for n in truth.shape], bool)
 
-    def side(here: Surfels, there: Surfels) -> tuple[Array, Array]:
+    def directed(here: Surfels, there: Surfels) -> tuple[Array, Array]:
         distance = _nearest(here[0], there[0], taken, np.array(spacing_mm, dtype=float))
         order = np.argsort(distance)
         return distance[order], here[1][order]
 
     pairs = {value: (first.get(value), second.get(value)) for value in first | second}
-    return {value: (side(a, b), side(b, a)) if a and b else None for value, (a, b) in pairs.items()}
+    return {value: (directed(a, b), directed(b, a)) if a and b else None for value, (a, b) in pairs.items()}
 
 
 def _nearest(here: Array, there: Array, taken: Array, spacing: Array) -> Array:
     """Distances (N,), mm, of the corners `here` (N,) from the nearest of those `there` (M,).
 
-    taken: (*shape), False, as it is left. Most surfaces lie close together: the corners around are looked up
-    in it, nearest first, and only for what is left, a tree is searched.
+    taken: (*shape), False, before and after the call. Most surfaces lie close together: the corners around
+    are looked up in it, nearest first, and a tree is searched only for the corners that remain.
     """
     flat = taken.ravel()
     flat[there] = True
@@ -85,7 +100,7 @@ def _nearest(here: Array, there: Array, taken: Array, spacing: Array) -> Array:
     steps = around @ np.array(taken.strides)
     distance, left, where = np.empty(len(here)), np.arange(len(here)), here
     for each in np.argsort(length, kind="stable"):
-        if length[each] >= 2 * spacing.min():  # something that isn't around may be nearer
+        if length[each] >= 2 * spacing.min():  # a corner beyond the direct neighbors may be nearer
             break
         hit = flat[where + steps[each]]
         distance[left[hit]] = length[each]
@@ -99,75 +114,79 @@ def _nearest(here: Array, there: Array, taken: Array, spacing: Array) -> Array:
 
 
 def surface_distances(truth: Array, predicted: Array, spacing_mm: Sequence[float]) -> Distances:
-    """Distances between the surfaces of two boolean masks (2-D or 3-D), neither empty.
+    """Compute the distances between the surfaces of two masks.
 
-    Of the truth's surface, then of the predicted one: distances of its surfels to the other surface, mm,
-    ascending, and their areas. Nikolov et al. 2021, doi:10.2196/26151, as the package surface-distance.
+    Args:
+        truth: (*shape), boolean, 2-D or 3-D, not empty.
+        predicted: (*shape), boolean, not empty.
+        spacing_mm: Voxel sizes, mm.
+
+    Returns:
+        Of the truth's surface, then of the predicted one: distances (N,) of its surfels from the other
+        surface, mm, ascending, and their areas (N,), mm^2 (in 2-D lengths, mm).
+
+    Raises:
+        ValueError: If a mask is empty.
+
+    Example:
+        >>> square = np.pad(np.ones((4, 4), bool), 3)
+        >>> hd_mm(surface_distances(square, np.roll(square, 2, axis=0), (1.0, 1.0)))
+        2.0
     """
-    distances = _distances(truth.astype(np.uint8), predicted.astype(np.uint8), spacing_mm).get(1)
+    distances = surface_distances_of_labels(
+        truth.astype(np.uint8), predicted.astype(np.uint8), spacing_mm
+    ).get(1)
     if distances is None:
         raise ValueError("surface distances of an empty mask")
     return distances
 
 
 def hd_mm(distances: Distances) -> float:
-    """The greatest distance from a point of either surface to the other (Hausdorff)."""
+    """Compute the Hausdorff distance: the largest distance from a point of either surface to the other.
+
+    Args:
+        distances: As of `surface_distances`.
+
+    Returns:
+        mm.
+    """
     return float(max(distance[-1] for distance, _ in distances))
 
 
 def hd95_mm(distances: Distances) -> float:
-    """The greater of the two directed 95th percentiles of surface distance, by area."""
+    """Compute the larger of the two directed 95th percentiles of surface distance, by area; as `hd_mm`."""
 
-    def directed(distance: Array, area: Array) -> float:
-        share = np.cumsum(area) / area.sum()
-        return float(distance[min(int(np.searchsorted(share, 0.95)), len(distance) - 1)])
+    def percentile(distance: Array, area: Array) -> float:
+        fraction = np.cumsum(area) / area.sum()
+        return float(distance[min(int(np.searchsorted(fraction, 0.95)), len(distance) - 1)])
 
-    return max(directed(*side) for side in distances)
+    return max(percentile(*directed) for directed in distances)
 
 
 def assd_mm(distances: Distances) -> float:
-    """The mean distance over both surfaces together."""
+    """Compute the average symmetric surface distance, over both surfaces together; as `hd_mm`."""
     return float(sum(d @ area for d, area in distances) / sum(area.sum() for _, area in distances))
 
 
 def mad_mm(distances: Distances) -> float:
-    """The mean of the two directed mean distances: both surfaces count alike, whatever their areas."""
+    """Compute the mean of the two directed mean distances, whatever the surfaces' areas; as `hd_mm`."""
     return float(np.mean([d @ area / area.sum() for d, area in distances]))
 
 
 def surface_dice(distances: Distances, tolerance_mm: float) -> float:
-    """The share of both surfaces' area that lies within `tolerance_mm` of the other surface."""
+    """Compute the fraction of both surfaces' area that lies within a tolerance of the other surface.
+
+    Args:
+        distances: As of `surface_distances`.
+        tolerance_mm: The largest distance that counts as agreement, mm.
+
+    Returns:
+        0 to 1.
+    """
     near = sum(area[d <= tolerance_mm].sum() for d, area in distances)
     return float(near / sum(area.sum() for _, area in distances))
 
 
 def surface_dice_1mm(distances: Distances) -> float:
-    """The share of both surfaces' area that lies within 1 mm of the other surface."""
+    """Compute `surface_dice` with a tolerance of 1 mm."""
     return surface_dice(distances, 1)
-
-
-SURFACE: dict[str, Callable[[Distances], float]] = {
-    "hd_mm": hd_mm,
-    "hd95_mm": hd95_mm,
-    "assd_mm": assd_mm,
-    "mad_mm": mad_mm,
-    "surface_dice_1mm": surface_dice_1mm,
-}
-
-
-def surface_scores(
-    truth: Array, predicted: Array, labels: int, spacing_mm: Sequence[float], names: Sequence[str]
-) -> dict[str, Array]:
-    """Scores (L,) by name, of `SURFACE`, of the values 1..`labels` in two maps (2-D or 3-D) of one shape.
-
-    An empty label has none in mm and 0 of the rest; one that is empty in both has none. All surfaces are
-    found in one pass over the maps.
-    """
-    scores = {name: np.full(labels, np.nan) for name in names}
-    if not names:
-        return scores
-    for label, distances in _distances(truth, predicted, spacing_mm).items():
-        for name in names:
-            empty = np.nan if name.endswith("_mm") else 0
-            scores[name][label - 1] = SURFACE[name](distances) if distances else empty
-    return scores

@@ -1,4 +1,4 @@
-"""How sharp a template is, and how well it stands for its cohort."""
+"""Metrics of a template: its sharpness, and how well it represents its cohort."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ from scipy.special import xlogy
 
 from atlasmith.core.grid import Array
 from atlasmith.core.labels import count_overlap, dice
-from atlasmith.evaluation import statistics
-from atlasmith.evaluation.metrics.votes import plurality
+from atlasmith.evaluation.metrics.atlases import plurality
+from atlasmith.evaluation.statistics import bootstrap_percentiles
 
 
 def sharpness_per_mm(image: Array, mask: Array, spacing_mm: Sequence[float]) -> float:
-    """Mean gradient magnitude in `mask`, of intensities scaled by the mask's 1st and 99th percentile.
+    """Compute the mean gradient magnitude, of intensities scaled by the mask's 1st and 99th percentile.
 
-    image, mask: 2-D or 3-D. Blur lowers it; a change of intensity scale and offset leaves it. NaN if flat.
+    Blur lowers it; a linear change of intensities does not change it.
+
+    Args:
+        image: (*shape), 2-D or 3-D.
+        mask: (*shape), boolean: where to average.
+        spacing_mm: Voxel sizes, mm.
+
+    Returns:
+        1/mm; NaN for a constant image.
     """
     low, high = np.percentile(image[mask], (1, 99))
     gradient = np.asarray(np.gradient(image.astype(np.float64), *spacing_mm))
@@ -25,18 +33,30 @@ def sharpness_per_mm(image: Array, mask: Array, spacing_mm: Sequence[float]) -> 
 
 
 def gradient_energy_per_mm2(image: Array, mask: Array, spacing_mm: Sequence[float]) -> float:
-    """Mean squared gradient magnitude in `mask`, of intensities as they are: compare images on one scale.
+    """Compute the mean squared gradient magnitude, of intensities as they are: compare images on one scale.
 
-    image, mask: 2-D or 3-D. The blur of an edge, which leaves the mean magnitude as it is, lowers the square.
+    The blur of an edge lowers it, but not the mean magnitude. Arguments as of `sharpness_per_mm`.
     """
     gradient = np.asarray(np.gradient(image.astype(np.float64), *spacing_mm))
     return float((gradient[:, mask] ** 2).sum(axis=0).mean())
 
 
-def entropy_focus_criterion(values: Array) -> float:
-    """0 for one bright voxel to 1 for a uniform image (N,); lower is sharper. Negative values count as 0.
+def gradient_energy_ratio(image: Array, reference: Array, mask: Array, spacing_mm: Sequence[float]) -> float:
+    """Compute the gradient energy of an image over that of a reference (*shape), both on one scale."""
+    energies = [gradient_energy_per_mm2(each, mask, spacing_mm) for each in (image, reference)]
+    return energies[0] / energies[1]
 
-    Atkinson et al. 1997, doi:10.1109/42.650886. NaN for fewer than two voxels, or an empty image.
+
+def entropy_focus_criterion(values: Array) -> float:
+    """Compute the entropy of intensities: 0 for one bright voxel to 1 for a uniform image; sharper is lower.
+
+    Atkinson et al. 1997, doi:10.1109/42.650886.
+
+    Args:
+        values: Intensities (N,); negative ones count as 0.
+
+    Returns:
+        0 to 1; NaN for fewer than two voxels, or an empty image.
     """
     x = values.clip(min=0).astype(np.float64)
     norm = np.sqrt(x @ x)
@@ -46,39 +66,69 @@ def entropy_focus_criterion(values: Array) -> float:
     return float(xlogy(x / norm, x / norm).sum() / (root * np.log(1 / root)))
 
 
-def mean_displacement_mm(mean_field: Array) -> tuple[float, float]:
-    """(mean, maximum) over points of the length of the cohort's mean displacement (N, 3); 0 for a template
-    in the middle of its cohort (Guimond et al. 2000, doi:10.1006/cviu.1999.0815)."""
-    length = np.linalg.norm(mean_field, axis=1)
-    return float(length.mean()), float(length.max())
+def mean_displacement_mm(mean_field: Array) -> float:
+    """Compute the mean length of a cohort's mean displacement: 0 for a template in its center.
+
+    Guimond et al. 2000, doi:10.1006/cviu.1999.0815.
+
+    Args:
+        mean_field: Mean over subjects of their displacements (N, 3), mm.
+
+    Returns:
+        The mean over the N points, mm.
+    """
+    return float(np.linalg.norm(mean_field, axis=1).mean())
+
+
+def max_displacement_mm(mean_field: Array) -> float:
+    """Compute the maximum length of a cohort's mean displacement (N, 3), mm."""
+    return float(np.linalg.norm(mean_field, axis=1).max())
 
 
 def centrality_mm(displacements: Array, seed: int, resamples: int) -> tuple[float, float, float]:
-    """The mean of `mean_displacement_mm` of subjects' displacements (S, N, 3), mm, and a 95 % interval.
+    """Compute `mean_displacement_mm` of a cohort, with a 95 % interval over subjects.
 
-    Chance lengthens a mean, and most where its true length is 0, so that percentiles of resampled values
-    would miss the truth. But the value is no further off than the mean field itself: the interval is the
-    value -+ the 95th percentile of how far resampled mean fields are from it, cut at 0. NaN for one subject.
+    Sampling error lengthens a mean, most of all where its true length is 0, so that percentiles of resampled
+    lengths would miss the truth. But the length differs from the truth by no more than the mean field does:
+    the interval is the length -+ the 95th percentile of the error of resampled mean fields, cut at 0.
+
+    Args:
+        displacements: Of S subjects at N points (S, N, 3), mm.
+        seed: Of the resampling.
+        resamples: Number of resamples of subjects.
+
+    Returns:
+        Value, lower and upper bound, mm; the bounds are NaN for one subject.
     """
     subjects = len(displacements)
     fields = displacements.reshape(subjects, -1)
     mean = fields.mean(axis=0)
 
     def length(field: Array) -> float:
-        return mean_displacement_mm(field.reshape(-1, 3))[0]
+        return mean_displacement_mm(field.reshape(-1, 3))
+
+    def errors(positions: Array) -> Array:
+        counts = (np.bincount(row, minlength=subjects) for row in positions)
+        return np.array([length(count @ fields / subjects - mean) for count in counts])
 
     value = length(mean)
     if subjects < 2:
         return value, np.nan, np.nan
-    times = (np.bincount(who, minlength=subjects) for who in statistics.draws(subjects, seed, resamples))
-    error = float(np.percentile([length(t @ fields / subjects - mean) for t in times], 95))
+    error = float(bootstrap_percentiles(errors, subjects, 95, seed, resamples))
     return value, max(value - error, 0.0), value + error
 
 
 def bridge_dice(propagated: Array, own: Array, labels: int) -> Array:
-    """Dice (L,) of a subject's own labels (N,) with the plurality of other subjects' labels (A, N), which
-    came to it through the template. Both of the values 0..`labels`, by `label_index`.
+    """Compute Dice of a subject's own labels with the most frequent of those propagated through a template.
 
-    The subject's own labels must not be among the others. Ding and Niethammer 2022, arXiv:2202.03563.
+    Ding and Niethammer 2022, arXiv:2202.03563.
+
+    Args:
+        propagated: Other subjects' labels (A, N), values 0 to `labels` as `label_index` makes them.
+        own: The subject's (N,), in the same way; not among the others.
+        labels: Number of labels L without background.
+
+    Returns:
+        (L,); NaN for a label in neither.
     """
     return dice(count_overlap(own, plurality(propagated)[0], labels))

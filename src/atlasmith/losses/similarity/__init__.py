@@ -1,18 +1,18 @@
-"""Similarity of two images or label maps: lower is better.
+"""Similarities of two images or label maps, by name; the lower, the more similar.
 
-Each takes fixed and moved (B, C, *shape), 2-D or 3-D, optionally a mask (B, 1, *shape), its own parameters,
-and `reduction`: "mean" over the batch, or "none" for a value a subject (B,). A subject's value depends on no
-other of its batch. To add one: a function with `@measure`, and a line here.
+Each entry is a function declared with `Similarity.declare` in a module of this package, and a line in
+SIMILARITY.
 """
 
-from atlasmith.losses.similarity.information import cr, lcr, lmi, mi, nmi
-from atlasmith.losses.similarity.intensity import mae, mse, pcc
-from atlasmith.losses.similarity.measure import Measure, measure
-from atlasmith.losses.similarity.overlap import dice, dice_multiscale
+from atlasmith.losses.similarity.base import Similarity
+from atlasmith.losses.similarity.correlation_ratio import cr, lcr
+from atlasmith.losses.similarity.dice import dice, dice_multiscale
+from atlasmith.losses.similarity.information import lmi, mi, nmi
 from atlasmith.losses.similarity.structure import feature, mind, ngf
+from atlasmith.losses.similarity.voxelwise import mae, mse, pcc
 from atlasmith.losses.similarity.windows import lncc, lncc_gaussian, lncc_multiscale, ssim
 
-SIMILARITY: dict[str, Measure] = {
+SIMILARITY: dict[str, Similarity] = {
     "mse": mse,
     "mae": mae,
     "pcc": pcc,
@@ -32,4 +32,4 @@ SIMILARITY: dict[str, Measure] = {
     "feature": feature,
 }
 
-__all__ = ["SIMILARITY", "Measure", "measure"]
+__all__ = ["SIMILARITY", "Similarity"]

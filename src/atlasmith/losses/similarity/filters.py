@@ -1,4 +1,4 @@
-"""Separable filters (B, C, *shape)."""
+"""Separable filters of tensors (B, C, *shape)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,23 @@ from torch import Tensor
 
 
 def box_mean(x: Tensor, window: Sequence[int], dilation: int = 1) -> Tensor:
-    """Means over the windows of `window` voxels, `dilation` apart, that lie inside: (B, C, *inside)."""
+    """Average over the windows that lie inside the image.
+
+    Args:
+        x: Images (B, C, *shape).
+        window: Voxels of the window along each axis.
+        dilation: Voxels from one of the window's voxels to the next.
+
+    Returns:
+        Means (B, C, *inside), of size shape - dilation (window - 1) along each axis.
+    """
     result: Tensor = _BoxSum.apply(x, tuple(window), dilation)
     return result / math.prod(window)
 
 
 def _box_sum(x: Tensor, window: Sequence[int], dilation: int) -> Tensor:
-    """Sums of doubling width: an axis costs log2(window) additions, and, unlike with a summed-area table, no
-    digits are lost to cancellation."""
+    """Sum over windows, by sums of doubling width: log2(window) additions along an axis, and, unlike with a
+    summed-area table, no cancellation."""
     for axis, width in enumerate(window, start=2):
         length = x.shape[axis] - dilation * (width - 1)
         total, offset, span, part = None, 0, dilation, x
@@ -40,7 +49,7 @@ def _box_sum(x: Tensor, window: Sequence[int], dilation: int) -> Tensor:
 
 
 class _BoxSum(torch.autograd.Function):
-    """The gradient of a sum over windows is such a sum too; autograd's own is a chain of padded copies."""
+    """`_box_sum` with its gradient, a sum over windows too; autograd's own is a chain of padded copies."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, window: tuple[int, ...], dilation: int) -> Tensor:
@@ -54,22 +63,29 @@ class _BoxSum(torch.autograd.Function):
 
 
 def _apply(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
-    """A matrix (m, n) applied along `axis` of size n."""
+    """Multiply by a matrix (m, n) along `axis` of size n."""
     return (x.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
 
 
 def _kernel(sigma: float, taps: int, like: Tensor) -> Tensor:
-    """A Gaussian (taps,) of sum 1."""
+    """Sample a Gaussian at `taps` voxels, normalized to sum 1."""
     position = torch.arange(taps, device=like.device, dtype=like.dtype) - (taps - 1) / 2
     kernel = torch.exp(-position.square() / (2 * sigma**2))
     return kernel / kernel.sum()
 
 
 def gaussian_mean(x: Tensor, window: Sequence[int], sigma: float) -> Tensor:
-    """Gaussian means over the windows of `window` voxels that lie inside: (B, C, *inside).
+    """Average with Gaussian weights over the windows that lie inside the image.
 
-    A banded matrix an axis: on CPU a matrix product outruns a narrow convolution.
+    Args:
+        x: Images (B, C, *shape).
+        window: Voxels of the window along each axis.
+        sigma: Standard deviation of the weights, voxels.
+
+    Returns:
+        Means (B, C, *inside), of size shape - window + 1 along each axis.
     """
+    # A banded matrix for each axis: on a CPU a matrix product is faster than a narrow convolution.
     for axis, width in enumerate(window, start=2):
         size = x.shape[axis]
         matrix = x.new_zeros(size - width + 1, size)
@@ -80,8 +96,17 @@ def gaussian_mean(x: Tensor, window: Sequence[int], sigma: float) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, sigma: float, derivative: Sequence[int] = ()) -> Tensor:
-    """`x` blurred with `sigma` voxels, on its own grid, zero outside; differentiated in the Gaussian along
-    each axis (2 and up) in `derivative`, which may name an axis twice."""
+    """Convolve with a Gaussian or its derivatives, on the same grid, with zeros outside.
+
+    Args:
+        x: Images (B, C, *shape).
+        sigma: Standard deviation of the Gaussian, voxels.
+        derivative: Tensor axes (2 and up) along which the Gaussian is differentiated; an axis that is given
+            twice stands for the second derivative.
+
+    Returns:
+        The filtered images (B, C, *shape).
+    """
     for axis in range(2, x.ndim):
         index = torch.arange(x.shape[axis], device=x.device, dtype=x.dtype)
         distance = (index[:, None] - index) / sigma

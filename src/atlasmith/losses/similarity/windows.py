@@ -1,4 +1,4 @@
-"""Local measures: correlation and structural similarity in windows."""
+"""Similarities in windows: local correlation and structural similarity."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from atlasmith.losses.similarity.base import TINY, Similarity, average, standardize
 from atlasmith.losses.similarity.filters import box_mean, gaussian_mean
-from atlasmith.losses.similarity.measure import TINY, average, measure, standardize
 
-# Of standardized images, so that gain and offset change nothing. A window whose variance is less than FLAT in
-# both says nothing; SOFT keeps one that is flat in either from dividing by noise.
-FLAT = 0.01
-SOFT = 1e-3
+# Variances of standardized images, so that gain and offset change nothing. A window counts where the variance
+# of either image is above FLAT_VARIANCE. VARIANCE_FLOOR is added to the product of both, which is noise where
+# one of them is flat.
+FLAT_VARIANCE = 0.01
+VARIANCE_FLOOR = 1e-3
 
 Mean = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 def _inside(mask: Tensor, widths: Sequence[int], dilation: int = 1) -> Tensor:
-    """Where windows lie wholly inside the mask."""
+    """Where windows lie inside the mask with all their voxels."""
     return box_mean(mask, widths, dilation) > 1 - 0.5 / math.prod(widths)
 
 
 def _moments(fixed: Tensor, moved: Tensor, mean: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
-    """Means of both, variances of both, and the covariance, in windows."""
+    """Means of both images, variances of both, and the covariance, in windows."""
     products = (fixed, moved, fixed * fixed, moved * moved, fixed * moved)
     mean_f, mean_m, ff, mm, fm = (mean(x) for x in products)
     variances = ((ff - mean_f * mean_f).clamp(min=0), (mm - mean_m * mean_m).clamp(min=0))
@@ -41,15 +42,15 @@ def _local_correlation(
     widths: Sequence[int],
     mean: Mean,
     dilation: int = 1,
-    every: tuple[slice, ...] = (),
+    strides: tuple[slice, ...] = (),
 ) -> Tensor:
-    """1 - mean squared local correlation (B,) over the windows that count, of those that `every` picks."""
+    """1 - mean squared local correlation (B,) over the windows that aren't flat, of those at `strides`."""
     fixed, moved = standardize(fixed, mask), standardize(moved, mask)
-    _, _, variance_f, variance_m, covariance = _moments(fixed, moved, lambda x: mean(x, widths)[every])
-    correlation = covariance.square() / (variance_f * variance_m + SOFT)
-    counts = (variance_f > FLAT) | (variance_m > FLAT)
+    _, _, variance_f, variance_m, covariance = _moments(fixed, moved, lambda x: mean(x, widths)[strides])
+    correlation = covariance.square() / (variance_f * variance_m + VARIANCE_FLOOR)
+    counts = (variance_f > FLAT_VARIANCE) | (variance_m > FLAT_VARIANCE)
     if mask is not None:
-        counts = counts & _inside(mask, widths, dilation)[every]
+        counts = counts & _inside(mask, widths, dilation)[strides]
     return 1 - average(correlation * counts) / average(counts.to(correlation)).clamp(min=TINY)
 
 
@@ -57,7 +58,7 @@ def _widths(window: int, x: Tensor) -> list[int]:
     return [min(window, n) for n in x.shape[2:]]
 
 
-@measure
+@Similarity.declare("1 - mean squared correlation in windows. The default: one modality with bias fields.")
 def lncc(
     fixed: Tensor,
     moved: Tensor,
@@ -65,17 +66,21 @@ def lncc(
     window: int = 9,
     compat: Literal["none", "voxelmorph", "monai"] = "none",
 ) -> Tensor:
-    """1 - mean squared local correlation over `window` voxels an axis (Avants et al. 2008,
-    doi:10.1016/j.media.2007.06.004), over the windows that lie inside the image, and wholly inside the mask:
-    0 at best.
+    """Compute 1 - mean squared local correlation over the windows inside image and mask: 0 at best.
 
-    A window that is flat in one image counts as uncorrelated; one that is flat in both doesn't count, or the
+    cov^2 / (var f var m) in each window (Avants et al. 2008, doi:10.1016/j.media.2007.06.004). A window that
+    is flat in one image counts as uncorrelated; one that is flat in both doesn't count, since otherwise the
     size of the background would set the weight of the regularizers. Axes shorter than the window use their
-    whole length. No window that counts gives 1.
+    whole length. Without any window that counts the value is 1.
 
-    compat: "voxelmorph" (also the survey's `NCC_vxm`) and "monai" (`LocalNormalizedCrossCorrelationLoss`)
-    give the values of these: zero padding, an absolute epsilon of 1e-5, every window, and the sign turned
-    (-1 at best); a mask is refused.
+    Args:
+        window: Voxels of the window along each axis.
+        compat: "voxelmorph" (also the survey's `NCC_vxm`) and "monai" (`LocalNormalizedCrossCorrelationLoss`)
+            give the values of these: zero padding, an absolute epsilon of 1e-5, every window, and minus the
+            correlation (-1 at best).
+
+    Raises:
+        ValueError: If there is a mask with `compat`.
     """
     if compat != "none":
         volume = float(window ** (fixed.ndim - 2))
@@ -91,15 +96,15 @@ def lncc(
 def _zero_padded(
     fixed: Tensor, moved: Tensor, mask: Tensor | None, window: int, compat: str, mean: Mean
 ) -> tuple[Tensor, ...]:
-    """Variances of both, and the covariance, in windows around every voxel, as public code has them."""
+    """Variances of both images and their covariance, in windows around every voxel, with zero padding."""
     if mask is not None:
-        raise ValueError(f"compat={compat!r} knows no mask")
+        raise ValueError(f"compat={compat!r} takes no mask")
     ndim = fixed.ndim - 2
     a, b = (F.pad(x, [window // 2] * (2 * ndim)) for x in (fixed, moved))
     return _moments(a, b, lambda x: mean(x, [window] * ndim))[2:]
 
 
-@measure
+@Similarity.declare("`lncc` with Gaussian weights. A smoother gradient than `lncc`, slower.")
 def lncc_gaussian(
     fixed: Tensor,
     moved: Tensor,
@@ -108,11 +113,14 @@ def lncc_gaussian(
     sigma: float = 1.5,
     compat: Literal["none", "survey"] = "none",
 ) -> Tensor:
-    """`lncc` with Gaussian weights of `sigma` voxels in the window (Cachier et al. 2003,
-    doi:10.1016/S1077-3142(03)00002-X): smoother in the place of the window than a box.
+    """Compute `lncc` with Gaussian weights in the window (Cachier et al. 2003,
+    doi:10.1016/S1077-3142(03)00002-X): a smoother function of the displacement than with a box.
 
-    compat: "survey" is its `NCC_gauss`: zero padding, and 1e-5 added above and below the fraction, so that a
-    constant region counts as perfect.
+    Args:
+        window: Voxels of the window along each axis.
+        sigma: Standard deviation of the weights, voxels.
+        compat: "survey" gives the value of its `NCC_gauss`: zero padding, and 1e-5 added to numerator and
+            denominator, so that a constant region counts as perfect.
     """
 
     def mean(x: Tensor, widths: Sequence[int]) -> Tensor:
@@ -124,22 +132,25 @@ def lncc_gaussian(
     return _local_correlation(fixed, moved, mask, _widths(window, fixed), mean)
 
 
-@measure
+@Similarity.declare("`lncc` in windows of a 16th, an 8th and a 4th of each axis. For large displacements.")
 def lncc_multiscale(fixed: Tensor, moved: Tensor, mask: Tensor | None = None) -> Tensor:
-    """0.1, 0.3 and 0.6 times `lncc` in windows of a 16th, 8th and 4th of each axis, whose taps are two voxels
-    apart and which stand a quarter of a window apart (Ding and Niethammer 2022, arXiv:2202.03563)."""
+    """Compute 0.1, 0.3 and 0.6 times `lncc` in windows of a 16th, 8th and 4th of each axis.
+
+    The windows are dilated by 2 and stand a quarter of a window apart (Ding and Niethammer 2022,
+    arXiv:2202.03563).
+    """
     total = fixed.new_zeros(len(fixed))
-    for share, weight in ((16, 0.1), (8, 0.3), (4, 0.6)):
+    for fraction, weight in ((16, 0.1), (8, 0.3), (4, 0.6)):
         # At least two taps, since one has no variance; of an axis of one voxel there is only one.
-        widths = [min(max(n // share, 2), (n + 1) // 2) for n in fixed.shape[2:]]
-        every = (slice(None), slice(None), *(slice(None, None, max(w // 4, 1)) for w in widths))
+        widths = [min(max(n // fraction, 2), (n + 1) // 2) for n in fixed.shape[2:]]
+        strides = (slice(None), slice(None), *(slice(None, None, max(w // 4, 1)) for w in widths))
 
         mean = functools.partial(box_mean, dilation=2)
-        total = total + weight * _local_correlation(fixed, moved, mask, widths, mean, 2, every)
+        total = total + weight * _local_correlation(fixed, moved, mask, widths, mean, 2, strides)
     return total
 
 
-@measure
+@Similarity.declare("1 - structural similarity. For one contrast, close to perceived image quality.")
 def ssim(
     fixed: Tensor,
     moved: Tensor,
@@ -148,9 +159,16 @@ def ssim(
     sigma: float = 1.5,
     data_range: float = 1.0,
 ) -> Tensor:
-    """1 - structural similarity (Wang et al. 2004, doi:10.1109/TIP.2003.819861), K1 0.01 and K2 0.03, over
-    the windows that lie inside image and mask: 0 at best. Equals scikit-image's with Gaussian weights and
-    without sample covariance."""
+    """Compute 1 - structural similarity over the windows inside image and mask: 0 at best.
+
+    With K1 0.01 and K2 0.03 (Wang et al. 2004, doi:10.1109/TIP.2003.819861); equals scikit-image's with
+    Gaussian weights and without sample covariance.
+
+    Args:
+        window: Voxels of the window along each axis.
+        sigma: Standard deviation of the Gaussian weights, voxels.
+        data_range: Range of the intensities.
+    """
     widths = _widths(window, fixed)
     mean_f, mean_m, variance_f, variance_m, covariance = _moments(
         fixed, moved, lambda x: gaussian_mean(x, widths, sigma)

@@ -1,0 +1,155 @@
+"""Images as the affine registration takes them, the space in which it takes place, and its similarity.
+
+An affine is found in a grid's *physical* coordinates, the millimetres of its SimpleITK image: in 3-D the
+world in LPS, in 2-D the plane of the slice. `physical_to_world` leads from there to the world in RAS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from atlasmith.core.grid import Array, Grid
+from atlasmith.io.images import Image
+from atlasmith.io.transforms import LPS, from_sitk, itk_affine, to_sitk
+
+FULL_OVERLAP = 0.8  # fraction of the largest overlap from which the similarity isn't reduced
+OBJECT_LEVEL = 0.1  # normalized intensity above which a voxel belongs to the object
+
+
+def physical_to_world(grid: Grid) -> Array:
+    """Return the matrix (4, 4) from physical coordinates of `grid` to the world, RAS mm.
+
+    In 2-D the third physical coordinate counts voxels perpendicular to the slice.
+    """
+    if grid.ndim == 3:
+        return LPS
+    normal = next(axis for axis in range(3) if axis not in grid.axes)
+    return grid.affine[:, [*grid.axes, normal, 3]] @ np.diag(
+        [1 / size for size in grid.tensor_spacing] + [1, 1]
+    )
+
+
+def to_world(matrix: Array, fixed: Grid, moving: Grid) -> Array:
+    """Convert a pull-back (4, 4) in physical coordinates to one in world coordinates, RAS mm."""
+    return physical_to_world(moving) @ matrix @ np.linalg.inv(physical_to_world(fixed))
+
+
+def translation(vector: Array) -> Array:
+    """Return the matrix (4, 4) of the translation by `vector` (3,)."""
+    matrix = np.eye(4)
+    matrix[:3, 3] = vector
+    return matrix
+
+
+@dataclass(frozen=True, eq=False)
+class WorkingImage:
+    """An image in the voxels in which it is registered, with three points in physical coordinates.
+
+    Attributes:
+        itk: The voxels, in 2-D those of the slice.
+        grid: Their grid.
+        fov_center: Center (3,) of the field of view.
+        center_of_mass: Center of mass (3,) of the intensities.
+        box_center: Center (3,) of the object's bounding box.
+    """
+
+    itk: sitk.Image
+    grid: Grid
+    fov_center: Array
+    center_of_mass: Array
+    box_center: Array
+
+    @classmethod
+    def from_image(cls, image: Image, spacing: float) -> WorkingImage:
+        """Resample an image to voxels of about `spacing` mm, or larger where its own are.
+
+        Args:
+            image: Normalized intensities, antialiased for `spacing`.
+            spacing: Voxel size, mm.
+        """
+        grid = image.grid.resampled(spacing)
+        data = image.data if grid.same_as(image.grid) else resample(image, np.eye(4), grid, fill=0)
+        if grid.ndim == 3:
+            itk = to_sitk(data, grid)
+        else:
+            itk = sitk.GetImageFromArray(np.ascontiguousarray(grid.squeeze(data).T))
+            itk.SetSpacing(grid.tensor_spacing)
+        middle = (np.array(grid.shape) - 1) / 2
+        mass, box = middle.copy(), middle.copy()
+        for axis in range(3):
+            others = tuple(other for other in range(3) if other != axis)
+            profile = data.sum(axis=others, dtype=np.float64)
+            occupied = np.flatnonzero(data.max(axis=others) > OBJECT_LEVEL)
+            if occupied.size:
+                mass[axis] = profile @ np.arange(profile.size) / profile.sum()
+                box[axis] = (occupied[0] + occupied[-1]) / 2
+        to_physical = np.linalg.inv(physical_to_world(grid)) @ grid.affine
+        return cls(itk, grid, *((to_physical @ np.append(point, 1))[:3] for point in (middle, mass, box)))
+
+
+def resample(image: Image, matrix: Array, grid: Grid, fill: float = np.nan) -> Array:
+    """Resample an image linearly through an affine.
+
+    Args:
+        image: The moving image.
+        matrix: World pull-back (4, 4), RAS mm, from `grid` to the image.
+        grid: The fixed grid.
+        fill: Value outside the image's field of view.
+
+    Returns:
+        (X, Y, Z) on `grid`.
+    """
+    moved = sitk.Resample(
+        to_sitk(image.data, image.grid),
+        to_sitk(np.zeros(grid.shape, dtype=np.float32), grid),
+        itk_affine(matrix),
+        sitk.sitkLinear,
+        fill,
+    )
+    return from_sitk(moved)
+
+
+def similarity(fixed: WorkingImage, moving: WorkingImage, matrix: Array) -> float:
+    """Compute 1 + NCC over the overlap, reduced where the overlap is small.
+
+    The factor falls from 1 to 0 as the overlap falls from `FULL_OVERLAP` to 0, so that moving the image out
+    of the field of view gains nothing. The overlap is the fraction of the fixed image's non-zero voxels that
+    lie in the moving image's field of view, relative to `largest_overlap`.
+
+    Args:
+        fixed: The fixed image.
+        moving: The moving image.
+        matrix: Pull-back (4, 4) in physical coordinates.
+
+    Returns:
+        From 0 to 2.
+    """
+    resampled = sitk.Resample(
+        moving.itk, fixed.itk, itk_pull_back(matrix, fixed.grid.ndim), sitk.sitkLinear, np.nan
+    )
+    moved, target = sitk.GetArrayFromImage(resampled), sitk.GetArrayFromImage(fixed.itk)
+    inside, occupied = np.isfinite(moved), target > 0
+    a, b = target[inside].astype(np.float64), moved[inside].astype(np.float64)
+    if not occupied.any() or a.size == 0 or a.std() == 0 or b.std() == 0:
+        return 0.0
+    overlap = np.mean(inside[occupied]) / largest_overlap(fixed, moving)
+    ncc = np.mean((a - a.mean()) * (b - b.mean())) / (a.std() * b.std())
+    return float((1 + ncc) * min(1, overlap / FULL_OVERLAP))
+
+
+def largest_overlap(fixed: WorkingImage, moving: WorkingImage) -> float:
+    """Return the fraction of the fixed image's non-zero voxels that fit in the moving field of view."""
+    object_size = (sitk.GetArrayViewFromImage(fixed.itk) > 0).sum() * np.prod(fixed.itk.GetSpacing())
+    fov_size = moving.itk.GetNumberOfPixels() * np.prod(moving.itk.GetSpacing())
+    return float(min(1, fov_size / max(object_size, 1e-9)))
+
+
+def itk_pull_back(matrix: Array, ndim: int) -> sitk.AffineTransform:
+    """Convert a pull-back (4, 4) in physical coordinates to an ITK transform of `ndim` dimensions."""
+    transform = sitk.AffineTransform(ndim)
+    transform.SetMatrix(matrix[:ndim, :ndim].ravel().tolist())
+    transform.SetTranslation(matrix[:ndim, 3].tolist())
+    return transform

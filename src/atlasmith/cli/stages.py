@@ -1,0 +1,157 @@
+"""Verbs over a config: one per stage, for the whole cohort or for some subjects."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from atlasmith.cli import inference
+from atlasmith.cli.verbs import Verb, call
+from atlasmith.config import load_config
+from atlasmith.core.errors import AtlasmithError
+
+
+def _add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument("--config", type=Path, required=required, metavar="FILE", help="the config, in YAML")
+
+
+def _add_subjects(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    _add_config(parser, required)
+    parser.add_argument(
+        "--subjects",
+        "--subject",
+        type=lambda text: text.removeprefix("sub-"),
+        nargs="+",
+        required=required,
+        metavar="ID",
+        help="participant ids, with or without 'sub-'",
+    )
+
+
+def cohort_verb(name: str, target: str, text: str) -> Verb:
+    """Make a verb that calls a stage once.
+
+    Args:
+        name: The verb.
+        target: `module:function`; the function takes the config.
+        text: What it does, for `--help`.
+    """
+
+    def run(args: argparse.Namespace) -> None:
+        call(target, load_config(args.config))
+
+    return Verb(name, text, _add_config, run)
+
+
+def subject_verb(name: str, target: str, text: str) -> Verb:
+    """Make a verb that calls a stage for each of some subjects.
+
+    Args:
+        name: The verb.
+        target: `module:function`; the function takes the config and a subject's id.
+        text: What it does, for `--help`.
+    """
+
+    def run(args: argparse.Namespace) -> None:
+        config = load_config(args.config)
+        for subject in args.subjects:
+            call(target, config, subject)
+
+    return Verb(name, text, _add_subjects, run)
+
+
+def _add_template(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser, required=False)
+    inference.add_query(parser.add_subparsers(dest="query", metavar="query"))
+
+
+def _template(args: argparse.Namespace) -> None:
+    if args.query and args.results and args.out and not args.config:
+        inference.query_template(args)
+    elif args.query or not args.config:
+        raise AtlasmithError("give --config, or query with --results and --out.")
+    else:
+        call("atlasmith.template:train", load_config(args.config))
+
+
+def _add_register(parser: argparse.ArgumentParser) -> None:
+    _add_subjects(parser, required=False)
+    text = "one raw image through a finished run, instead of --config and --subjects"
+    inference.add_image(parser.add_argument_group("a new image", text))
+
+
+def _register(args: argparse.Namespace) -> None:
+    if args.results and args.image and args.out and not args.config:
+        inference.register_image(args)
+    elif not (args.config and args.subjects and not args.results):
+        raise AtlasmithError("give --config and --subjects, or --results, --image and --out.")
+    else:
+        call("atlasmith.registration:register_subjects", load_config(args.config), args.subjects)
+
+
+VERBS = [
+    cohort_verb(
+        "cohort",
+        "atlasmith.cohort:write_checked_cohort",
+        "check the cohort; write its table, the grid and the resolved config",
+    ),
+    subject_verb(
+        "preprocess",
+        "atlasmith.preprocess:preprocess_subject",
+        "correct the subjects' bias fields if asked, and normalize their intensities",
+    ),
+    cohort_verb(
+        "affine-reference",
+        "atlasmith.affine:build_reference",
+        "build the unbiased groupwise affine reference",
+    ),
+    subject_verb("affine", "atlasmith.affine:align_subject", "align subjects to the affine reference"),
+    cohort_verb(
+        "subpopulations",
+        "atlasmith.template.subpopulations:find_subpopulations",
+        "divide the subjects into subpopulations by their aligned images",
+    ),
+    Verb(
+        "template",
+        "train template and registration network together; or query a finished template",
+        _add_template,
+        _template,
+    ),
+    Verb(
+        "register", "register subjects to the template; write transforms both ways", _add_register, _register
+    ),
+    cohort_verb(
+        "template-labels",
+        "atlasmith.propagation:label_template",
+        "label the template from the registered atlases",
+    ),
+    subject_verb(
+        "propagate",
+        "atlasmith.propagation:propagate_subject",
+        "resample every atlas's labels and image into the subjects' native spaces",
+    ),
+    cohort_verb(
+        "fuse-train",
+        "atlasmith.fusion:train_fusers",
+        "train the networks of fusion methods, leaving out one atlas at a time",
+    ),
+    subject_verb(
+        "fuse", "atlasmith.fusion:fuse_subject", "fuse the propagated labels by every method of the config"
+    ),
+    cohort_verb(
+        "fuse-quality",
+        "atlasmith.fusion:assess",
+        "check atlases against one another, and calibrate the predicted quality of segmentations",
+    ),
+    subject_verb(
+        "score",
+        "atlasmith.evaluation:score_subject",
+        "score subjects: overlap, surfaces, deformation, similarity",
+    ),
+    cohort_verb(
+        "score-summary",
+        "atlasmith.evaluation:summarize",
+        "gather the subjects' scores, with bootstrap intervals",
+    ),
+    cohort_verb("report", "atlasmith.report:write_report", "write the HTML report"),
+]

@@ -1,0 +1,74 @@
+"""Entries of the tables that a config chooses from by name: similarities, networks, fusion methods."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Self, TypeVar, get_args, get_type_hints
+
+from atlasmith.core.errors import did_you_mean
+
+Result = TypeVar("Result", covariant=True)
+
+
+def is_number(value: Any) -> bool:
+    """Return whether `value` is a finite number; a boolean is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclass(frozen=True)
+class Choice(Generic[Result]):
+    """Declare one entry of a table of choices: a function or class, and all that other modules ask of it.
+
+    An entry is called as its function. Each kind of choice is a subclass, which adds what an entry of that
+    kind declares, such as the inputs that a regularizer needs. No module but the table names an entry.
+
+    Args:
+        function: What the choice computes, or the class that it builds.
+        text: What it is and when to use it, in a sentence or two, for the report and the docs.
+
+    Example:
+        >>> @Choice.declare("Twice a number, or another multiple of it.")
+        ... def double(x: float, factor: float = 2.0) -> float:
+        ...     return factor * x
+        >>> double(3.0), double.settings, double.setting_problem("factor", "x")
+        (6.0, {'factor': 2.0}, ("'x' is no number", 'The default is 2.0.'))
+    """
+
+    function: Callable[..., Result]
+    text: str
+
+    @classmethod
+    def declare(cls, text: str, **declarations: Any) -> Callable[[Callable[..., Result]], Self]:
+        """Return a decorator that makes an entry of a function, with this text and further fields."""
+        return partial(cls, text=text, **declarations)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Result:
+        """Call the function."""
+        return self.function(*args, **kwargs)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The parameters that a config may set, with their defaults: those that are numbers or strings."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if isinstance(p.default, int | float | str)}
+
+    def setting_problem(self, name: str, value: Any) -> tuple[str, str] | None:
+        """Check the value of one of the `settings`.
+
+        Args:
+            name: A key of `settings`.
+            value: What a config gives for it.
+
+        Returns:
+            What was found and the remedy, or None where the value may be used: a number, or for a string one
+            of the values that the parameter's `Literal` type lists.
+        """
+        default = self.settings[name]
+        if isinstance(default, str):
+            values = get_args(get_type_hints(self.function)[name])
+            return None if value in values else (f"unknown value {value!r}", did_you_mean(str(value), values))
+        return None if is_number(value) else (f"{value!r} is no number", f"The default is {default}.")

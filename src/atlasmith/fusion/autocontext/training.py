@@ -1,0 +1,172 @@
+"""Training of the classifiers on the atlases, propagated to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from atlasmith.config import Config
+from atlasmith.core.grid import Array
+from atlasmith.fusion.autocontext.candidates import find_candidates, label_positions
+from atlasmith.fusion.autocontext.features import candidate_features, context_features
+from atlasmith.fusion.autocontext.model import AutoContext, CandidateClassifier, classify, with_context
+from atlasmith.fusion.autocontext.settings import FIRST_PASS, SECOND_PASS, SECTION, AutoContextSettings
+from atlasmith.fusion.propagated import ambiguous_voxels, manual_labels, read_atlases, read_propagated
+from atlasmith.fusion.training import train_network
+from atlasmith.io.tables import Subject, read_label_values, write_tsv
+from atlasmith.io.weights import write_weights
+from atlasmith.networks import CrossFitted, held_out_folds
+from atlasmith.training.device import seeded_generator, select_device
+
+# SD of a feature at least: one that is constant where two atlases vote on a third varies where three vote.
+MIN_DEVIATION = 0.1
+WEIGHT_DECAY = 60.0  # over atlases and labels: the fewer boundaries in training, the stronger
+BATCH_VOXELS = 4096  # a step
+VALIDATE_EVERY = 20
+NO_CANDIDATE = -1  # in place of the true label's position, where it isn't among the candidates
+
+
+@dataclass(frozen=True, eq=False)
+class _Voxels:
+    """Training voxels of all atlases.
+
+    features: (M, K, FEATURES). labels: (M, K), the candidates' positions among all labels. truth: (M,), the
+    column of the true label. owner: (M,), the position of the atlas that a voxel is of.
+    """
+
+    features: Tensor
+    labels: Tensor
+    truth: Tensor
+    owner: Tensor
+
+
+def train_autocontext(config: Config) -> None:
+    """Train on voxels of the atlases where the other atlases disagree; write weights and training tables.
+
+    Validation is on the atlases that a classifier is trained without. A killed run resumes from its
+    checkpoints to the same weights.
+
+    Args:
+        config: The run's config; its `fusion.autocontext` section decides.
+    """
+    layout = config.layout
+    settings: AutoContextSettings = config.fusion.section(SECTION)
+    atlases = read_atlases(layout)
+    device = select_device(config.device)
+    torch.manual_seed(config.seed)
+    network = AutoContext(
+        [0, *read_label_values(layout.labels)],
+        settings.width,
+        held_out_folds([atlas.id for atlas in atlases], settings.count),
+    ).to(device)
+    voxels = _read_voxels(config, network, atlases)
+    features = voxels.features
+    if len(features):
+        _fit(config, FIRST_PASS, network.first, atlases, lambda k, rows: features[rows], voxels)
+        context = _read_context(config, network, atlases)
+        _fit(
+            config,
+            SECOND_PASS,
+            network.second,
+            atlases,
+            lambda k, rows: with_context(context[k, rows], features[rows]),
+            voxels,
+        )
+    else:
+        print("autocontext: no two atlases disagree on a third: nothing to train on", flush=True)
+        for table in (FIRST_PASS, SECOND_PASS):
+            write_tsv(layout.fuser_training(table), [], ["step", "loss"])
+    write_weights(layout.fuser_weights(SECTION), network, network.settings)
+    for table in (SECOND_PASS, FIRST_PASS):  # a checkpoint of the second pass needs that of the first
+        layout.fuser_checkpoint(table).unlink(missing_ok=True)
+
+
+def _read_voxels(config: Config, network: AutoContext, atlases: Sequence[Subject]) -> _Voxels:
+    """Draw training voxels of all atlases, with their features and manual labels."""
+    parts = []
+    for index, atlas in enumerate(tqdm(atlases, desc="autocontext: voxels", disable=None)):
+        propagated = read_propagated(config.layout, atlas)
+        ambiguous = ambiguous_voxels(propagated)
+        drawn = ambiguous[_draw(config, index, len(ambiguous), len(atlases))]
+        candidates = find_candidates(propagated, drawn)
+        right = candidates.labels == manual_labels(atlas, propagated.grid).ravel()[drawn, None]
+        truth = np.where(right.any(axis=1), right.argmax(axis=1), NO_CANDIDATE)
+        labels = label_positions(candidates.labels, network.values)
+        features = candidate_features(propagated, candidates)
+        parts.append([torch.from_numpy(x) for x in (features, labels, truth, np.full(len(truth), index))])
+    return _Voxels(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+def _draw(config: Config, index: int, count: int, atlases: int) -> Array:
+    """Draw which of the ambiguous voxels of an atlas are trained on."""
+    order = torch.randperm(count, generator=seeded_generator(config.seed, 30, index))
+    return np.sort(order[: -(-config.fusion.section(SECTION).voxels // atlases)].numpy())
+
+
+@torch.inference_mode()
+def _read_context(config: Config, network: AutoContext, atlases: Sequence[Subject]) -> Tensor:
+    """The context features (classifiers, M, K, CONTEXT_FEATURES) of the training voxels.
+
+    Each classifier's are from its own first pass, since the others were trained on the atlases that it is
+    trained without.
+    """
+    parts = []
+    for index, atlas in enumerate(tqdm(atlases, desc="autocontext: first pass", disable=None)):
+        propagated = read_propagated(config.layout, atlas)
+        candidates = find_candidates(propagated, ambiguous_voxels(propagated))
+        drawn = _draw(config, index, len(candidates.voxels), len(atlases))
+        features = torch.from_numpy(candidate_features(propagated, candidates))
+        labels = torch.from_numpy(label_positions(candidates.labels, network.values))
+        context = (
+            context_features(propagated, candidates, classify(classifier, features, labels))[drawn]
+            for classifier in network.first.each
+        )
+        parts.append(torch.stack([torch.from_numpy(some) for some in context]))
+    return torch.cat(parts, dim=1)
+
+
+def _fit(
+    config: Config,
+    table: str,
+    classifiers: CrossFitted[CandidateClassifier],
+    atlases: Sequence[Subject],
+    features: Callable[[int, Tensor], Tensor],
+    voxels: _Voxels,
+) -> None:
+    """Train the classifiers of one pass, whose inputs are `features`(k, rows) (V, K, features)."""
+    truth, owner = voxels.truth, voxels.owner
+    device = next(classifiers.parameters()).device
+    trained_on = torch.tensor([[atlas.id not in ids for ids in classifiers.without] for atlas in atlases])
+    for k, classifier in enumerate(classifiers.each):
+        rows = torch.nonzero(trained_on[owner, k])[:, 0]
+        present = features(k, rows)[voxels.labels[rows] >= 0]
+        classifier.mean.copy_(present.mean(0))
+        classifier.deviation.copy_(present.std(0).clamp(min=MIN_DEVIATION))
+
+    def losses(rows: Tensor, chosen: Tensor) -> Tensor:
+        """The sum of the losses of each classifier on the rows that are chosen for it (rows, classifiers)."""
+        sums = []
+        for k, classifier in enumerate(classifiers.each):
+            own = rows[chosen[:, k]]
+            logits = classifier(features(k, own).to(device), voxels.labels[own].to(device))
+            right = truth[own].to(device)
+            sums.append(F.cross_entropy(logits, right, ignore_index=NO_CANDIDATE, reduction="sum"))
+        return torch.stack(sums).sum()
+
+    def step(index: int) -> dict[str, Tensor]:
+        rows = torch.randint(len(truth), (BATCH_VOXELS,), generator=seeded_generator(config.seed, 31, index))
+        chosen = trained_on[owner[rows]]
+        terms = {"loss": losses(rows, chosen) / max(int(chosen.sum()), 1)}
+        if (index + 1) % VALIDATE_EVERY == 0 and not chosen.all():
+            with torch.no_grad():
+                terms["validation"] = losses(rows, ~chosen) / (~chosen).sum()
+        return terms
+
+    labels = classifiers.each[0].embedding.num_embeddings - 1
+    train_network(config, SECTION, table, classifiers, step, WEIGHT_DECAY / (len(atlases) * labels))

@@ -1,0 +1,98 @@
+"""What a fusion method declares, what it computes from, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atlasmith.config.schema import Config, Section
+from atlasmith.core.choices import Choice
+from atlasmith.core.grid import Array
+
+if TYPE_CHECKING:
+    from atlasmith.fusion.propagated import PropagatedAtlases
+
+Box = tuple[slice, ...]
+# A label, a box of the grid, and the label's probability within (*box), from 0 to 1; it is zero outside.
+LabelProbability = tuple[int, Box, Array]
+LabelProbabilities = Iterator[LabelProbability]
+
+
+# From propagated atlases and the target's id to what a trained network predicts for it.
+Predictor = Callable[["PropagatedAtlases", str], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class FusionInputs:
+    """What a fusion method computes from, on one grid.
+
+    Args:
+        labels: (N, *shape) integers, one propagated label map an atlas.
+        images: (N, *shape), the propagated atlas images, normalized to [0, 1].
+        target: (*shape), the image to segment, normalized to [0, 1].
+        settings: The method's own settings.
+        prediction: Returns what the method's trained network predicts for this target; computed once for
+            all methods that share the network.
+    """
+
+    labels: Array
+    images: Array
+    target: Array
+    settings: Any = field(default_factory=Section)
+    prediction: Callable[[], Any] = lambda: None
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """How the network of a fusion method is trained and applied.
+
+    Args:
+        train: Trains on the cohort's atlases; writes the weights, named by the fuser's config section, and
+            the training tables.
+        predictor: Reads the weights from a path onto a device (`auto`, `cpu` or `cuda`).
+        tables: Name of each training table, and its title in the report.
+    """
+
+    train: Callable[[Config], None]
+    predictor: Callable[[Path, str], Predictor]
+    tables: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Fuser(Choice[LabelProbabilities]):
+    """A fusion method: from `FusionInputs` to each label's probability, labels in rising order.
+
+    Its module imports torch and the like inside of functions only, since a config is checked against it.
+
+    Args:
+        function: Computes the label probabilities.
+        text: What the method does, for the report.
+        section: Config section below `fusion`, which several methods may share; None where there are no
+            settings.
+        settings_type: The settings of that section.
+        training: How its network is trained; None where nothing is trained.
+        needs_images: Whether intensities are used, and not label maps alone.
+    """
+
+    section: str | None = None
+    settings_type: type[Section] = Section
+    training: Training | None = None
+    needs_images: bool = True
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings, with their defaults."""
+        return self.settings_type().model_dump()
+
+
+def weighted(weights: Callable[[FusionInputs], Array]) -> Callable[[FusionInputs], LabelProbabilities]:
+    """Make weights (N, *shape) of each atlas at each voxel a fusion method's function."""
+
+    def function(inputs: FusionInputs) -> LabelProbabilities:
+        from atlasmith.fusion.probabilities import weighted_probabilities
+
+        return weighted_probabilities(inputs.labels, weights(inputs))
+
+    return function

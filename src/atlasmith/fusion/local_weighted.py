@@ -1,0 +1,24 @@
+"""Voting weighted by local intensity similarity."""
+
+from __future__ import annotations
+
+from atlasmith.core.grid import Array
+from atlasmith.fusion.fuser import Fuser, FusionInputs, weighted
+
+
+def local_weights(inputs: FusionInputs) -> Array:
+    """Return weights (N, *shape) from the intensity differences over the patch at each voxel.
+
+    exp(-d / h), with d the mean squared difference over the patch and h that of the most similar atlas, as in
+    patch-based segmentation (Coupe et al. 2011, doi:10.1016/j.neuroimage.2010.09.018).
+    """
+    from atlasmith.fusion.patches import patch_distances, similarity_weights
+
+    return similarity_weights(patch_distances(inputs.images, inputs.target))
+
+
+LOCAL_WEIGHTED = Fuser(
+    function=weighted(local_weights),
+    text="Local weighted voting: at each voxel atlases are weighted by the similarity of their intensities "
+    "to the target's over a patch.",
+)

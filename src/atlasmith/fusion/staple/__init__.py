@@ -1,0 +1,19 @@
+"""STAPLE."""
+
+from __future__ import annotations
+
+from atlasmith.fusion.fuser import Fuser, FusionInputs, LabelProbabilities
+
+
+def _staple(inputs: FusionInputs) -> LabelProbabilities:
+    from atlasmith.fusion.staple.expectation_maximization import staple
+
+    return staple(inputs.labels)
+
+
+STAPLE = Fuser(
+    function=_staple,
+    text="STAPLE (Warfield et al. 2004, doi:10.1109/TMI.2004.828354): the true segmentation and each atlas's "
+    "confusion matrix are estimated from each other by expectation maximization.",
+    needs_images=False,
+)

@@ -1,0 +1,61 @@
+"""Patches of the atlases, labelled by all other atlases, with their manual labels."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from atlasmith.core.grid import Array
+from atlasmith.fusion.fuser import Box
+from atlasmith.fusion.propagated import PropagatedAtlases, ambiguous_voxels, manual_labels, read_propagated
+from atlasmith.io.layout import Layout
+from atlasmith.io.tables import Subject
+
+CACHE_BYTES = 3 * 2**30
+
+
+class Library:
+    """The atlases, each with the other atlases propagated to it, cached within a bound of memory."""
+
+    def __init__(self, layout: Layout, subjects: Sequence[Subject]) -> None:
+        self.layout, self.subjects = layout, list(subjects)
+        self._cache: OrderedDict[int, tuple[PropagatedAtlases, Array, Array]] = OrderedDict()
+        self._bytes = 0
+
+    def __getitem__(self, index: int) -> tuple[PropagatedAtlases, Array, Array]:
+        """Return the propagated atlases, manual labels (*shape), and flat indices of the ambiguous voxels."""
+        if index in self._cache:
+            self._cache.move_to_end(index)
+            return self._cache[index]
+        atlases = read_propagated(self.layout, self.subjects[index])
+        entry = (atlases, manual_labels(self.subjects[index], atlases.grid), ambiguous_voxels(atlases))
+        self._cache[index] = entry
+        self._bytes += atlases.labels.nbytes + atlases.images.nbytes
+        while self._bytes > CACHE_BYTES and len(self._cache) > 1:
+            _, (old, _, _) = self._cache.popitem(last=False)
+            self._bytes -= old.labels.nbytes + old.images.nbytes
+        return entry
+
+
+def draw_patch(shape: Sequence[int], voxels: Array, side: int, random: torch.Generator) -> Box:
+    """Draw a patch of `side` voxels around one of some voxels.
+
+    Args:
+        shape: Of the grid.
+        voxels: Flat indices; where there are none, the patch is around the middle of the grid.
+        side: Of the patch, voxels; it is smaller where the grid is.
+        random: The random generator.
+
+    Returns:
+        The patch, within the grid.
+    """
+    flat = int(np.prod(shape)) // 2
+    if voxels.size:
+        flat = int(voxels[int(torch.randint(voxels.size, (1,), generator=random))])
+    return tuple(
+        slice(start := min(max(0, int(c) - side // 2), max(0, n - side)), start + side)
+        for c, n in zip(np.unravel_index(flat, shape), shape, strict=True)
+    )

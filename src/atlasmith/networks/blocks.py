@@ -1,0 +1,58 @@
+"""Layers and padding that the networks share, in 2-D and 3-D."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
+NORM: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+BATCH_NORM: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+SLOPE = 0.2  # of leaky ReLUs
+
+
+def conv_block(
+    ndim: int, inputs: int, outputs: int, stride: int = 1, norm: Mapping[int, type[nn.Module]] = NORM
+) -> nn.Sequential:
+    """Build a convolution of 3 voxels, a norm and a leaky ReLU.
+
+    Args:
+        ndim: 2 or 3.
+        inputs: Channels of the input.
+        outputs: Channels of the output.
+        stride: Stride of the convolution.
+        norm: The norm for each `ndim`.
+
+    Returns:
+        A module (B, inputs, *shape) -> (B, outputs, *shape / stride, rounded up).
+    """
+    return nn.Sequential(
+        CONVOLUTION[ndim](inputs, outputs, 3, stride, padding=1),
+        norm[ndim](outputs, affine=True),
+        nn.LeakyReLU(SLOPE),
+    )
+
+
+def head(ndim: int, inputs: int, outputs: int) -> nn.Module:
+    """Build the last convolution, whose weights start near zero: a registration network starts at the identity."""
+    convolution: nn.Module = CONVOLUTION[ndim](inputs, outputs, 3, padding=1)
+    for parameter in convolution.parameters():
+        nn.init.normal_(parameter, std=1e-6)
+    return convolution
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Pad (B, C, *shape) at the ends to multiples of `multiple`.
+
+    To two of them at least, since a norm needs more than one voxel at the coarsest level.
+    """
+    return F.pad(x, [p for n in reversed(x.shape[2:]) for p in (0, max(-n % multiple, 2 * multiple - n))])
+
+
+def crop(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Remove the padding at the ends: (B, C, *padded) to (B, C, *shape)."""
+    for axis, n in enumerate(shape, start=2):
+        x = x.narrow(axis, 0, n)
+    return x

@@ -1,0 +1,43 @@
+"""The registration objective of a batch in training, on features in any precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from atlasmith.core.grid import Grid
+from atlasmith.losses import Objective, registration_objective
+from atlasmith.transforms import Velocity
+
+
+def training_objective(
+    grid: Grid,
+    template: Tensor,
+    image: Tensor,
+    mask: Tensor,
+    velocity: Velocity,
+    **terms: Any,
+) -> Objective:
+    """Evaluate the objective of velocities between a batch of templates and images.
+
+    Args:
+        grid: The template's grid, of d axes.
+        template: Features (B, C, *shape): intensities first, then label probabilities.
+        image: Features (B, C, *shape) of the affinely aligned images.
+        mask: (B, 1, *shape), 1 where an image has data.
+        velocity: Stationary velocities (B, d, *half), in voxels of their own grid.
+        **terms: `similarity`, `regularization`, `label_similarity`, `integration_steps` and `save_memory`
+            of `registration_objective`.
+
+    Returns:
+        The weighted terms and the maps in both directions.
+    """
+    return registration_objective(
+        template.float(),
+        image.float(),
+        mask,
+        velocity,
+        velocity_spacing=grid.coarser_spacing(velocity.mean.shape[2:]),
+        **terms,
+    )
