@@ -1,9 +1,9 @@
-"""What a finished run says its segmentations are worth, against the targets' manual labels.
+"""The predicted quality of a finished run's segmentations, against the targets' manual labels.
 
     python benchmarks/assessment.py results-hippocampus
 
-Prints a Markdown table a method: Pearson's r and the mean absolute error of the predicted Dice, over targets
-(means over labels) and over labels, and how often the interval of a volume holds the manual one.
+Prints a Markdown table with a row for each method: Pearson's r and the mean absolute error of the predicted
+Dice, over targets (means over labels) and over labels, and the coverage of the intervals of volumes.
 """
 
 from __future__ import annotations
@@ -30,32 +30,33 @@ def main() -> None:
     values = np.array(read_label_values(layout.labels))
     targets = [s for s in read_cohort(layout.cohort) if s.role == "target" and s.labels is not None]
     print(f"{len(targets)} targets\n")
-    print("| method | r, targets | r, labels | error, targets | error, labels | intervals that hold |")
+    print("| method | r, targets | r, labels | error, targets | error, labels | coverage |")
     print("|---|---|---|---|---|---|")
     for method in config.fusion.methods:
-        predicted, true, held = [], [], []
+        ids, pairs, covered = [], [], []
         for target in targets:
             truth = read_labels(target.labels)
-            found = read_labels(layout.segmentation(target.id, method))
+            fused = read_labels(layout.segmentation(target.id, method))
             counts = count_overlap(
-                *(label_index(image.data, values) for image in (truth, found)), len(values)
+                *(label_index(image.data, values) for image in (truth, fused)), len(values)
             )
             scores = dice(counts)
             for row in read_tsv(layout.volumes(target.id, method)):
                 k = int(label_index(np.array(int(row["index"])), values)) - 1
                 if row["predicted_dice"] == MISSING or not counts.truth[k]:
                     continue
-                predicted.append((target.id, float(row["predicted_dice"])))
-                true.append(scores[k])
-                if row["low_mm3"] != MISSING:
+                ids.append(target.id)
+                pairs.append((float(row["predicted_dice"]), scores[k]))
+                if row["volume_lower_mm3"] != MISSING:
                     volume = counts.truth[k] * truth.grid.voxel_volume
-                    held.append(float(row["low_mm3"]) <= volume <= float(row["high_mm3"]))
-        ids = np.array([name for name, _ in predicted])
-        pairs = np.array([[value for _, value in predicted], true]).T
-        means = np.array([pairs[ids == name].mean(axis=0) for name in np.unique(ids)])
-        r = [f"{np.corrcoef(x.T)[0, 1]:.2f}" for x in (means, pairs)]
-        error = [f"{np.abs(x[:, 0] - x[:, 1]).mean():.3f}" for x in (means, pairs)]
-        print(f"| {method} | {r[0]} | {r[1]} | {error[0]} | {error[1]} | {100 * np.mean(held):.1f} % |")
+                    low, high = float(row["volume_lower_mm3"]), float(row["volume_upper_mm3"])
+                    covered.append(low <= volume <= high)
+        by_label = np.array(pairs)
+        by_target = np.array([by_label[np.array(ids) == name].mean(axis=0) for name in np.unique(ids)])
+        r = [f"{np.corrcoef(x.T)[0, 1]:.2f}" for x in (by_target, by_label)]
+        error = [f"{np.abs(x[:, 0] - x[:, 1]).mean():.3f}" for x in (by_target, by_label)]
+        coverage = f"{100 * np.mean(covered):.1f} %"
+        print(f"| {method} | {r[0]} | {r[1]} | {error[0]} | {error[1]} | {coverage} |")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,22 @@
-"""Label fusion on one finished run: every method, and ANTs' joint label fusion, from the same warped atlases.
+"""Label fusion on one finished run: every method, and ANTs' joint label fusion, of the same atlases.
 
     python benchmarks/fusion.py results-hippocampus-labels --targets 12
 
 The atlases are propagated to the first so many targets again, into a temporary folder. Prints a Markdown
 table: Dice and HD95 (means over labels, then targets, in the native grid or at `--spacing`) with the 95 %
-interval of Dice, and the median seconds from warped atlases in memory to labels. ANTs' is skipped where
+interval of Dice, and the median seconds from propagated atlases in memory to labels. ANTs' is skipped where
 antspyx is missing.
 
-How well probabilities are calibrated follows, where voters disagree: VoteNet's, that an atlas is right, and
-those of each label that `evidence` gives; the expected calibration error (Guo et al. 2017) in 15 bins.
+The expected calibration error (Guo et al. 2017, arXiv:1706.04599) in 15 bins follows, at voxels where
+atlases disagree: of VoteNet's reliability, and of the label probabilities of `autocontext`.
 
 With `--atlases N` the first N atlases of the cohort, after so many as `--skip` says, are the library; with
-`--closest N` the N that look most like a target vote. Networks are trained anew for either.
+`--atlas-selection N` the N atlases that are most similar to a target are propagated to it. Networks are
+trained again for either.
 
-With `--leave-one-out` everyone who has labels is an atlas, and segmented by all others; `evidence` is trained
-anew, and decides by the juries alone that didn't learn from the person. VoteNet isn't cross-fitted so, and is
-left out; labels may not have a part in registration.
+With `--leave-one-out` every subject with labels is an atlas, and segmented by all others; `autocontext` is
+trained again, and applied by the classifiers that were trained without the subject. VoteNet isn't
+cross-fitted and is left out; registration must be label-free.
 """
 
 from __future__ import annotations
@@ -27,80 +28,109 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import replace
-from functools import cache, partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from peers import ants_image, labels_of
 
-from atlasmith.config import load_config
-from atlasmith.config.schema import JLFSection
+from atlasmith.config import Config, load_config
 from atlasmith.core.grid import Array, Grid
-from atlasmith.core.labels import label_index
+from atlasmith.core.labels import count_overlap, dice, label_index
 from atlasmith.core.world import resample_labels
 from atlasmith.evaluation import metrics, statistics
 from atlasmith.fusion import train_fusers
-from atlasmith.fusion.apply import on_native
-from atlasmith.fusion.autocontext import read_autocontext
-from atlasmith.fusion.methods import FUSERS, Votes, fuse, plurality, shares
-from atlasmith.fusion.propagated import Stack, disputed, read_stack
-from atlasmith.fusion.votenet import Trust
+from atlasmith.fusion.fuser import Predictor
+from atlasmith.fusion.native import native_labels
+from atlasmith.fusion.probabilities import most_probable_labels, weighted_probabilities
+from atlasmith.fusion.propagated import ambiguous_voxels, read_propagated
+from atlasmith.fusion.stage import SubjectFusion
+from atlasmith.fusion.table import FUSERS
 from atlasmith.io.images import Image, read_grid
-from atlasmith.io.tables import read_cohort, read_label_values, write_cohort
+from atlasmith.io.tables import Subject, read_cohort, read_label_values, write_cohort
 from atlasmith.propagation import propagate_subject
 
 BINS = 15
+ANTS = "ANTs JLF"
 
-Method = Callable[[Stack, Grid, Votes], Array]  # a target's atlases and its own grid to labels on that grid
-
-
-def ours(method: str, stack: Stack, native: Grid, votes: Votes) -> Array:
-    return on_native(fuse(method, votes), stack.grid, native)[0]
+Method = Callable[[SubjectFusion, Grid], Array]  # labels on the target's own grid
 
 
-def ants(settings: JLFSection, stack: Stack, native: Grid, votes: Votes) -> Array:
-    """antspyx, with a label of its own for background, which couldn't win a voxel else."""
+@dataclass
+class Figures:
+    """The figures of each method, a number a target, and samples of calibrated probabilities."""
+
+    dice: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    hd95: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    calibration: dict[str, list[tuple[Array, Array]]] = field(default_factory=lambda: defaultdict(list))
+
+
+def atlasmith(method: str, fusion: SubjectFusion, native: Grid) -> Array:
+    """Fuse by one of our methods."""
+    return native_labels(fusion.probabilities(method), fusion.atlases.grid, native)[0]
+
+
+def ants(fusion: SubjectFusion, native: Grid) -> Array:
+    """Fuse by antspyx; background gets a label above 0, since 0 can't win a voxel there."""
     import ants as antspyx
 
-    def picture(data: Array) -> Any:
-        return ants_image(Image(stack.grid.unsqueeze(data.astype(np.float32)), stack.grid))
+    atlases, settings = fusion.atlases, fusion.config.fusion.section("jlf")
 
-    values, index = np.unique(stack.labels, return_inverse=True)
-    index = index.reshape(stack.labels.shape) + 1
+    def picture(data: Array) -> Any:
+        return ants_image(Image(atlases.grid.unsqueeze(data.astype(np.float32)), atlases.grid))
+
+    values, index = np.unique(atlases.labels, return_inverse=True)
+    index = index.reshape(atlases.labels.shape) + 1
     found = antspyx.joint_label_fusion(
-        picture(stack.target),
-        picture(np.ones(stack.target.shape)),
-        atlas_list=[picture(image) for image in stack.images],
+        picture(atlases.target),
+        picture(np.ones(atlases.target.shape)),
+        atlas_list=[picture(image) for image in atlases.images],
         label_list=[picture(labels) for labels in index],
         beta=settings.beta,
         rho=settings.alpha,
         rad=settings.patch,
         r_search=settings.search,
     )["segmentation"].numpy()
-    fused = values[np.rint(found).astype(int).clip(1, len(values)) - 1]
-    return on_native(shares(fused[None], np.ones((1, *fused.shape), np.float32)), stack.grid, native)[0]
+    fused = values[np.rint(found).astype(int).clip(1, len(values)) - 1][None]
+    weights = np.ones(fused.shape, np.float32)
+    return native_labels(weighted_probabilities(fused, weights), atlases.grid, native)[0]
 
 
-def _hd95(grid: Grid, found: Array, truth: Array) -> float:
-    if not (found.any() and truth.any()):
-        return np.nan
-    masks = (grid.squeeze(mask) for mask in (truth, found))
-    return metrics.hd95_mm(metrics.surface_distances(*masks, grid.tensor_spacing))
+def mean_hd95(grid: Grid, found: Array, truth: Array, values: Array) -> float:
+    """Compute the mean HD95 over the labels that both maps have, mm."""
+    scores = [
+        metrics.hd95_mm(
+            metrics.surface_distances(
+                grid.squeeze(truth == value), grid.squeeze(found == value), grid.tensor_spacing
+            )
+        )
+        for value in values
+        if (found == value).any() and (truth == value).any()
+    ]
+    return float(np.mean(scores)) if scores else np.nan
 
 
-def calibration_error(judged: list[tuple[Array, Array]]) -> float:
-    """Of probabilities and whether what they speak for is right: the mean over bins, by how much falls into
-    each, of how far the mean probability is from the share that is right."""
-    values, hits = (np.concatenate(parts) for parts in zip(*judged, strict=True))
-    places = np.minimum((values * BINS).astype(int), BINS - 1)
-    gaps = np.bincount(places, values - hits, BINS)
-    return float(np.abs(gaps).sum() / len(values))
+def calibration_error(samples: Sequence[tuple[Array, Array]]) -> float:
+    """Compute the expected calibration error.
+
+    Args:
+        samples: Probabilities, and whether what they are of is true.
+
+    Returns:
+        The mean over bins, weighted by their samples, of |mean probability - share that is true|.
+    """
+    probabilities, true = (np.concatenate(parts) for parts in zip(*samples, strict=True))
+    bins = np.minimum((probabilities * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(bins, probabilities - true, BINS)
+    return float(np.abs(gaps).sum() / len(probabilities))
 
 
-def main() -> None:
+def read_options() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -108,104 +138,118 @@ def main() -> None:
     parser.add_argument("--targets", type=int, default=12)
     parser.add_argument("--atlases", type=int)
     parser.add_argument("--skip", type=int, default=0)
-    parser.add_argument("--closest", type=int)
-    parser.add_argument(
-        "--spacing", type=float, help="judge at this voxel size, mm; each image's own by default"
-    )
+    parser.add_argument("--atlas-selection", type=int)
+    parser.add_argument("--spacing", type=float, help="score at this voxel size, mm; by default each image's")
     parser.add_argument("--leave-one-out", action="store_true")
-    parser.add_argument("--methods", nargs="*", default=[*FUSERS, "ANTs JLF"])
-    options = parser.parse_args()
-    run = options.run.resolve()
-    config = load_config(run / "config.yaml").model_copy(update={"output": run})
-    everyone = read_cohort(config.layout.cohort)
-    targets = [s for s in everyone if s.role == "target" and s.labels is not None][: options.targets]
+    parser.add_argument("--methods", nargs="*", default=[*FUSERS, ANTS])
+    return parser, parser.parse_args()
+
+
+def choose_subjects(
+    subjects: list[Subject], options: argparse.Namespace
+) -> tuple[list[Subject], list[Subject]]:
+    """Return the cohort with the library of atlases that is asked for, and the targets."""
     if options.leave_one_out:
-        if config.template.label_similarity:
-            parser.error("in this run labels have a part in registration (template.label_similarity)")
-        options.methods = [name for name in options.methods if not name.startswith("votenet")]
-        everyone = [s if s.labels is None else replace(s, role="atlas") for s in everyone]
-        targets = [s for s in everyone if s.role == "atlas"]
-    elif options.atlases:
-        atlases = [s for s in everyone if s.role == "atlas"]
-        kept = atlases[options.skip : options.skip + options.atlases]
-        everyone = [s for s in everyone if s in kept or s not in atlases]
-    fusers = [name for name in options.methods if name in FUSERS]
-    fusion = config.fusion.model_copy(update={"methods": fusers, "atlas_selection": options.closest})
-    config = config.model_copy(update={"fusion": fusion})
-    another = options.leave_one_out or options.atlases or options.closest  # library than the run's
-    library = [s for s in everyone if s.role == "atlas"]
-    labels = np.array(read_label_values(config.layout.labels))
-    known: dict[str, Method] = {name: partial(ours, name) for name in FUSERS}
-    known["ANTs JLF"] = partial(ants, fusion.jlf)
-    methods = {name: known[name] for name in options.methods}
-    dice: dict[str, list[float]] = {name: [] for name in methods}
-    hd95: dict[str, list[float]] = {name: [] for name in methods}
-    seconds: dict[str, list[float]] = {name: [] for name in methods}
-    judged: dict[str, list[tuple[Array, Array]]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder:
-        there = Path(folder) / "run"
-        made = ["*propagated*", "cohort.tsv"]
-        made += ["votenet*", "evidence*"] if another else []
-        shutil.copytree(run, there, copy_function=os.symlink, ignore=shutil.ignore_patterns(*made))
-        config = config.model_copy(update={"output": there})
-        write_cohort(config.layout.cohort, everyone, config.cohort.covariates)
-        if another and fusion.networks:
-            for atlas in library:
-                propagate_subject(config, atlas.id)
-            train_fusers(config)
-        judge, jury = cache(lambda: Trust(config)), cache(lambda: read_autocontext(config))
-        for target in targets:
-            if not config.layout.propagated_images(target.id).exists():
-                propagate_subject(config, target.id)
-            stack, native = read_stack(config.layout, target), read_grid(target.image)
-            if options.spacing:
-                native = native.resampled(options.spacing)
-            manual = labels_of(target.labels, options.spacing)
-            truth = manual.data
-            drawn, where = labels_of(target.labels), disputed(stack)
-            own = resample_labels(drawn.data, drawn.grid, [], stack.grid).numpy().ravel()
-            if "votenet" in methods:
-                said = judge()(stack).reshape(len(stack.labels), -1)[:, where]
-                voted = stack.labels.reshape(len(stack.labels), -1)[:, where]
-                judged["VoteNet"].append((said.ravel(), (voted == own[where]).ravel()))
-            verdict = cache(lambda stack=stack, target=target: [*jury().verdict(stack, target.id)])
-            for name in list(methods):
-                votes = Votes(
-                    stack.labels,
-                    stack.images,
-                    stack.target,
-                    cache(lambda stack=stack: judge()(stack)),
-                    lambda stack=stack: judge().correlation(stack),
-                    lambda verdict=verdict: iter(verdict()),
-                    fusion,
-                )
-                start = time.perf_counter()
-                try:
-                    found = methods[name](stack, native, votes)
-                except ImportError as error:
-                    print(f"{name} is skipped: {error}", file=sys.stderr)
-                    del methods[name], dice[name]
-                    continue
-                seconds[name].append(time.perf_counter() - start)
-                pair = [label_index(data, labels).ravel() for data in (truth, found)]
-                dice[name].append(float(np.nanmean(labels.dice(labels.count_overlap(*pair, len(labels))))))
-                masks = ((found == value, truth == value) for value in labels)
-                hd95[name].append(float(np.nanmean([_hd95(native, *both) for both in masks])))
-            if "autocontext" in methods:
-                labelled, said = plurality(verdict(), stack.target.shape)
-                judged["autocontext"].append((said.ravel()[where], labelled.ravel()[where] == own[where]))
-            print(target.id, *(f"{n} {np.mean(d):.4f}" for n, d in dice.items()), file=sys.stderr, flush=True)
-    print(
-        f"{len(targets)} targets\n\n| method | Dice | 95 % interval | HD95, mm | s |\n|---|---|---|---|---|"
-    )
-    for name, values in dice.items():
+        subjects = [s if s.labels is None else replace(s, role="atlas") for s in subjects]
+        return subjects, [s for s in subjects if s.role == "atlas"]
+    targets = [s for s in subjects if s.role == "target" and s.labels is not None][: options.targets]
+    if options.atlases:
+        atlases = [s for s in subjects if s.role == "atlas"]
+        library = atlases[options.skip : options.skip + options.atlases]
+        subjects = [s for s in subjects if s in library or s not in atlases]
+    return subjects, targets
+
+
+def score(
+    config: Config,
+    target: Subject,
+    methods: dict[str, Method],
+    predictors: dict[str, Predictor],
+    spacing: float | None,
+    figures: Figures,
+) -> None:
+    """Add the figures of one target; a method whose package is missing is removed from `methods`."""
+    if not config.layout.propagated_images(target.id).exists():
+        propagate_subject(config, target.id)
+    atlases, native = read_propagated(config.layout, target), read_grid(target.image)
+    if spacing:
+        native = native.resampled(spacing)
+    values = np.array(read_label_values(config.layout.labels))
+    truth = labels_of(target.labels, spacing).data
+    fusion = SubjectFusion(config, atlases, target.id, predictors)
+    for name in list(methods):
+        start = time.perf_counter()
+        try:
+            found = methods[name](fusion, native)
+        except ImportError as error:
+            print(f"{name} is skipped: {error}", file=sys.stderr)
+            del methods[name]
+            continue
+        figures.seconds[name].append(time.perf_counter() - start)
+        pair = [label_index(data, values).ravel() for data in (truth, found)]
+        figures.dice[name].append(float(np.nanmean(dice(count_overlap(*pair, len(values))))))
+        figures.hd95[name].append(mean_hd95(native, found, truth, values))
+
+    where, manual = ambiguous_voxels(atlases), labels_of(target.labels)
+    true = resample_labels(manual.data, manual.grid, [], atlases.grid).numpy().ravel()[where]
+    if "votenet" in methods:
+        labels, reliability = (
+            maps.reshape(len(atlases.labels), -1)[:, where]
+            for maps in (atlases.labels, fusion.prediction(FUSERS["votenet"]).reliability)
+        )
+        figures.calibration["VoteNet"].append((reliability.ravel(), (labels == true).ravel()))
+    if "autocontext" in methods:
+        again = SubjectFusion(config, atlases, target.id, predictors)
+        fused, confidence = most_probable_labels(again.probabilities("autocontext"), atlases.target.shape)
+        figures.calibration["autocontext"].append((confidence.ravel()[where], fused.ravel()[where] == true))
+
+
+def print_figures(figures: Figures, targets: int, config: Config) -> None:
+    """Print the table, and the calibration errors."""
+    print(f"{targets} targets\n\n| method | Dice | 95 % interval | HD95, mm | s |\n|---|---|---|---|---|")
+    for name, values in figures.dice.items():
         low, high = statistics.bootstrap_interval(np.array(values), config.seed, config.score.bootstrap)
         print(
-            f"| {name} | {np.mean(values):.4f} | {low:.3f} to {high:.3f} | {np.mean(hd95[name]):.2f} "
-            f"| {np.median(seconds[name]):.1f} |"
+            f"| {name} | {np.mean(values):.4f} | {low:.3f} to {high:.3f} "
+            f"| {np.mean(figures.hd95[name]):.2f} | {np.median(figures.seconds[name]):.1f} |"
         )
-    for name, pairs in judged.items():
-        print(f"\n{name}: calibration error {100 * calibration_error(pairs):.1f} %")
+    for name, samples in figures.calibration.items():
+        print(f"\n{name}: calibration error {100 * calibration_error(samples):.1f} %")
+
+
+def main() -> None:
+    parser, options = read_options()
+    run = options.run.resolve()
+    config = load_config(run / "config.yaml").model_copy(update={"output": run})
+    if options.leave_one_out:
+        if config.template.label_similarity:
+            parser.error("labels are part of this run's registration (template.label_similarity)")
+        options.methods = [n for n in options.methods if n not in FUSERS or FUSERS[n].section != "votenet"]
+    subjects, targets = choose_subjects(read_cohort(config.layout.cohort), options)
+    fusers = [name for name in options.methods if name in FUSERS]
+    fusion = config.fusion.model_copy(update={"methods": fusers, "atlas_selection": options.atlas_selection})
+    known: dict[str, Method] = {name: partial(atlasmith, name) for name in FUSERS} | {ANTS: ants}
+    methods = {name: known[name] for name in options.methods}
+    other_library = options.leave_one_out or options.atlases or options.atlas_selection
+    figures, predictors = Figures(), {}
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "run"
+        config = config.model_copy(update={"output": output, "fusion": fusion})
+        replaced = ["*propagated*", "cohort.tsv"]
+        if other_library:
+            replaced += [f"{fuser.section}*" for fuser in FUSERS.values() if fuser.training]
+        shutil.copytree(run, output, copy_function=os.symlink, ignore=shutil.ignore_patterns(*replaced))
+        write_cohort(config.layout.cohort, subjects, config.cohort.covariates)
+        if other_library and fusion.networks:
+            for subject in subjects:
+                if subject.role == "atlas":
+                    propagate_subject(config, subject.id)
+            train_fusers(config)
+        for target in targets:
+            score(config, target, methods, predictors, options.spacing, figures)
+            means = (f"{name} {np.mean(values):.4f}" for name, values in figures.dice.items())
+            print(target.id, *means, file=sys.stderr, flush=True)
+    print_figures(figures, len(targets), config)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from atlasmith.config import Config, load_config, parse_config
 from atlasmith.core.grid import Array
 from atlasmith.core.labels import label_index
 from atlasmith.evaluation import metrics, statistics
-from atlasmith.fusion.propagated import own_labels, read_stack
+from atlasmith.fusion.propagated import manual_labels, read_propagated
 from atlasmith.io.images import Image, read_image
 from atlasmith.io.tables import Subject, read_cohort, read_label_values, write_cohort
 from atlasmith.propagation import propagate_subject
@@ -56,8 +56,8 @@ def our_bridge(config: Config, people: Sequence[Subject], values: Array) -> list
     scores = []
     for person in people:
         propagate_subject(config, person.id)
-        stack = read_stack(config.layout, person)
-        scores.append(bridge(stack.labels, own_labels(person, stack.grid), values))
+        atlases = read_propagated(config.layout, person)
+        scores.append(bridge(atlases.labels, manual_labels(person, atlases.grid), values))
     return scores
 
 

@@ -1,4 +1,4 @@
-"""The report, over synthetic output folders in which every answer is planted."""
+"""The report of synthetic output folders with known contents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from atlasmith.io.files import write_json
 from atlasmith.io.images import write_image
 from atlasmith.io.tables import Subject, write_cohort, write_tsv
 from atlasmith.report import pictures, write_report
-from atlasmith.report.page import _far_below, _from_worst_to_best, _number
+from atlasmith.report.markup import choose_examples, number_text
+from atlasmith.report.sections.review import far_below
 
 EVIL = "<script>alert('x')</script>$\\frac{&"
 SCORES = ["subject", "stage", "method", "label", "metric", "value", "unit"]
@@ -57,7 +58,8 @@ def _write_cohort(config: Config, grid: Grid, truth: bool = True) -> list[Subjec
             folder / f"{name}_d.nii.gz" if has_labels else None,
             {"age": 30.0},
         )
-        write_image(subject.image, _noise(grid, number), grid)
+        for path in (subject.image, config.layout.preprocessed(name)):
+            write_image(path, _noise(grid, number), grid)
         if subject.labels:
             write_image(subject.labels, _labels(grid), grid)
         subjects.append(subject)
@@ -190,7 +192,7 @@ def _page(config: Config) -> tuple[_Page, str]:
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_page_is_whole_self_contained_and_escaped(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+def test_page_is_complete_self_contained_and_escaped(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     config, grid = _config(tmp_path), _grid(shape)
     _write_results(config, grid, _write_cohort(config, grid))
     page, text = _page(config)
@@ -224,7 +226,7 @@ def test_same_files_same_bytes(tmp_path: Path) -> None:
     assert _page(config)[1] == _page(config)[1]
 
 
-def test_disagreement_shows_the_planted_shift(tmp_path: Path) -> None:
+def test_disagreement_shows_a_known_shift(tmp_path: Path) -> None:
     config, grid = _config(tmp_path), _grid(SHAPES["2-D"], (1, 1, 1))
     _write_results(config, grid, _write_cohort(config, grid))
     shown = next(pixels for caption, pixels in _page(config)[0].images if caption == "votenet: disagreement")
@@ -240,7 +242,7 @@ def test_disagreement_shows_the_planted_shift(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_a_bare_cohort_makes_a_page(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+def test_a_checked_cohort_alone_makes_a_page(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     config = _config(tmp_path)
     _write_cohort(config, _grid(shape))
     page, text = _page(config)
@@ -261,7 +263,7 @@ def test_targets_without_truth(tmp_path: Path) -> None:
     assert "scores" not in page.ids and "distributions" not in page.ids
 
 
-def test_no_cohort_names_the_remedy(tmp_path: Path) -> None:
+def test_an_unchecked_cohort_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(AtlasmithError, match="atlasmith cohort"):
         write_report(_config(tmp_path))
 
@@ -322,7 +324,7 @@ def test_plane_keeps_the_aspect_of_a_large_image() -> None:
     assert shown.shape == (pictures.LONGEST // 2, pictures.LONGEST)
 
 
-def test_largest_plane_weighs_area_in_mm() -> None:
+def test_largest_plane_is_by_area_in_mm() -> None:
     labels = np.zeros((10, 10, 10), int)
     labels[4, 2:6, 2:6] = 3  # 16 voxels across x, of 1 x 5 mm
     labels[1:6, 1:6, 8] = 9  # 26 across z with the block's row, of 1 x 1 mm
@@ -346,7 +348,7 @@ def test_windows_and_colors() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 12, 140])
-def test_palette_tells_labels_apart(count: int) -> None:
+def test_colors_of_labels_differ(count: int) -> None:
     colors = np.array(list(pictures.palette(range(1, count + 1)).values()))
     assert len(np.unique(colors, axis=0)) == count
     assert np.linalg.norm(np.diff(colors, axis=0), axis=1).min() > 90  # neighbors in number
@@ -355,22 +357,22 @@ def test_palette_tells_labels_apart(count: int) -> None:
 
 def test_choice_of_subjects() -> None:
     values = {f"{i:02d}": (i * 7) % 10 / 10 for i in range(10)}
-    chosen = _from_worst_to_best(values, list(values), 3, "Dice")
+    chosen = choose_examples(values, list(values), 3, "Dice")
     assert [values[name] for name in chosen] == [0.0, 0.4, 0.9]
     assert list(chosen.values()) == ["lowest Dice, 0", "median Dice, 0.400", "highest Dice, 0.900"]
-    assert _from_worst_to_best({}, ["b", "a", "c"], 2, "Dice") == {"b": "", "a": ""}
-    assert list(_from_worst_to_best({"a": 1.0}, ["a"], 4, "Dice")) == ["a"]
+    assert choose_examples({}, ["b", "a", "c"], 2, "Dice") == {"b": "", "a": ""}
+    assert list(choose_examples({"a": 1.0}, ["a"], 4, "Dice")) == ["a"]
 
 
-def test_a_failed_affine_is_far_below_the_others() -> None:
+def test_a_failed_affine_isfar_below_the_others() -> None:
     values = {f"{k:02d}": 0.9 + 0.001 * k for k in range(20)} | {"poor": 0.885, "failed": 0.4}
-    assert _far_below(values) == {"failed": 0.4}
-    assert _far_below({"one": 0.3}) == _far_below({}) == {}
+    assert far_below(values) == {"failed": 0.4}
+    assert far_below({"one": 0.3}) == far_below({}) == {}
 
 
 def test_numbers_are_short() -> None:
     shown = {"n/a": "–", 0.85312: "0.853", 12345.6: "12346", "7": "7", "0.5": "0.500", -0.0001: "-0.000100"}
-    assert [_number(value) for value in shown] == list(shown.values())
+    assert [number_text(value) for value in shown] == list(shown.values())
 
 
 def test_charts_are_plain_svg_of_many_points() -> None:

@@ -291,6 +291,7 @@ class Cohort:
             )
             subjects.append(Subject(name, role, image, labels))
             write_affine(layout.affine(name), np.eye(4))
+            self.native(layout.preprocessed(name), 0.5 * self.image)
             write_image(layout.affine_image(name), self.image**2, grid)
             write_image(layout.warped(name), self.image, grid)
             field = np.full((*self.shape, 3), [2.0 if name == "t1" else 0.0, 0, 0])

@@ -32,6 +32,7 @@ class Tiny:
         self.bids = folder / "bids"
         self.output = folder / "results"
         self.table = self.bids / "participants.tsv"
+        self.config_path = folder / "config.yaml"
         self.rows: list[dict[str, str]] = [dict(row) for row in ROWS]
         for row in ROWS:
             name = row["participant_id"]
@@ -102,3 +103,8 @@ def with_nan(data: Array) -> None:
     """Make one voxel NaN and another infinite, in place."""
     data[0, 0, 0] = np.nan
     data[1, 0, 0] = np.inf
+
+
+def files_below(path: Path) -> dict[Path, bytes]:
+    """Read all files below a folder."""
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}

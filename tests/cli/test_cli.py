@@ -27,7 +27,7 @@ COHORT_VERBS = {
     "template": "atlasmith.template:train",
     "template-labels": "atlasmith.propagation:label_template",
     "fuse-train": "atlasmith.fusion:train_fusers",
-    "fuse-quality": "atlasmith.fusion:assess",
+    "fuse-quality": "atlasmith.fusion:assess_quality",
     "score-summary": "atlasmith.evaluation:summarize",
     "report": "atlasmith.report:write_report",
     "demo-grade": "atlasmith.demo:grade",
@@ -35,7 +35,7 @@ COHORT_VERBS = {
 SUBJECT_VERBS = {
     "preprocess": "atlasmith.preprocess:preprocess_subject",
     "affine": "atlasmith.affine:align_subject",
-    "propagate": "atlasmith.propagation:propagate",
+    "propagate": "atlasmith.propagation:propagate_subject",
     "fuse": "atlasmith.fusion:fuse_subject",
     "score": "atlasmith.evaluation:score_subject",
 }

@@ -1,4 +1,4 @@
-"""The whole stage: what it writes, and that all problems come at once."""
+"""The cohort stage: what it writes, and that it reports all problems at once."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from tiny import Tiny, only, with_nan
+from tiny import ROWS, Tiny, only, with_nan
 
 from atlasmith.cohort import (
     check_cohort,
@@ -62,13 +62,13 @@ def wrong_magic(tiny: Tiny, path: Path) -> None:
     tiny.patch(path, 344, b"abc\0")
 
 
-@pytest.mark.parametrize("spoil", [truncated, truncated_before_packing, empty, no_nifti, wrong_magic])
+@pytest.mark.parametrize("corrupt", [truncated, truncated_before_packing, empty, no_nifti, wrong_magic])
 @pytest.mark.parametrize("kind", ["image", "labels"])
-def test_an_unreadable_file(tiny: Tiny, spoil: Callable[[Tiny, Path], None], kind: str) -> None:
+def test_an_unreadable_file(tiny: Tiny, corrupt: Callable[[Tiny, Path], None], kind: str) -> None:
     path = getattr(tiny, kind)("sub-01")
     if kind == "labels":  # compressed, they would be too small to lose 500 bytes
         tiny.change(path, lambda data: np.random.default_rng(0).integers(1, 60000, data.shape, np.uint16))
-    spoil(tiny, path)
+    corrupt(tiny, path)
     only(tiny.problems(), path, "can't be read")
 
 
@@ -112,3 +112,26 @@ def test_the_foreground_is_measured_in_millimetres() -> None:
     assert np.allclose(foreground_extent(Image(data, grid), 4), [10 + 8, 12 + 8, 45 + 8])
     crop = np.random.default_rng(0).uniform(size=(20, 20, 20)).astype(np.float32)
     assert np.allclose(foreground_extent(Image(crop, grid), 4), [20, 40, 60])
+
+
+def test_hounsfield_units_need_a_window(tiny: Tiny) -> None:
+    for row in ROWS:
+        tiny.change(tiny.image(row["participant_id"]), lambda data: np.where(data > 0, data, -1000))
+    problems = tiny.problems()
+    assert len(problems) == len(ROWS)
+    assert all("Hounsfield" in problem and "preprocess.window" in problem for problem in problems)
+    check_cohort(tiny.config(preprocess={"window": [0, 100]}))
+
+
+def test_an_image_without_contrast_in_its_window(tiny: Tiny) -> None:
+    only(tiny.problems(preprocess={"window": [5000, 6000]})[:1], "no contrast", "preprocess.window")
+
+
+def test_one_dark_voxel_changes_nothing(tiny: Tiny) -> None:
+    expected = check_cohort(tiny.config()).grid
+
+    def darken(data: np.ndarray) -> None:
+        data[0, 0, 0] = -1e-3
+
+    tiny.change(tiny.image("sub-03"), darken)
+    assert check_cohort(tiny.config()).grid.same_as(expected)

@@ -43,12 +43,12 @@ def test_several_label_files(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("name", ["sub-01", "sub-03"], ids=["atlas", "target"])
-@pytest.mark.parametrize("spoil", ["shape", "shift"])
-def test_labels_on_another_grid(tiny: Tiny, name: str, spoil: str) -> None:
+@pytest.mark.parametrize("change", ["shape", "shift"])
+def test_labels_on_another_grid(tiny: Tiny, name: str, change: str) -> None:
     path = tiny.labels(name)
     file = nib.load(path)
     data, affine = np.array(file.dataobj), file.affine.copy()
-    if spoil == "shape":
+    if change == "shape":
         data = data[:-1]
     else:
         affine[0, 3] += 0.1

@@ -96,7 +96,7 @@ def test_a_held_out_atlas_is_a_target(tiny: Tiny) -> None:
         ("01", "atlas"),
         ("02", "target"),
     ]
-    assert ("02", "target") in [person[:2] for person in read_participants(config)]
+    assert ("02", "target") in [participant[:2] for participant in read_participants(config)]
 
 
 def test_only_an_atlas_can_be_held_out(tiny: Tiny) -> None:
@@ -147,29 +147,27 @@ def test_a_covariate_with_a_reserved_name(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("age", "old"), ("sex", "X"), ("sex", 1)])
-def test_evaluate_at_a_value_that_the_covariate_does_not_have(
-    tiny: Tiny, name: str, value: str | int
-) -> None:
-    views = {"condition_on": ["age", "sex"], "evaluate_at": {name: [value]}}
-    only(tiny.problems(template=views), f"template.evaluate_at.{name}", str(value))
+def test_evaluate_at_an_unknown_value(tiny: Tiny, name: str, value: str | int) -> None:
+    template = {"condition_on": ["age", "sex"], "evaluate_at": {name: [value]}}
+    only(tiny.problems(template=template), f"template.evaluate_at.{name}", str(value))
 
 
-class TestBuilders:
+class TestTemplateSubjects:
     @pytest.fixture
     def some(self, tiny: Tiny) -> Tiny:
-        """A cohort of whom the last two, one of them a man, don't make the template."""
-        for row, builder in zip(tiny.rows, ("yes", "yes", "no", "no"), strict=True):
-            row["maker"] = builder
+        """A cohort whose last two subjects, one of each sex, take no part in the template."""
+        for row, value in zip(tiny.rows, ("yes", "yes", "no", "no"), strict=True):
+            row["build"] = value
         tiny.write_table()
         return tiny
 
-    def test_they_alone_settle_the_grid(self, some: Tiny) -> None:
+    def test_they_alone_decide_the_grid(self, some: Tiny) -> None:
         def grow(data: Array) -> Array:
             return np.pad(data, 20)
 
         some.change(some.image("sub-04"), grow)
         some.change(some.image("sub-04"), lambda data: data + np.arange(data.size).reshape(data.shape))
-        config = some.config(cohort={"template_subjects": "maker"})
+        config = some.config(cohort={"template_subjects": "build"})
         write_checked_cohort(config)
         assert Grid.from_dict(read_json(config.layout.grid)).shape == (16, 16, 16)
         assert [s.id for s in read_cohort(config.layout.cohort) if s.in_template] == ["01", "02"]
@@ -178,33 +176,33 @@ class TestBuilders:
     @pytest.mark.parametrize(
         ("values", "parts"),
         [
-            (["yes", "yes", "maybe", "no"], ["column 'maker'", "'maybe' (sub-03)", "yes or no"]),
-            (["yes", "no", "no", "no"], ["column 'maker'", "1 rows say yes"]),
+            (["yes", "yes", "maybe", "no"], ["column 'build'", "'maybe' (sub-03)", "yes or no"]),
+            (["yes", "no", "no", "no"], ["column 'build'", "1 rows say yes"]),
         ],
     )
-    def test_the_column_says_yes_or_no(self, some: Tiny, values: list[str], parts: list[str]) -> None:
+    def test_the_column_has_yes_or_no(self, some: Tiny, values: list[str], parts: list[str]) -> None:
         for row, value in zip(some.rows, values, strict=True):
-            row["maker"] = value
+            row["build"] = value
         some.write_table()
-        only(some.problems(cohort={"template_subjects": "maker"}, template={"condition_on": []}), *parts)
+        only(some.problems(cohort={"template_subjects": "build"}, template={"condition_on": []}), *parts)
 
-    def test_the_template_can_know_everyones_kind(self, some: Tiny) -> None:
+    def test_they_have_every_category(self, some: Tiny) -> None:
         some.rows[1]["sex"] = "F"
         some.rows[1]["age"], some.rows[0]["age"] = "60", "70"
         some.rows[3]["sex"] = "X"
         some.rows[2]["sex"] = "n/a"
         some.write_table()
         problems = some.problems(
-            cohort={"template_subjects": "maker"}, template={"condition_on": ["age", "sex"]}
+            cohort={"template_subjects": "build"}, template={"condition_on": ["age", "sex"]}
         )
         only(problems, "column 'sex'", "every value is F")
         some.rows[1]["sex"] = "M"
         some.write_table()
         problems = some.problems(
-            cohort={"template_subjects": "maker"}, template={"condition_on": ["age", "sex"]}
+            cohort={"template_subjects": "build"}, template={"condition_on": ["age", "sex"]}
         )
-        only(problems, "column 'sex'", "'X' (sub-04)", "'maker'")
+        only(problems, "column 'sex'", "'X' (sub-04)", "'build'")
 
-    def test_populations_are_of_those_who_make_the_template(self, some: Tiny) -> None:
-        problems = some.problems(cohort={"template_subjects": "maker"}, template={"subpopulations": 2})
+    def test_subpopulations_need_all_subjects(self, some: Tiny) -> None:
+        problems = some.problems(cohort={"template_subjects": "build"}, template={"subpopulations": 2})
         only(problems, "template.subpopulations", "atlasmith segment")

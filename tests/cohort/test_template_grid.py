@@ -9,7 +9,7 @@ from tiny import ROWS, Tiny, only
 from atlasmith.cohort import (
     check_cohort,
 )
-from atlasmith.cohort.grid import decide_grid, training_bytes
+from atlasmith.cohort.grid import decide_grid
 from atlasmith.config import parse_config
 from atlasmith.core.grid import Grid
 
@@ -25,11 +25,6 @@ def test_a_grid_too_large_for_memory(tiny: Tiny) -> None:
     fitting = float(problem.split("template.spacing to ")[1].split()[0])
     check_cohort(tiny.config(template={"spacing": fitting}))
     only(tiny.problems(template={"shape": [40000, 40000, 40000]}), "40000 x 40000 x 40000", "template.shape")
-
-
-def test_the_memory_estimate_is_closed_form() -> None:
-    grid = Grid((10, 20, 30), np.eye(4))
-    assert training_bytes(grid, 4) == 4 * 6000 * (60 * 4 + 40)
 
 
 @pytest.mark.parametrize("shape", [[16, 16], [16, 16, 1], [16, 16, 16, 1]])

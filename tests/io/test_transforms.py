@@ -182,7 +182,7 @@ def test_affine_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(lps * np.array([-1, -1, 1]), matrix[:3, :3] @ point + matrix[:3, 3])
 
 
-def test_same_bytes_twice(tmp_path: Path) -> None:
+def test_equal_transforms_give_equal_bytes(tmp_path: Path) -> None:
     steps = steps_on(Grid(SHAPE, header("oblique")))
     for index in range(2):
         write_composite(tmp_path / f"{index}.h5", steps)

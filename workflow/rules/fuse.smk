@@ -21,7 +21,7 @@ if FUSION_NETWORKS:
         params:
             version=VERSION,
             config=LAYOUT.config,
-            settings=[getattr(CONFIG.fusion, name).model_dump_json() for name in FUSION_NETWORKS],
+            settings=[CONFIG.fusion.section(name).model_dump_json() for name in FUSION_NETWORKS],
             launch=lambda wildcards, output: launch(1),
         shell:
             "{params.launch}atlasmith fuse-train --config {params.config:q} > {log:q} 2>&1"

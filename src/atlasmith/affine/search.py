@@ -19,7 +19,7 @@ from atlasmith.affine.working_image import WorkingImage, similarity, to_world, t
 from atlasmith.core.errors import look_up
 from atlasmith.core.grid import Array
 from atlasmith.core.intensity import antialias, normalize
-from atlasmith.io.images import Image
+from atlasmith.io.images import Image, as_image
 
 TOLERANCE = 0.03  # of the similarity: a later stage is dropped where it loses more
 SEARCH_SIZE = 14  # voxels of each axis at which rotated starts are compared
@@ -39,36 +39,44 @@ def one_thread() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
-def align(fixed: Image, moving: Image, engine: str = "torch", spacing: float | None = None) -> Array:
+def align(
+    fixed: Image | Array,
+    moving: Image | Array,
+    spacing: float | Sequence[float] = 1.0,
+    engine: str = "torch",
+) -> Array:
     """Register an image to another by a rigid, then an affine transform, from many starts.
 
+    Intensities are normalized first. The images may have any orientation and place; both are sampled at the
+    smallest voxel size of the fixed one.
+
     Args:
-        fixed: The image onto whose grid the other is to be resampled; 2-D or 3-D.
-        moving: The other image, of as many dimensions and in any orientation and place.
+        fixed: The image onto whose grid the other is to be resampled, 2-D or 3-D; an array (*shape) lies in
+            the world with its first voxel at the origin.
+        moving: The other image, of as many dimensions.
+        spacing: Voxel size of arrays, mm: one for all axes, or one for each.
         engine: Name of an entry of ENGINES: `torch` for one contrast, `simpleitk` for mixed contrasts.
-        spacing: Voxel size of the registration, mm; None takes the smallest of the fixed image.
 
     Returns:
-        The pull-back (4, 4), RAS mm: from the world of the fixed image to that of the moving one.
+        The pull-back (4, 4), RAS mm, from the world of the fixed image to that of the moving one.
 
     Raises:
         AtlasmithError: For an unknown engine.
 
     Example:
-        >>> from atlasmith.core.grid import Grid
-        >>> grid = Grid((32, 32, 1), np.eye(4))
-        >>> x, y, _ = np.indices(grid.shape)
-        >>> fixed, moving = (Image(np.exp(-((x - a) ** 2 + (y - 15) ** 2 / 2) / 30), grid) for a in (14, 17))
+        >>> x, y = np.indices((32, 32))
+        >>> fixed, moving = (np.exp(-((x - a) ** 2 + (y - 15) ** 2 / 2) / 30) for a in (14, 17))
         >>> align(fixed, moving)[:2, 3].round(1) + 0.0
         array([3., 0.])
     """
-    spacing = spacing or min(fixed.grid.tensor_spacing)
-    both = [
-        WorkingImage.from_image(Image(antialias(normalize(x.data), x.grid, spacing), x.grid), spacing)
+    fixed, moving = as_image(fixed, spacing), as_image(moving, spacing)
+    size = min(fixed.grid.tensor_spacing)
+    target, source = (
+        WorkingImage.from_image(Image(antialias(normalize(x.data), x.grid, size), x.grid), size)
         for x in (fixed, moving)
-    ]
+    )
     with one_thread():
-        return register_affine(both[0], both[1], look_up(ENGINES, engine, "affine engine"))
+        return register_affine(target, source, look_up(ENGINES, engine, "affine engine"))
 
 
 def register_affine(fixed: WorkingImage, moving: WorkingImage, engine: AffineEngine) -> Array:

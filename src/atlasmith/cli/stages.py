@@ -98,7 +98,7 @@ VERBS = [
     subject_verb(
         "preprocess",
         "atlasmith.preprocess:preprocess_subject",
-        "correct the subjects' bias fields if asked, and normalize their intensities",
+        "correct bias fields and normalize intensities",
     ),
     cohort_verb(
         "affine-reference",
@@ -109,7 +109,7 @@ VERBS = [
     cohort_verb(
         "subpopulations",
         "atlasmith.template.subpopulations:find_subpopulations",
-        "divide the subjects into subpopulations by their aligned images",
+        "find subpopulations among the aligned images",
     ),
     Verb(
         "template",
@@ -128,20 +128,18 @@ VERBS = [
     subject_verb(
         "propagate",
         "atlasmith.propagation:propagate_subject",
-        "resample every atlas's labels and image into the subjects' native spaces",
+        "resample every atlas into the subjects' native spaces",
     ),
     cohort_verb(
-        "fuse-train",
-        "atlasmith.fusion:train_fusers",
-        "train the networks of fusion methods, leaving out one atlas at a time",
+        "fuse-train", "atlasmith.fusion:train_fusers", "train the networks of fusion methods on the atlases"
     ),
     subject_verb(
         "fuse", "atlasmith.fusion:fuse_subject", "fuse the propagated labels by every method of the config"
     ),
     cohort_verb(
         "fuse-quality",
-        "atlasmith.fusion:assess",
-        "check atlases against one another, and calibrate the predicted quality of segmentations",
+        "atlasmith.fusion:assess_quality",
+        "compare the atlases with one another; calibrate the quality of segmentations",
     ),
     subject_verb(
         "score",

@@ -10,15 +10,9 @@ import numpy as np
 
 from atlasmith.cohort.problems import Problems, abbreviate, refuse
 from atlasmith.config import Config
-from atlasmith.config.schema import TemplateSection
+from atlasmith.config.template import TemplateSection
 from atlasmith.core.grid import Array, Grid
-
-# Float32 volumes of the template's grid that training holds at its peak. Per image of a batch: both
-# directions of the warp, each with its field at full resolution, the sums in the windows of LNCC and what
-# autograd keeps of them, and the feature maps of the network. Once: template, slopes, gradients and moments.
-VOLUMES_PER_IMAGE = 60
-VOLUMES_ONCE = 40
-
+from atlasmith.workflow.resources import GIB, training_bytes
 
 def common_grid(
     config: Config, grids: Mapping[str, Grid], extents: Sequence[Array], problems: Problems
@@ -75,7 +69,7 @@ def decide_grid(extents: Sequence[Array], flat: int | None, template: TemplateSe
         InputError: If the config's shape has other dimensions than the images.
 
     Example:
-        >>> from atlasmith.config.schema import TemplateSection
+        >>> from atlasmith.config.template import TemplateSection
         >>> decide_grid([np.array([48.0, 30.0, 20.0])], None, TemplateSection(spacing=1.0)).shape
         (48, 32, 24)
     """
@@ -100,32 +94,19 @@ def decide_grid(extents: Sequence[Array], flat: int | None, template: TemplateSe
     return Grid((shape[0], shape[1], shape[2]), affine)
 
 
-def training_bytes(grid: Grid, batch_size: int) -> int:
-    """Estimate the memory of training.
-
-    Args:
-        grid: The template's grid.
-        batch_size: Images per training step.
-
-    Returns:
-        Bytes: see `VOLUMES_PER_IMAGE`.
-    """
-    return 4 * math.prod(grid.shape) * (VOLUMES_PER_IMAGE * batch_size + VOLUMES_ONCE)
-
-
 def _total_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _check_memory(grid: Grid, extents: Sequence[Array], flat: int | None, template: TemplateSection) -> None:
     """Raise `InputError`, with a voxel size that fits, if training would exceed the machine's memory."""
-    required, available = training_bytes(grid, template.batch_size), _total_memory()
+    required, available = training_bytes(math.prod(grid.shape), template.batch_size), _total_memory()
     if required <= available:
         return
     if template.shape is None:
         spacing = template.spacing
         fitting = grid
-        while training_bytes(fitting, template.batch_size) > available:
+        while training_bytes(math.prod(fitting.shape), template.batch_size) > available:
             spacing = math.ceil(10.5 * spacing) / 10  # 5 % more, to a tenth of a mm
             fitting = decide_grid(extents, flat, template.model_copy(update={"spacing": spacing}))
         remedy = f"Set template.spacing to {spacing:g} mm or more, or lower template.batch_size."
@@ -134,6 +115,6 @@ def _check_memory(grid: Grid, extents: Sequence[Array], flat: int | None, templa
     refuse(
         "config: template",
         f"training on a grid of {' x '.join(map(str, grid.shape))} voxels of {template.spacing:g} mm "
-        f"needs about {required / 2**30:.1f} GiB, and this machine has {available / 2**30:.1f}",
+        f"needs about {required / GIB:.1f} GiB, and this machine has {available / GIB:.1f}",
         remedy,
     )

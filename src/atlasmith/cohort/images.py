@@ -16,7 +16,7 @@ from atlasmith.cohort.problems import Problems, abbreviate, refuse
 from atlasmith.config import Config
 from atlasmith.core.errors import InputError
 from atlasmith.core.grid import Array, Grid
-from atlasmith.core.intensity import has_background
+from atlasmith.core.intensity import find_background, looks_like_hounsfield, normalize
 from atlasmith.io.images import Image, read_grid, read_image
 
 FORM_TOLERANCE = 0.1  # voxels that a qform and an sform may differ by
@@ -65,11 +65,12 @@ def find_images(config: Config, ids: Sequence[str], problems: Problems) -> dict[
     return {name: paths[0] for name, paths in found.items() if len(paths) == 1}
 
 
-def check_image(path: Path) -> None:
+def check_image(path: Path, window: Sequence[float] | None = None) -> None:
     """Check one image on its own.
 
     Args:
         path: A NIfTI file.
+        window: Of `preprocess.window`.
 
     Raises:
         InputError: With every problem found.
@@ -78,7 +79,7 @@ def check_image(path: Path) -> None:
     if not path.exists():
         problems.add(path, "there is no such file", "Give the path of a NIfTI image.")
     elif problems.collect_from_file(check_header, path) is not None:
-        problems.collect_from_file(check_voxels, path, 0.0)
+        problems.collect_from_file(check_voxels, path, 0.0, window)
     if problems:
         raise InputError(problems)
 
@@ -145,46 +146,60 @@ def _check_affine(path: Path, file: Any) -> None:
         )
 
 
-def check_voxels(path: Path, margin: float) -> Array:
+def check_voxels(path: Path, margin: float, window: Sequence[float] | None) -> Array:
     """Check the intensities of an image.
 
     Args:
-        path: A NIfTI file with a sound header.
+        path: A NIfTI file with a valid header.
         margin: See `foreground_extent`, mm.
+        window: Of `preprocess.window`.
 
     Returns:
         Size of the object (3,), mm: see `foreground_extent`.
 
     Raises:
-        InputError: If intensities are constant, NaN or infinite.
+        InputError: If intensities are NaN or infinite, have no contrast, or need a window.
     """
     image = read_image(path)
     bad = int(np.count_nonzero(~np.isfinite(image.data)))
     if bad:
         refuse(path, f"{bad} voxels are NaN or infinite", "Replace them, by 0 for example.")
-    if image.data.min() == image.data.max():
-        refuse(path, f"every voxel is {image.data.flat[0]:g}", "Replace or leave out the image.")
-    return foreground_extent(image, margin)
+    low, high = float(image.data.min()), float(image.data.max())
+    if low == high:
+        refuse(path, f"every voxel is {low:g}", "Replace or leave out the image.")
+    if window is None and looks_like_hounsfield(image.data):
+        refuse(
+            path,
+            f"intensities from {low:g} to {high:g} look like CT in Hounsfield units",
+            "Set preprocess.window to the tissue's range, such as [-160, 240], or [0, 80] for the brain.",
+        )
+    data = normalize(image.data, window)
+    if data.min() == data.max():
+        refuse(
+            path,
+            f"there is no contrast between the percentiles of its intensities, from {low:g} to {high:g}",
+            "Set preprocess.window to the intensities that should become 0 and 1, or leave out the image.",
+        )
+    return foreground_extent(Image(data, image.grid), margin)
 
 
 def foreground_extent(image: Image, margin: float) -> Array:
     """Measure the object in an image.
 
-    In an image with background, the object is what exceeds it by 1 % of the range from the 1st to the 99th
-    percentile. An image without (a crop) is all object.
+    In an image with background, the object is what exceeds it by 1 % of the range of intensities. An image
+    without (a crop) is all object.
 
     Args:
-        image: An image in closest-RAS order.
+        image: An image in closest-RAS order, with intensities in [0, 1].
         margin: Added on both sides of the object, mm.
 
     Returns:
         Size (3,) along the image's axes, mm.
     """
     spacing = np.array(image.grid.spacing)
-    if not has_background(image.data):
+    if find_background(image.data) is None:
         return np.array(image.grid.shape) * spacing
-    first, last = np.percentile(image.data, [1, 99])
-    mask = image.data > image.data.min() + 0.01 * (last - first)
+    mask = image.data > 0.01
     extent = []
     for axis in range(3):
         inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))

@@ -66,7 +66,7 @@ def check_labels(path: Path) -> set[int]:
     """Check that the voxels of a label file are non-negative integers, and not all background.
 
     Args:
-        path: A NIfTI file with a sound header.
+        path: A NIfTI file with a valid header.
 
     Returns:
         Its labels, without background.

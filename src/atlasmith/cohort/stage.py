@@ -104,7 +104,9 @@ def _check_files(
             grid = problems.collect_from_file(check_header, images[name])
         if grid is not None:
             findings.grids[name] = grid
-            extent = problems.collect_from_file(check_voxels, images[name], config.template.margin)
+            extent = problems.collect_from_file(
+                check_voxels, images[name], config.template.margin, config.preprocess.window
+            )
             if extent is not None and is_in_template(config, row):
                 findings.extents.append(extent)
         if name not in labels:

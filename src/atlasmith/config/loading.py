@@ -26,11 +26,6 @@ def load_config(path: str | Path) -> Config:
     Raises:
         AtlasmithError: If there is no such file.
         InputError: With every problem of the file.
-
-    Example:
-        >>> config = load_config("config.yaml")
-        >>> config.template.spacing
-        3.0
     """
     path = Path(path)
     if not path.exists():

@@ -18,7 +18,7 @@ def cross_key_problems(config: Config, where: str | Path) -> list[Problem]:
     """Check a config's values against one another.
 
     Args:
-        config: A config whose keys and types are sound.
+        config: A config whose keys and types are valid.
         where: The file, for the messages.
 
     Returns:

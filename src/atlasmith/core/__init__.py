@@ -1,1 +1,1 @@
-"""Arrays and tensors: grids, sampling, fields, label maps, intensities. Stateless; imports nothing above."""
+"""Grids, sampling, velocity fields, label maps and intensities, as functions of arrays."""

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import WRAPPER_ASSIGNMENTS, partial
 from typing import Any, Generic, Self, TypeVar, get_args, get_type_hints
 
 from atlasmith.core.errors import did_you_mean
@@ -41,6 +41,11 @@ class Choice(Generic[Result]):
     function: Callable[..., Result]
     text: str
 
+    def __post_init__(self) -> None:
+        # As `functools.wraps` does, so that `help` and `doctest` find the function's own docstring.
+        names = [name for name in WRAPPER_ASSIGNMENTS if hasattr(self.function, name)]
+        vars(self).update({name: getattr(self.function, name) for name in names}, __wrapped__=self.function)
+
     @classmethod
     def declare(cls, text: str, **declarations: Any) -> Callable[[Callable[..., Result]], Self]:
         """Return a decorator that makes an entry of a function, with this text and further fields."""
@@ -52,7 +57,7 @@ class Choice(Generic[Result]):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The parameters that a config may set, with their defaults: those that are numbers or strings."""
+        """The parameters that a config may set, with their defaults: numbers, booleans and strings."""
         parameters = inspect.signature(self.function).parameters.values()
         return {p.name: p.default for p in parameters if isinstance(p.default, int | float | str)}
 
@@ -64,10 +69,12 @@ class Choice(Generic[Result]):
             value: What a config gives for it.
 
         Returns:
-            What was found and the remedy, or None where the value may be used: a number, or for a string one
-            of the values that the parameter's `Literal` type lists.
+            What was found and the remedy, or None where the value may be used: a boolean or a number, as the
+            default is one, or for a string one of the values that the parameter's `Literal` type lists.
         """
         default = self.settings[name]
+        if isinstance(default, bool):
+            return None if isinstance(value, bool) else (f"{value!r} is no boolean", "Give true or false.")
         if isinstance(default, str):
             values = get_args(get_type_hints(self.function)[name])
             return None if value in values else (f"unknown value {value!r}", did_you_mean(str(value), values))

@@ -26,10 +26,10 @@ def process_group(batch_size: int, subjects: int) -> Iterator[None]:
 
     Args:
         batch_size: Subjects of a training step, over all processes.
-        subjects: The fewest subjects that are ever shared out.
+        subjects: The fewest subjects that are ever divided among the processes.
 
     Raises:
-        AtlasmithError: Where a batch can't be shared equally, or there are more processes than subjects.
+        AtlasmithError: If a batch can't be divided equally, or there are more processes than subjects.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield
@@ -47,17 +47,17 @@ def process_group(batch_size: int, subjects: int) -> Iterator[None]:
 
 
 def world_size() -> int:
-    """Count the processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Give this process's number, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_main_process() -> bool:
-    """Tell whether this is the process that prints and writes files."""
+    """Return whether this is the process that prints and writes files."""
     return rank() == 0
 
 

@@ -1,4 +1,4 @@
-"""Errors that a user can act on: each names the file, the value found and the remedy."""
+"""Errors that a user can correct: each names the file, the value found and the remedy."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ T = TypeVar("T")
 
 
 class AtlasmithError(Exception):
-    """Something a user can mend. The CLI prints the message without a traceback and exits with 2."""
+    """An error that a user can correct; the CLI prints its message without a traceback and exits with 2."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault of the input: where it is, what was found, what to do about it."""
+    """One problem of the input.
+
+    Args:
+        where: The file, or the key of the config.
+        found: What was found there.
+        remedy: What to do about it, a sentence.
+    """
 
     where: str | Path
     found: str
@@ -30,7 +36,11 @@ class Problem:
 
 
 class InputError(AtlasmithError):
-    """All problems of an input at once."""
+    """All problems of an input at once.
+
+    Args:
+        problems: At least one.
+    """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)
@@ -39,8 +49,8 @@ class InputError(AtlasmithError):
         super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
 
 
-# What the system says when it can't go on, and what that means for the user.
-FAULTS = {
+# System errors that a user can correct, and how.
+REMEDIES = {
     errno.ENOSPC: "The disk is full.",
     errno.EDQUOT: "Your quota is used up.",
     errno.EFBIG: "Files may not grow so large here.",
@@ -50,27 +60,43 @@ FAULTS = {
     errno.EIO: "The disk, or the way to it, fails.",
     errno.ENOMEM: "Give the job more memory, or see docs/scaling.md for what takes less.",
 }
-NO_MEMORY = ("can't allocate memory", "out of memory")  # as torch has it
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # in the messages of torch
 
 
 def system_fault(error: Exception) -> str | None:
-    """A message about a full disk, a vanished file, too little memory and the like; None for other errors.
+    """Describe an error of the system, such as a full disk, a missing file or too little memory.
 
-    Libraries hand on the system's words, but often no number.
+    Args:
+        error: Any error; libraries often give the system's message without its number.
+
+    Returns:
+        A message with the remedy, or None for other errors.
     """
-    said = str(error)
-    if isinstance(error, MemoryError) or any(words in said for words in NO_MEMORY):
-        return f"out of memory. {FAULTS[errno.ENOMEM]}"
-    for number, meaning in FAULTS.items():
+    message = str(error)
+    if isinstance(error, MemoryError) or any(words in message for words in OUT_OF_MEMORY):
+        return f"out of memory. {REMEDIES[errno.ENOMEM]}"
+    for number, remedy in REMEDIES.items():
         if getattr(error, "errno", None) == number:
-            return f"{getattr(error, 'filename', None) or 'a file'}: {os.strerror(number)}. {meaning}"
-        if os.strerror(number) in said:
-            return f"{said}. {meaning}"
+            return f"{getattr(error, 'filename', None) or 'a file'}: {os.strerror(number)}. {remedy}"
+        if os.strerror(number) in message:
+            return f"{message}. {remedy}"
     return None
 
 
 def did_you_mean(value: str, choices: Iterable[str]) -> str:
-    """The sentence that ends a message about an unknown name."""
+    """Suggest the nearest known name, and list all.
+
+    Args:
+        value: An unknown name.
+        choices: The known ones.
+
+    Returns:
+        The end of a message.
+
+    Example:
+        >>> did_you_mean("lnc", ["lncc", "mse"])
+        "Did you mean 'lncc'? Choices: lncc, mse"
+    """
     names = sorted(choices)
     close = difflib.get_close_matches(value, names, n=1)
     hint = f"Did you mean '{close[0]}'? " if close else ""
@@ -78,7 +104,19 @@ def did_you_mean(value: str, choices: Iterable[str]) -> str:
 
 
 def look_up(table: Mapping[str, T], name: str, what: str) -> T:
-    """Entry `name` of a table of choices; raises `AtlasmithError` with a suggestion when there is none."""
+    """Return an entry of a table of choices.
+
+    Args:
+        table: Entries by name.
+        name: Which one.
+        what: The kind of entry, for the message.
+
+    Returns:
+        The entry.
+
+    Raises:
+        AtlasmithError: If there is none, with the nearest known name.
+    """
     if name not in table:
         raise AtlasmithError(f"unknown {what} '{name}'. {did_you_mean(name, table)}")
     return table[name]

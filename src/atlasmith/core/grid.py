@@ -1,7 +1,7 @@
-"""Where voxels lie in the world.
+"""Sampling grids: the positions of voxels in world coordinates.
 
-World coordinates are millimetres in RAS+. Every grid has three axes; a 2-D image is a grid with one axis
-of length 1, and `Grid.axes` names the axes that tensors keep.
+World coordinates are millimeters in RAS+. Every grid has three axes; a 2-D image is a grid with one axis of
+length 1, and `Grid.axes` names the axes that tensors keep.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ Array = npt.NDArray[Any]
 class Grid:
     """A sampling grid.
 
-    shape: (X, Y, Z) in voxels. affine: (4, 4), voxel index to world (RAS, mm).
+    Args:
+        shape: (X, Y, Z), voxels.
+        affine: (4, 4), from voxel indices to world coordinates (RAS, mm).
+
+    Raises:
+        ValueError: If there aren't three sizes and a 4 x 4 affine.
+
+    Example:
+        >>> grid = Grid((64, 48, 1), np.diag([2.0, 2.0, 3.0, 1.0]))
+        >>> grid.ndim, grid.tensor_shape, grid.tensor_spacing
+        (2, (64, 48), (2.0, 2.0))
     """
 
     shape: tuple[int, int, int]
@@ -36,12 +46,13 @@ class Grid:
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """The axes that tensors keep: all three in 3-D, the two longer than one voxel in 2-D."""
+        """The axes that tensors keep: all three in 3-D, two in 2-D, without one of a single voxel."""
         singleton = [axis for axis in range(3) if self.shape[axis] == 1]
         return tuple(axis for axis in range(3) if axis not in singleton[-1:])
 
     @property
     def ndim(self) -> int:
+        """The number of `axes`, 2 or 3."""
         return len(self.axes)
 
     @property
@@ -51,33 +62,38 @@ class Grid:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Voxel sizes of the three axes, mm."""
+        """Voxel size along the three axes, mm."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
     @property
     def tensor_spacing(self) -> tuple[float, ...]:
-        """Voxel sizes of `axes`, mm."""
+        """Voxel size along `axes`, mm."""
         return tuple(self.spacing[axis] for axis in self.axes)
 
     @property
     def voxel_volume(self) -> float:
-        """mm3."""
+        """Volume of a voxel, mm3."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
     @property
     def center(self) -> Array:
-        """World position (3,) of the grid's middle."""
+        """World coordinates (3) of the grid's center."""
         middle = (np.array(self.shape) - 1) / 2
         return self.affine[:3, :3] @ middle + self.affine[:3, 3]
 
     def coarser_spacing(self, shape: Sequence[int]) -> tuple[float, ...]:
-        """Voxel sizes of `axes`, mm, of a grid of `shape` (d,) with the same corner voxels."""
+        """Return the voxel size (d), mm, of a grid of `shape` (d) with the same corner voxels."""
         sizes = zip(self.tensor_shape, self.tensor_spacing, shape, strict=True)
         return tuple(spacing * (n - 1) / max(coarser - 1, 1) for n, spacing, coarser in sizes)
 
     def same_as(self, other: Grid, tolerance: float = 1e-3) -> bool:
-        """Whether both grids put each voxel at the same place, within `tolerance` of a voxel's size."""
+        """Return whether the voxels of both grids have the same positions.
+
+        Args:
+            other: Another grid.
+            tolerance: Largest difference at any corner, as a fraction of the voxel size.
+        """
         if self.shape != other.shape:
             return False
         corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=float)
@@ -86,7 +102,7 @@ class Grid:
         return bool(np.abs(gap).max() <= tolerance * min(self.spacing))
 
     def cropped(self, box: Sequence[slice]) -> Grid:
-        """The part of this grid inside `box`: three slices with start and stop."""
+        """Return the part of this grid inside `box`, three slices."""
         start = np.array([s.start or 0 for s in box], dtype=float)
         shape = [len(range(n)[s]) for n, s in zip(self.shape, box, strict=True)]
         affine = self.affine.copy()
@@ -94,7 +110,12 @@ class Grid:
         return Grid((shape[0], shape[1], shape[2]), affine)
 
     def resampled(self, spacing: float) -> Grid:
-        """The same field of view in voxels of about `spacing` mm; axes that are coarser already stay."""
+        """Return a coarser grid of the same field of view.
+
+        Args:
+            spacing: Voxel size, mm, rounded so that the field of view is a whole number of voxels; axes with
+                larger voxels keep them.
+        """
         sizes = np.array(self.shape)
         old = np.array(self.spacing)
         new = np.where(sizes == 1, 1, np.maximum(1, np.round(sizes * old / np.maximum(spacing, old)))).astype(
@@ -113,32 +134,36 @@ class Grid:
         return Grid((x, y, z), self.affine @ scale)
 
     def squeeze(self, data: Array) -> Array:
-        """(X, Y, Z, ...) to (*tensor_shape, ...)."""
+        """Reshape (X, Y, Z, ...) to (*tensor_shape, ...)."""
         return data.reshape(*self.tensor_shape, *data.shape[3:])
 
     def unsqueeze(self, data: Array) -> Array:
-        """(*tensor_shape, ...) to (X, Y, Z, ...)."""
+        """Reshape (*tensor_shape, ...) to (X, Y, Z, ...)."""
         return data.reshape(*self.shape, *data.shape[self.ndim :])
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the grid as values that JSON can store."""
         return {"shape": list(self.shape), "affine": self.affine.tolist()}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Grid:
+        """Build the grid from the values of `to_dict`."""
         return cls(tuple(value["shape"]), np.array(value["affine"]))
 
 
 @dataclass(frozen=True, eq=False)
 class DisplacementField:
-    """A pull-back displacement: the point p of `grid`'s space goes to p + vectors(p).
+    """A displacement field in world coordinates, a pull-back: the point p is mapped to p + vectors(p).
 
-    vectors: (X, Y, Z, 3), world millimetres (RAS), on `grid`; linear between voxels, zero outside.
+    Args:
+        grid: The grid of the vectors.
+        vectors: (X, Y, Z, 3), mm (RAS); linear between voxels, zero outside.
     """
 
     grid: Grid
     vectors: Array
 
 
-# A pull-back from one world to another is a list of steps, applied to a point from first to last.
-# A step is an affine matrix (4, 4) or a displacement field, both in RAS millimetres.
+# A transform from one world to another is a list of steps, which map a point from first to last. A step is an
+# affine matrix (4, 4) or a displacement field, both in RAS millimeters.
 Step = Array | DisplacementField

@@ -10,12 +10,38 @@ from scipy import ndimage
 from atlasmith.core.grid import Array, Grid
 
 FWHM = np.sqrt(8 * np.log(2))  # full width at half maximum of a Gaussian of sigma 1
-BACKGROUND_SHARE = 0.1  # more voxels than this at the image's minimum are background
+BACKGROUND_SHARE = 10  # % of the voxels that a uniform background has at least
+OUTLIER_SHARE = 1  # % of the voxels that may be darker than it
+AIR = -500.0  # Hounsfield units; no MR or nuclear image is so far below zero
+NOISE_SHARE = 1e-3  # of the contrast: intensities that differ by less are equal
 
 
-def has_background(data: Array) -> bool:
-    """Whether the minimum is a background (a stripped skull, padding) and not merely the darkest tissue."""
-    return bool(np.mean(data == data.min()) > BACKGROUND_SHARE)
+def find_background(data: Array) -> tuple[float, float] | None:
+    """Find a uniform background: a stripped skull's, or padding.
+
+    An image has one if more than a tenth of its voxels have the same, lowest intensity. Intensities are equal
+    within a thousandth of the contrast, the energy-weighted mean of what exceeds the lowest ones, and a
+    hundredth of the voxels may be darker: interpolation leaves neither exact zeros nor an exact minimum.
+
+    Args:
+        data: Intensities of any shape.
+
+    Returns:
+        The background's intensity, and that above which a voxel is foreground; None for an image without
+        background (a crop), in which the lowest intensities are dark tissue.
+
+    Example:
+        >>> find_background(np.array([0.0] * 5 + [-1e-9, 1.0, 2.0, 3.0]))
+        (0.0, 0.0023333333333333335)
+    """
+    darkest, level, brightest = np.percentile(
+        data, [OUTLIER_SHARE, (OUTLIER_SHARE + BACKGROUND_SHARE) / 2, BACKGROUND_SHARE]
+    )
+    above = data[data > level].astype(np.float64) - level
+    tolerance = NOISE_SHARE * float(np.square(above).sum() / above.sum()) if above.size else 0.0
+    if brightest - darkest > tolerance:
+        return None
+    return float(level), float(level + tolerance)
 
 
 def normalize(data: Array, window: Sequence[float] | None = None) -> Array:
@@ -29,19 +55,31 @@ def normalize(data: Array, window: Sequence[float] | None = None) -> Array:
         window: The intensities that become 0 and 1; None takes them from the image.
 
     Returns:
-        float32 of the same shape; zeros where all intensities are equal.
+        float32 of the same shape; zeros where there is no contrast.
+
+    Example:
+        >>> normalize(np.array([-1000.0, 0.0, 40.0, 3000.0]), window=(-160, 240))
+        array([0. , 0.4, 0.5, 1. ], dtype=float32)
     """
-    low = float(data.min())
     if window is not None:
         low, high = window
-    elif has_background(data):
-        foreground = data[data > low]
+    elif (background := find_background(data)) is not None:
+        low, threshold = background
+        foreground = data[data > threshold]
         high = float(np.percentile(foreground, 99.5)) if foreground.size else low
     else:
         low, high = (float(value) for value in np.percentile(data, [1, 99]))
     if high <= low:
         return np.zeros(data.shape, dtype=np.float32)
     return np.clip((data.astype(np.float32) - low) / (high - low), 0, 1).astype(np.float32)
+
+
+def looks_like_hounsfield(data: Array) -> bool:
+    """Tell whether intensities seem to be Hounsfield units, in which air is near -1000.
+
+    Their range is that of air and bone, so that soft tissue needs a window.
+    """
+    return bool(np.percentile(data, 1) < AIR)
 
 
 def antialias(data: Array, grid: Grid, spacing: float) -> Array:

@@ -1,4 +1,4 @@
-"""Label maps: where labels lie, as positions among labels, and the voxels that two maps share."""
+"""Label maps: bounding boxes, indices of labels, and the overlap of two maps."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from atlasmith.core.grid import Array
 
 @dataclass(frozen=True)
 class Counts:
-    """Voxels of each label (L,): in both maps, in the truth, in the prediction.
+    """Numbers of voxels of each label, from which overlap measures follow.
 
-    Overlaps need no more than these, so that any number of labels costs one pass over the voxels.
+    Args:
+        both: (L), voxels with the label in both maps.
+        truth: (L), voxels with the label in the true map.
+        predicted: (L), voxels with the label in the predicted map.
     """
 
     both: Array
@@ -23,19 +26,47 @@ class Counts:
 
 
 def bounding_boxes(labels: Array) -> list[tuple[int, tuple[slice, ...]]]:
-    """Each label of some maps (N, *shape), in rising order, and its bounding box there, in N too."""
+    """Find each label of some maps, in rising order, and its bounding box.
+
+    Args:
+        labels: Label maps (N, *shape).
+
+    Returns:
+        For each label its value and the slices of (N, *shape) that contain it.
+    """
     values, index = np.unique(labels, return_inverse=True)
     return list(zip(values.tolist(), find_objects(index.reshape(labels.shape) + 1), strict=True))
 
 
 def label_index(data: Array, labels: Array) -> Array:
-    """1 + the position in `labels` (sorted, not empty) of each voxel's label, 0 for all other values."""
+    """Replace labels by their index, so that they can be counted.
+
+    Args:
+        data: A label map of any shape.
+        labels: The labels, sorted, at least one.
+
+    Returns:
+        1 + the position in `labels` of each voxel's label, 0 for other values.
+
+    Example:
+        >>> label_index(np.array([0, 17, 53, 4]), np.array([17, 53])).tolist()
+        [0, 1, 2, 0]
+    """
     position = np.minimum(np.searchsorted(labels, data), len(labels) - 1)
     return np.where(labels[position] == data, position + 1, 0).astype(np.int32)
 
 
 def count_overlap(truth: Array, predicted: Array, labels: int) -> Counts:
-    """Counts of the values 1..`labels` in two maps of one shape, as `label_index` makes them."""
+    """Count the voxels of each label in two maps, in one pass for any number of labels.
+
+    Args:
+        truth: A map of label indices (`label_index`).
+        predicted: Another one, of the same shape.
+        labels: Number of labels.
+
+    Returns:
+        The counts of the indices 1 to `labels`.
+    """
     return Counts(
         both=np.bincount(truth[truth == predicted], minlength=labels + 1)[1:],
         truth=np.bincount(truth.ravel(), minlength=labels + 1)[1:],
@@ -43,11 +74,11 @@ def count_overlap(truth: Array, predicted: Array, labels: int) -> Counts:
     )
 
 
-def ratio(above: Array, below: Array) -> Array:
-    """above / below, NaN where `below` is 0."""
-    return np.where(below > 0, above / np.maximum(below, 1), np.nan)
+def ratio(numerator: Array, denominator: Array) -> Array:
+    """Return numerator / denominator, NaN where the denominator is 0."""
+    return np.where(denominator > 0, numerator / np.maximum(denominator, 1), np.nan)
 
 
 def dice(counts: Counts) -> Array:
-    """2 |A and B| / (|A| + |B|) (L,) (Dice 1945, doi:10.2307/1932409)."""
+    """Compute Dice's coefficient 2 |A and B| / (|A| + |B|) (L) (Dice 1945, doi:10.2307/1932409)."""
     return ratio(2 * counts.both, counts.truth + counts.predicted)

@@ -1,7 +1,7 @@
-"""Sample, warp and resize images and label maps on one grid, in voxels.
+"""Sampling, warping and resizing of images and label maps on one grid, in voxels.
 
-Contract: a displacement `u` is a pull-back in voxels of the fixed grid, `moved(x) = moving(x + u(x))`;
-tensors are (B, C, *shape) in NIfTI axis order, and channel d of a displacement moves along axis d.
+A displacement `u` is a pull-back in voxels of the fixed grid, `moved(x) = moving(x + u(x))`. Tensors are
+(B, C, *shape) in NIfTI axis order, and channel d of a displacement is its component along axis d.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Mode = Literal["bilinear", "nearest"]
-
-
 Padding = Literal["zeros", "border"]
 
 TIE = 1e-6  # weights that differ by less are equal, whatever the rounding
@@ -25,16 +23,26 @@ LABEL_CHUNK = 2**20  # points at a time, which bounds memory
 
 
 def coordinates(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Voxel coordinates (1, d, *shape) with the device and type of `like`."""
+    """Return the voxel coordinates (1, d, *shape) of a grid, of the device and type of `like`."""
     axes = [torch.arange(n, device=like.device, dtype=like.dtype) for n in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
 
 
 def sample(image: Tensor, points: Tensor, mode: Mode = "bilinear", padding: Padding = "zeros") -> Tensor:
-    """Values (B, C, *out) of `image` (B, C, *in) at voxel coordinates `points` (B, d, *out), d 2 or 3."""
+    """Interpolate images at points.
+
+    Args:
+        image: (B, C, *in), 2-D or 3-D.
+        points: Voxel coordinates (B, d, *out).
+        mode: Linear or nearest-neighbor interpolation.
+        padding: Values outside the image: zero, or those of its border.
+
+    Returns:
+        Values (B, C, *out).
+    """
     sizes = torch.tensor(image.shape[2:], device=points.device, dtype=points.dtype)
     scale = 2 / (sizes - 1).clamp(min=1)
-    # grid_sample wants (B, *out, d) with the last axis of the image first, from -1 to 1.
+    # grid_sample takes (B, *out, d) with the last axis of the image first, from -1 to 1.
     grid = (points.movedim(1, -1) * scale - 1).flip(-1)
     return F.grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=True)
 
@@ -51,8 +59,8 @@ class LabelSampler:
 
     Example:
         >>> labels = torch.tensor([[0, 0, 7], [0, 7, 7]])
-        >>> LabelSampler(labels)(torch.tensor([[[0.9]], [[1.8]]]))
-        tensor([[7]])
+        >>> LabelSampler(labels)(torch.tensor([[[0.9], [1.8]]]))
+        tensor([7])
     """
 
     def __init__(self, labels: Tensor) -> None:
@@ -74,13 +82,13 @@ class LabelSampler:
         self.labels, self.low, self.high = padded.flatten(), low.flatten(), high.flatten()
 
     def __call__(self, points: Tensor) -> Tensor:
-        """Sample at voxel coordinates (1, d, *out); returns labels (*out)."""
+        """Return the labels (*out) at voxel coordinates (1, d, *out)."""
         flat = points[0].flatten(1)
         parts = [self._sample(part) for part in flat.split(LABEL_CHUNK, dim=1)]
         return torch.cat(parts).reshape(points.shape[2:])
 
     def _sample(self, points: Tensor) -> Tensor:
-        """Sample at voxel coordinates (d, N)."""
+        """Labels (N) at voxel coordinates (d, N)."""
         floor = points.floor()
         start = torch.zeros(points.shape[1], dtype=torch.long, device=points.device)
         for axis, (n, stride) in enumerate(zip(self.shape, self.strides, strict=True)):
@@ -120,24 +128,43 @@ def _heaviest_of_many(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def sample_labels(labels: Tensor, points: Tensor) -> Tensor:
-    """Sample an integer map (*in) once, at voxel coordinates (1, d, *out): see `LabelSampler`."""
+    """Return the labels (*out) of a map (*in) at voxel coordinates (1, d, *out), by `LabelSampler`."""
     return LabelSampler(labels)(points)
 
 
 def warp(image: Tensor, displacement: Tensor, mode: Mode = "bilinear", padding: Padding = "zeros") -> Tensor:
-    """`image` (B, C, *shape) pulled back by `displacement` (B, d, *shape) in voxels."""
+    """Warp images by a displacement on their own grid.
+
+    Args:
+        image: (B, C, *shape), 2-D or 3-D.
+        displacement: (B, d, *shape), voxels.
+        mode: As in `sample`.
+        padding: As in `sample`.
+
+    Returns:
+        image(x + displacement(x)) (B, C, *shape).
+
+    Example:
+        >>> shift = torch.stack([torch.ones(2, 2), torch.zeros(2, 2)])[None]
+        >>> warp(torch.arange(4.0).view(1, 1, 2, 2), shift)
+        tensor([[[[2., 3.],
+                  [0., 0.]]]])
+    """
     return F.grid_sample(
         image, normalized_grid(displacement), mode=mode, padding_mode=padding, align_corners=True
     )
 
 
 def normalized_units(shape: Sequence[int]) -> list[float]:
-    """What a voxel along each axis is where grid_sample has -1 to 1."""
+    """Return the size of a voxel along each axis in the coordinates of grid_sample, from -1 to 1."""
     return [2 / max(n - 1, 1) for n in shape]
 
 
 def normalized_grid(displacement: Tensor) -> Tensor:
-    """Where the voxels go, as grid_sample has it: (B, *shape, d), the last axis first, from -1 to 1."""
+    """Convert a displacement (B, d, *shape), voxels, to the points that grid_sample takes.
+
+    (B, *shape, d), the last axis first, from -1 to 1.
+    """
     shape = displacement.shape[2:]
     ends = []
     for axis, unit in enumerate(normalized_units(shape)):
@@ -148,11 +175,11 @@ def normalized_grid(displacement: Tensor) -> Tensor:
 
 
 def half_shape(shape: Sequence[int]) -> list[int]:
-    """The shape of velocities between images of `shape`: half of it, rounded up."""
+    """Return the size of a velocity between images of `shape`: half of it, rounded up."""
     return [-(-n // 2) for n in shape]
 
 
 def resize(image: Tensor, shape: Sequence[int]) -> Tensor:
-    """`image` (B, C, *old) on a grid of `shape` whose corner voxels coincide, linearly interpolated."""
+    """Interpolate images (B, C, *old) linearly on a grid of `shape` whose corner voxels coincide."""
     mode = "bilinear" if len(shape) == 2 else "trilinear"
     return F.interpolate(image, size=tuple(shape), mode=mode, align_corners=True)

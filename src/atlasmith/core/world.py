@@ -1,4 +1,4 @@
-"""Transforms between worlds, in millimetres: lists of steps, composed before one sampling."""
+"""Transforms between worlds, in millimeters: lists of steps, composed before one interpolation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def to_tensor(grid: Grid, data: Array, like: Tensor) -> Tensor:
 
 
 def inside(voxels: Tensor, shape: Sequence[int]) -> Tensor:
-    """Tell whether voxel coordinates (..., d) lie in an image of `shape`, half a voxel beyond its centers."""
+    """Return whether voxel coordinates (..., d) lie in an image of `shape`, half a voxel beyond its centers."""
     limits = torch.tensor(shape, dtype=voxels.dtype, device=voxels.device) - 0.5
     return ((voxels >= -0.5) & (voxels <= limits)).all(dim=-1)
 
@@ -41,7 +41,7 @@ class _FieldSampler:
         )
 
     def fits(self, grid: Grid) -> bool:
-        """Tell whether `grid` is the sampler's own."""
+        """Return whether `grid` is the sampler's own."""
         return grid.shape == self.grid.shape and np.array_equal(grid.affine, self.grid.affine)
 
     def __call__(self, field: DisplacementField) -> Tensor:
@@ -92,7 +92,7 @@ def _applied(matrix: Array, points: Tensor) -> Tensor:
 
 
 def world_points(grid: Grid) -> Tensor:
-    """Compute the world points (N, 3), RAS mm, of a grid's voxels; in double precision, as origins are far."""
+    """Compute the world points (N, 3), RAS mm, of a grid's voxels, in double precision."""
     index = coordinates(grid.shape, torch.zeros((), dtype=torch.float64))[0].reshape(3, -1).T
     return _apply(grid.affine, index)
 
@@ -114,30 +114,47 @@ def arrange(voxels: Tensor, moving: Grid, shape: Sequence[int]) -> Tensor:
 
 
 def resampling_coordinates(moving: Grid, steps: Sequence[Step], fixed: Grid) -> Tensor:
-    """Voxel coordinates (1, d, *fixed.tensor_shape) in `moving` of the voxels of `fixed`."""
+    """Map the voxels of `fixed` by `steps` to voxel coordinates (1, d, *fixed.tensor_shape) in `moving`."""
     return to_voxels(transform_points(steps, world_points(fixed)), moving, fixed.tensor_shape)
 
 
 def resample(
     image: Tensor, moving: Grid, steps: Sequence[Step], fixed: Grid, mode: Mode = "bilinear"
 ) -> Tensor:
-    """`image` (1, C, *moving.tensor_shape) resampled once onto `fixed` (1, C, *fixed.tensor_shape).
+    """Resample an image to another grid, with a single interpolation.
 
-    Zero outside the image, which ends half a voxel beyond its outermost centers, as ITK has it.
+    Args:
+        image: (1, C, *moving.tensor_shape).
+        moving: The image's grid.
+        steps: The transform from the world of `fixed` to that of `moving`.
+        fixed: The new grid.
+        mode: As in `sample`.
+
+    Returns:
+        (1, C, *fixed.tensor_shape); zero outside the image, which, as in ITK, ends half a voxel beyond its
+        outermost centers.
+
+    Example:
+        >>> grid = Grid((3, 2, 1), np.eye(4))
+        >>> shift = np.array([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        >>> resample(torch.arange(6.0).view(1, 1, 3, 2), grid, [shift], grid)[0, 0]
+        tensor([[2., 3.],
+                [4., 5.],
+                [0., 0.]])
     """
     points = resampling_coordinates(moving, steps, fixed)
     return sample(image, points, mode, "border") * inside(points[0].movedim(0, -1), moving.tensor_shape)
 
 
 def resample_labels(labels: Array, moving: Grid, steps: Sequence[Step], fixed: Grid) -> Tensor:
-    """Integer `labels` (X, Y, Z) on `moving` resampled once onto `fixed`, as `sample_labels` has it:
+    """Resample an integer label map (X, Y, Z) from `moving` to `fixed`, by `sample_labels`:
     (*fixed.tensor_shape)."""
-    own = torch.from_numpy(moving.squeeze(labels))
-    return sample_labels(own, resampling_coordinates(moving, steps, fixed))
+    data = torch.from_numpy(moving.squeeze(labels))
+    return sample_labels(data, resampling_coordinates(moving, steps, fixed))
 
 
 def displacement_to_field(displacement: Tensor, grid: Grid) -> DisplacementField:
-    """A displacement (d, *grid.tensor_shape) in voxels of `grid` as a world field in mm."""
-    axes = grid.affine[:3, list(grid.axes)]  # mm a voxel along each tensor axis
+    """Convert a displacement (d, *grid.tensor_shape), voxels of `grid`, to a field in mm."""
+    axes = grid.affine[:3, list(grid.axes)]  # world vector of a voxel along each tensor axis
     vectors = np.einsum("wd,d...->...w", axes, displacement.detach().cpu().double().numpy())
     return DisplacementField(grid, grid.unsqueeze(vectors.astype(np.float32)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from atlasmith.config import Config
@@ -55,7 +57,7 @@ def _registration_rows(layout: Layout, subject: Subject) -> list[Row]:
     affine = read_image(require(layout.affine_image(subject.id), "affine"))
     warped = read_image(require(layout.warped(subject.id), "register"))
     images = [
-        ("affine", "initial", _centered(subject, template, mask)),
+        ("affine", "initial", _centered(layout.preprocessed(subject.id), template, mask)),
         ("affine", "affine", affine.data),
         ("register", "warped", warped.data),
     ]
@@ -69,10 +71,10 @@ def _registration_rows(layout: Layout, subject: Subject) -> list[Row]:
     return rows + to_rows(subject.id, "register", "warped", measured)
 
 
-def _centered(subject: Subject, template: Image, template_mask: Array) -> Array:
-    """The subject's image on the template's grid, with aligned centroids."""
-    image = read_image(subject.image)
-    return align_centroids(image, object_mask(image, subject.image), template, template_mask)
+def _centered(path: Path, template: Image, template_mask: Array) -> Array:
+    """A preprocessed image on the template's grid, with aligned centroids."""
+    image = read_image(require(path, "preprocess"))
+    return align_centroids(image, object_mask(image, path), template, template_mask)
 
 
 def _segmentation_rows(config: Config, subject: Subject) -> list[Row]:

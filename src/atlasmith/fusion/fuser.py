@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ class Training:
 class Fuser(Choice[LabelProbabilities]):
     """A fusion method: from `FusionInputs` to each label's probability, labels in rising order.
 
-    Its module imports torch and the like inside of functions only, since a config is checked against it.
+    The module that declares it imports torch and the like by `lazy`, since a config is checked against it.
 
     Args:
         function: Computes the label probabilities.
@@ -87,12 +88,18 @@ class Fuser(Choice[LabelProbabilities]):
         return self.settings_type().model_dump()
 
 
+def lazy(path: str) -> Callable[..., Any]:
+    """Return a function that imports and calls another one, `module:name`."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        module, name = path.split(":")
+        return getattr(import_module(module), name)(*args, **kwargs)
+
+    return call
+
+
 def weighted(weights: Callable[[FusionInputs], Array]) -> Callable[[FusionInputs], LabelProbabilities]:
     """Make weights (N, *shape) of each atlas at each voxel a fusion method's function."""
 
-    def function(inputs: FusionInputs) -> LabelProbabilities:
-        from atlasmith.fusion.probabilities import weighted_probabilities
-
-        return weighted_probabilities(inputs.labels, weights(inputs))
-
-    return function
+    weighted_probabilities = lazy("atlasmith.fusion.probabilities:weighted_probabilities")
+    return lambda inputs: weighted_probabilities(inputs.labels, weights(inputs))

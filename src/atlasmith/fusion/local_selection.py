@@ -7,7 +7,9 @@ from pydantic import Field
 
 from atlasmith.config.schema import Count, Section
 from atlasmith.core.grid import Array
-from atlasmith.fusion.fuser import Fuser, FusionInputs, weighted
+from atlasmith.fusion.fuser import Fuser, FusionInputs, lazy, weighted
+
+patch_distances = lazy("atlasmith.fusion.patches:patch_distances")
 
 
 class LocalSelectionSettings(Section):
@@ -22,8 +24,6 @@ def selection_weights(inputs: FusionInputs) -> Array:
     Selected are the atlases with the least intensity difference over the patch at the voxel: atlas selection
     (Aljabar et al. 2009, doi:10.1016/j.neuroimage.2009.02.018), voxel by voxel.
     """
-    from atlasmith.fusion.patches import patch_distances
-
     distances = patch_distances(inputs.images, inputs.target)
     last = min(inputs.settings.atlases, len(distances)) - 1
     selected: Array = (distances <= np.partition(distances, last, axis=0)[last]).astype(np.float32)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from atlasmith.core.grid import Array
-from atlasmith.fusion.fuser import Fuser, FusionInputs, weighted
+from atlasmith.fusion.fuser import Fuser, FusionInputs, lazy, weighted
+
+patch_distances = lazy("atlasmith.fusion.patches:patch_distances")
+similarity_weights = lazy("atlasmith.fusion.patches:similarity_weights")
 
 
 def local_weights(inputs: FusionInputs) -> Array:
@@ -12,9 +15,8 @@ def local_weights(inputs: FusionInputs) -> Array:
     exp(-d / h), with d the mean squared difference over the patch and h that of the most similar atlas, as in
     patch-based segmentation (Coupe et al. 2011, doi:10.1016/j.neuroimage.2010.09.018).
     """
-    from atlasmith.fusion.patches import patch_distances, similarity_weights
-
-    return similarity_weights(patch_distances(inputs.images, inputs.target))
+    weights: Array = similarity_weights(patch_distances(inputs.images, inputs.target))
+    return weights
 
 
 LOCAL_WEIGHTED = Fuser(

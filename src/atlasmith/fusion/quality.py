@@ -157,7 +157,8 @@ def _compare(config: Config, atlas: Subject, method: str, values: Array) -> Iter
     layout = config.layout
     manual = read_labels(atlas.labels)
     fused = read_labels(layout.segmentation(atlas.id, method))
-    counts = count_overlap(*(label_index(image.data, values) for image in (manual, fused)), len(values))
+    true, found = (label_index(image.data, values) for image in (manual, fused))
+    counts = count_overlap(true, found, len(values))
     scores = dice(counts)
     table = {int(row["index"]): row for row in read_tsv(layout.volumes(atlas.id, method))}
     for k, value in enumerate(values.tolist()):

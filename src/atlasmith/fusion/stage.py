@@ -73,13 +73,15 @@ class SubjectFusion:
             self.atlases.images,
             self.atlases.target,
             fusion.section(fuser.section) if fuser.section else fuser.settings_type(),
-            partial(self._prediction, fuser),
+            partial(self.prediction, fuser),
         )
         return label_probabilities(fuser, inputs, fusion.prior, fusion.prior_fallback)
 
-    def _prediction(self, fuser: Fuser) -> Any:
+    def prediction(self, fuser: Fuser) -> Any:
+        """Return what the network of a method predicts for the subject, or None where it has no network."""
         section, training = fuser.section, fuser.training
-        assert section and training  # methods without a network ask for no prediction
+        if section is None or training is None:
+            return None
         if section not in self._predictions:
             if section not in self._predictors:
                 path = self.config.layout.fuser_weights(section)

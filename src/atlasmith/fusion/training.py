@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from atlasmith import __version__
 from atlasmith.config import Config
 from atlasmith.io.tables import read_cohort
+from atlasmith.training.checkpoints import Checkpoint
 from atlasmith.training.loop import fit
-from atlasmith.workflow.provenance import fingerprint
+from atlasmith.workflow.provenance import training_digest
 
 
 def train_network(
@@ -36,7 +36,7 @@ def train_network(
     """
     settings, layout = config.fusion.section(section), config.layout
     sources = [s for s in read_cohort(layout.cohort) if s.in_template or s.role == "atlas"]
-    stages = ("cohort", "affine", "template", "register", "fusion")
+    stages = ("cohort", "preprocess", "affine", "template", "register", "fusion")
     fit(
         module=network,
         optimizer=torch.optim.AdamW(
@@ -44,10 +44,9 @@ def train_network(
         ),
         step=step,
         steps=settings.steps,
-        checkpoint=layout.fuser_checkpoint(table),
+        checkpoint=Checkpoint(layout.fuser_checkpoint(table), training_digest(config, stages, sources)),
         table=layout.fuser_training(table),
         every=settings.checkpoint_every,
-        digest=f"{config.digest(*stages)}-{fingerprint(layout.inputs, sources)}-{__version__}",
         description=table.replace("_", " "),
         keep_best=keep_best,
     )

@@ -1,10 +1,10 @@
 """The template's label probabilities as a function of its covariates.
 
-Growth moves labels as it moves the template. But where people don't match voxel by voxel, as in the folds of
-the cortex, a covariate also changes how likely a label is at a voxel: the labels of the atlases, brought to
-the mean covariates, are regressed on them. Atlases are few, and all have intensities, which say much about
-labels; so what goes with intensities is learned from everyone (the regression estimator of double sampling,
-Cochran 1977, Sampling Techniques, ch. 12).
+The template's deformation with the covariates moves labels. Where subjects don't match voxel by voxel, as in
+the folds of the cortex, a covariate also changes the probability of a label at a voxel: the labels of the
+atlases, resampled to the mean covariates, are regressed on them. Atlases are few, but the template's
+intensities are regressed on all subjects and predict labels; so the atlases' residuals of intensity correct
+their labels (the regression estimator of double sampling, Cochran 1977, Sampling Techniques, ch. 12).
 """
 
 from __future__ import annotations
@@ -15,67 +15,83 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atlasmith.config import Config
 from atlasmith.core.grid import Array
 from atlasmith.core.labels import bounding_boxes
 from atlasmith.core.world import resample_labels
 from atlasmith.io.images import read_labels
+from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject
 from atlasmith.io.transforms import read_composite
 from atlasmith.networks import Groupwise
 from atlasmith.training.dataset import AlignedImages
 from atlasmith.training.regression import regression
 
-RADIUS = 2  # voxels, of the neighborhood in which labels go with intensities alike
-NOISE = 1e-3  # of intensities in [0, 1], variance
+RADIUS = 2  # voxels of the neighborhood in which the relation of labels to intensities is estimated
+NOISE = 1e-3  # variance of intensities in [0, 1]
 
 
 class ConditionalLabels:
-    """Probabilities of `values`, labels in their order, on the template of a finished run's `model`."""
+    """Label probabilities of a finished run's template at any covariates.
 
-    def __init__(self, config: Config, model: Groupwise, cohort: Sequence[Subject], values: Array) -> None:
+    Args:
+        layout: Names of the run's files.
+        model: The trained template.
+        cohort: The run's subjects; those with the role `atlas` are used.
+        values: The labels (L,), in the order of the probabilities.
+    """
+
+    def __init__(self, layout: Layout, model: Groupwise, cohort: Sequence[Subject], values: Array) -> None:
         atlases = [subject for subject in cohort if subject.role == "atlas"]
         self.model = model
         self.shape = (len(values), *model.grid.tensor_shape)
         codes = torch.stack([model.code.encode(atlas.covariates) for atlas in atlases])
-        images = AlignedImages(config.layout, atlases, model.grid)
-        maps, unexpected = [], []
+        images = AlignedImages(layout, atlases, model.grid)
+        maps, differences = [], []
         for index, atlas in enumerate(atlases):
-            assert atlas.labels is not None  # the cohort's checks saw to it
-            own, steps = read_labels(atlas.labels), read_composite(config.layout.forward(atlas.id))
+            assert atlas.labels is not None  # the cohort's checks made sure
+            own, steps = read_labels(atlas.labels), read_composite(layout.forward(atlas.id))
             maps.append(resample_labels(own.data, own.grid, steps, model.grid))
-            image, seen = images.resampled(index, steps)
-            unexpected.append(((image - model.intensities(codes[index : index + 1])) * seen)[0, 0])
-        labels, residuals = torch.stack(maps), torch.stack(unexpected)
-        self.parts = []
+            image, mask = images.resampled(index, steps)
+            differences.append(((image - model.intensities(codes[index : index + 1])) * mask)[0, 0])
+        labels, residuals = torch.stack(maps), torch.stack(differences)
+        self.models = []
         positions = {value: position for position, value in enumerate(values.tolist())}
         for value, (_, *box) in bounding_boxes(labels.numpy()):
             if value in positions:
-                found = _lines((labels[:, *box] == value).float(), residuals[:, *box], codes)
-                self.parts.append((positions[value], tuple(box), *found))
+                fitted = fit_label((labels[:, *box] == value).float(), residuals[:, *box], codes)
+                self.models.append((positions[value], tuple(box), *fitted))
 
     def __call__(self, code: Tensor) -> Tensor:
-        """(1, labels, *shape) at encoded covariates (size,), where the template has them."""
-        shares = torch.zeros(1, *self.shape)
-        for position, box, level, slopes in self.parts:
-            shares[0, position][box] = (level + torch.einsum("k,k...->...", code, slopes)).clamp(0, 1)
-        shares /= shares.sum(dim=1, keepdim=True).clamp(min=1)
-        return self.model.at_covariates(shares, code[None])
+        """Return the probabilities (1, L, *shape) at encoded covariates (size,), on the template there."""
+        probabilities = torch.zeros(1, *self.shape)
+        for position, box, intercept, slopes in self.models:
+            value = intercept + torch.einsum("k,k...->...", code, slopes)
+            probabilities[0, position][box] = value.clamp(0, 1)
+        probabilities /= probabilities.sum(dim=1, keepdim=True).clamp(min=1)
+        return self.model.at_covariates(probabilities, code[None])
 
 
-def _lines(shown: Tensor, residuals: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """The regression on codes (N, K) of one label (N, *box), 0 or 1, less what an intensity that is
-    unexpected at its covariates (N, *box) says about it: level (*box) and slopes (K, *box)."""
-    products = torch.stack([residuals * (shown - shown.mean(0)), residuals.square()]).sum(1)
-    together, alone = _near(products)
-    about = together / (alone + len(codes) * NOISE)
-    adjusted = (shown - about * residuals)[:, None, None]
-    level, slopes = regression(((one, torch.ones_like(one)) for one in adjusted), codes)
-    # Smooth: what few atlases say of a single voxel would mostly be cut off at probabilities of 0 and 1.
-    return level[0, 0], _near(slopes[:, 0])
+def fit_label(labels: Tensor, residuals: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Regress one label on covariates, after subtracting what the residual of intensity predicts of it.
+
+    Args:
+        labels: The label of each atlas (N, *box), 0 or 1.
+        residuals: Intensity (N, *box) minus that of the template at the atlas's covariates.
+        codes: Encoded covariates (N, K).
+
+    Returns:
+        Intercept (*box) and slopes (K, *box). Slopes are smoothed: those of single voxels, of few atlases,
+        would mostly be cut off at probabilities of 0 and 1.
+    """
+    products = torch.stack([residuals * (labels - labels.mean(0)), residuals.square()]).sum(1)
+    covariance, variance = _local_mean(products)
+    coefficient = covariance / (variance + len(codes) * NOISE)
+    adjusted = (labels - coefficient * residuals)[:, None, None]
+    intercept, slopes = regression(((one, torch.ones_like(one)) for one in adjusted), codes)
+    return intercept[0, 0], _local_mean(slopes[:, 0])
 
 
-def _near(values: Tensor) -> Tensor:
-    """The mean of values (N, *box) over the neighborhood."""
+def _local_mean(values: Tensor) -> Tensor:
+    """Average values (N, *box) over the neighborhood of each voxel."""
     pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[values.ndim - 1]
     return pool(values[:, None], 2 * RADIUS + 1, 1, RADIUS, count_include_pad=False)[:, 0]

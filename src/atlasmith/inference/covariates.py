@@ -1,4 +1,4 @@
-"""Covariates that someone gives on the command line, checked against a cohort."""
+"""Check given covariates against those of a cohort."""
 
 from __future__ import annotations
 
@@ -11,14 +11,23 @@ Values = dict[str, float | str | None]
 
 
 def numeric_values(name: str, cohort: Sequence[Subject]) -> list[float]:
-    """The cohort's values of a covariate that are numbers."""
+    """Return the cohort's values of a covariate that are numbers."""
     return [value for subject in cohort if isinstance(value := subject.covariates.get(name), float)]
 
 
 def check_covariates(
     covariates: Mapping[str, str], known: Sequence[str], cohort: Sequence[Subject]
 ) -> tuple[Values, list[Problem]]:
-    """Values by name, None for a covariate that isn't given, and all that is wrong with them."""
+    """Parse covariates and check them against a cohort.
+
+    Args:
+        covariates: Values as text, by name.
+        known: Names of the run's covariates.
+        cohort: The run's subjects.
+
+    Returns:
+        A value for each known name, None where it isn't given, and all problems found.
+    """
     values: Values = dict.fromkeys(known)
     problems = []
     for name, text in covariates.items():
@@ -32,18 +41,25 @@ def check_covariates(
         if numbers and not isinstance(values[name], float):
             problems.append(Problem("--set", f"{name} is '{text}', no number", f"Try {name}={numbers[0]:g}."))
         elif not numbers and levels and text not in levels:
-            found = f"nobody in the cohort has {name} '{text}'"
+            found = f"no subject of the cohort has {name} '{text}'"
             problems.append(Problem("--set", found, f"There are: {', '.join(sorted(levels))}."))
     return values, problems
 
 
 def warn_extrapolation(verb: str, name: str, value: float | str | None, cohort: Sequence[Subject]) -> None:
-    """Say in words where the template is asked for more than the cohort knows."""
+    """Print a warning where a covariate is missing or outside the cohort's range.
+
+    Args:
+        verb: The verb of the command line, which starts the message.
+        name: The covariate.
+        value: Its value, None where it isn't given.
+        cohort: The run's subjects.
+    """
     numbers = numeric_values(name, cohort)
     if value is None:
         print(f"{verb}: no {name} is given, so the template at the cohort's mean is used. See --set.")
     elif isinstance(value, float) and not min(numbers) <= value <= max(numbers):
         print(
             f"{verb}: {name} {value:g} is outside the cohort's range, {min(numbers):g} to "
-            f"{max(numbers):g}: the template there is a guess."
+            f"{max(numbers):g}: the template there is an extrapolation."
         )

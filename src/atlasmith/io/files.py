@@ -20,10 +20,6 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
     Yields:
         A path with the same extensions.
-
-    Example:
-        >>> with atomic_write("results/summary.txt") as partial:
-        ...     partial.write_text("done")
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,27 @@ class Image:
     grid: Grid
 
 
+def as_image(image: Image | Array, spacing: float | Sequence[float] = 1.0) -> Image:
+    """Give an array a grid whose axes are those of the world and whose first voxel lies at its origin.
+
+    Args:
+        image: An image, which is returned as it is, or an array (X, Y) or (X, Y, Z).
+        spacing: Voxel size of an array, mm: one for all axes, or one for each.
+
+    Returns:
+        The image, (X, Y, 1) in 2-D.
+
+    Example:
+        >>> as_image(np.zeros((8, 6)), spacing=(1.0, 1.5)).grid.tensor_spacing
+        (1.0, 1.5)
+    """
+    if isinstance(image, Image):
+        return image
+    sizes = np.broadcast_to(np.asarray(spacing, dtype=float), image.ndim)
+    shape = (*image.shape, 1)[:3]
+    return Image(image.reshape(shape), Grid(shape, np.diag([*sizes, 1.0, 1.0][:3] + [1.0])))
+
+
 def _load(path: str | Path) -> nib.Nifti1Image:
     return nib.Nifti1Image.from_filename(path)
 
@@ -48,11 +70,6 @@ def read_image(path: str | Path) -> Image:
 
     Returns:
         float32 voxels, scaled as the header says.
-
-    Example:
-        >>> image = read_image("bids/sub-01/anat/sub-01_T1w.nii.gz")
-        >>> image.data.shape == image.grid.shape
-        True
     """
     image = nib.as_closest_canonical(_to_three_axes(_load(path)))
     data = np.ascontiguousarray(image.dataobj, dtype=np.float32)
@@ -122,6 +139,13 @@ def write_image(path: str | Path, data: Array, grid: Grid, like: str | Path | No
 
     Raises:
         ValueError: If the voxels don't fit the grid of `like`.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> path = f"{mkdtemp()}/ramp.nii.gz"
+        >>> write_image(path, np.arange(24.0).reshape(2, 3, 4), Grid((2, 3, 4), np.eye(4)))
+        >>> read_image(path).data.max()
+        np.float32(23.0)
     """
     kind = np.float32 if np.issubdtype(data.dtype, np.floating) else small_integer_type(data)
     data = data.astype(kind, copy=False)

@@ -84,7 +84,11 @@ def write_composite(path: str | Path, steps: Sequence[Step]) -> None:
         steps: Affine matrices (4, 4) and displacement fields, RAS mm, first applied first.
 
     Example:
-        >>> write_composite("from-T1w_to-Template_xfm.h5", [np.eye(4)])
+        >>> from tempfile import mkdtemp
+        >>> path = f"{mkdtemp()}/from-T1w_to-Template_mode-image_xfm.h5"
+        >>> write_composite(path, [np.diag([1.0, 1.0, 2.0, 1.0])])
+        >>> read_composite(path)[0].diagonal()
+        array([1., 1., 2., 1.])
     """
     with atomic_write(path) as partial, h5py.File(partial, "w") as file:
         for name, value in (

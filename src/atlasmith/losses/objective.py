@@ -193,7 +193,7 @@ def pairwise_terms(image: Tensor, mask: Tensor, objective: Objective, terms: Ter
     """Compute similarities between each image of a batch and the one before, through the template.
 
     Both maps are composed, and the image is sampled once (Aladdin, Ding and Niethammer 2022,
-    arXiv:2202.03563). These terms compare details that two subjects share and an average blurs.
+    arXiv:2202.03563). These terms compare details that two subjects have in common and an average blurs.
 
     Args:
         image: (B, 1, *shape).

@@ -1,14 +1,14 @@
-"""Networks, by name, and the trained object that they are part of.
+"""Networks, by name, and the trained model that they are part of."""
 
-What a registration network takes and gives, `atlasmith.networks.registration` tells.
-"""
-
+from atlasmith.networks.blocks import BATCH_NORM
+from atlasmith.networks.covariate_code import CovariateCode
 from atlasmith.networks.cross_fitting import CrossFitted, held_out_folds
-from atlasmith.networks.decoder import DECODERS
-from atlasmith.networks.groupwise import CovariateCode, Groupwise
-from atlasmith.networks.registration import NETWORKS, reparameterize
+from atlasmith.networks.decoders import DECODERS, Decoder
+from atlasmith.networks.groupwise import Groupwise
+from atlasmith.networks.registration import NETWORKS, Network
+from atlasmith.networks.registration.lkunet import reparameterize
 from atlasmith.networks.segmenter import Segmenters, label_channels, label_codes
-from atlasmith.networks.unet import BATCH_NORM, UNet
+from atlasmith.networks.unet import UNet
 
 __all__ = [
     "BATCH_NORM",
@@ -16,7 +16,9 @@ __all__ = [
     "NETWORKS",
     "CovariateCode",
     "CrossFitted",
+    "Decoder",
     "Groupwise",
+    "Network",
     "Segmenters",
     "UNet",
     "held_out_folds",

@@ -36,7 +36,7 @@ def conv_block(
 
 
 def head(ndim: int, inputs: int, outputs: int) -> nn.Module:
-    """Build the last convolution, whose weights start near zero: a registration network starts at the identity."""
+    """Build the last convolution, whose weights start near zero: registration starts at the identity."""
     convolution: nn.Module = CONVOLUTION[ndim](inputs, outputs, 3, padding=1)
     for parameter in convolution.parameters():
         nn.init.normal_(parameter, std=1e-6)

@@ -1,81 +1,114 @@
-"""Decoders: from covariates to the part of a conditional template that a straight line leaves unexplained.
+"""Decoders, by name: from covariates to the part of a conditional template that isn't linear in them.
 
-All are zero at the mean covariates, so that the template there is the free volume alone, and work at half of
-the template's resolution at most. A new one is a class with `shown` and a line in `DECODERS`.
+Each entry is a class with its `Decoder`, and a line in DECODERS.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atlasmith.core.checkpointing import checkpoint
+from atlasmith.core.choices import Choice
 from atlasmith.core.sampling import coordinates, resize
+from atlasmith.networks.blocks import CONVOLUTION, SLOPE
 
-SLOPE = 0.2  # of leaky units
-FREQUENCIES, SHARPEST = 48, 12.0  # of places; SD of their cycles across the grid
-CHUNK = 2**17  # places at once
+FREQUENCIES = 48  # random ones, by which positions are encoded
+FREQUENCY_SD = 12.0  # their standard deviation, cycles across the grid
+POSITIONS_PER_CHUNK = 2**17  # decoded at once
 
 
-class Decoder(nn.Module):
-    """Covariates (B, size), encoded, to an image (B, 1, *shape). `head` is its last layer, which starts, and
-    falls silent, at zero."""
+class CovariateDecoder(nn.Module):
+    """The base of all decoders: encoded covariates (B, size) to an image (B, 1, *shape).
+
+    The image is that of `decode` less that at the mean covariates, so that the template there doesn't depend
+    on the decoder. It is decoded at half of the template's resolution.
+
+    Args:
+        shape: Size of the template.
+        head: The last layer, whose weights start near zero.
+    """
 
     head: nn.Module
 
     def __init__(self, shape: Sequence[int], head: nn.Module) -> None:
         super().__init__()
-        self.coarse, self.middle, self.full = (tuple(-(-n // step) for n in shape) for step in (4, 2, 1))
+        sizes = (tuple(-(-n // step) for n in shape) for step in (4, 2, 1))
+        self.quarter_shape, self.half_shape, self.full_shape = sizes
         self.head = head
         for parameter in head.parameters():
             nn.init.normal_(parameter, std=1e-5)
 
-    def shown(self, code: Tensor) -> Tensor:
-        """(B, 1, *half), at any covariates."""
+    def decode(self, code: Tensor) -> Tensor:
+        """Map encoded covariates (B, size) to images (B, 1, *half)."""
         raise NotImplementedError
 
     def forward(self, code: Tensor) -> Tensor:
-        shown = self.shown(torch.cat([code, torch.zeros_like(code[:1])]))
-        return resize(shown[:-1] - shown[-1:], self.full)
+        """Map encoded covariates (B, size) to images (B, 1, *shape), zero at the mean covariates."""
+        images = self.decode(torch.cat([code, torch.zeros_like(code[:1])]))
+        return resize(images[:-1] - images[-1:], self.full_shape)
+
+
+@dataclass(frozen=True)
+class Decoder(Choice[CovariateDecoder]):
+    """Declare a decoder.
+
+    The function builds a `CovariateDecoder` from the number of encoded covariates and the template's size.
+    """
 
 
 def _convolution(inputs: int, outputs: int, ndim: int) -> nn.Module:
-    return {2: nn.Conv2d, 3: nn.Conv3d}[ndim](inputs, outputs, 3, padding=1)
+    """A convolution of 3 voxels along each axis."""
+    return CONVOLUTION[ndim](inputs, outputs, 3, padding=1)
 
 
-class DenseDecoder(Decoder):
-    """A dense layer to a quarter-resolution grid of features, then convolutions (after Dalca et al. 2019,
-    arXiv:1908.02738). Its weights grow with the grid."""
+class DenseDecoder(CovariateDecoder):
+    """Build a dense layer to features at quarter resolution, then convolutions.
+
+    The number of weights grows with the grid (after Dalca et al. 2019, arXiv:1908.02738).
+
+    Args:
+        size: Number of encoded covariates.
+        shape: Size of the template.
+    """
 
     width = 8
 
     def __init__(self, size: int, shape: Sequence[int]) -> None:
         super().__init__(shape, _convolution(self.width, 1, len(shape)))
         self.hidden = nn.Sequential(nn.Linear(size, 16), nn.ELU(), nn.Linear(16, 16), nn.ELU())
-        self.dense = nn.Linear(16, self.width * math.prod(self.coarse))
+        self.dense = nn.Linear(16, self.width * math.prod(self.quarter_shape))
         self.refine = nn.Sequential(_convolution(self.width, self.width, len(shape)), nn.ELU())
 
-    def shown(self, code: Tensor) -> Tensor:
-        x = self.dense(self.hidden(code)).reshape(len(code), self.width, *self.coarse)
-        shown: Tensor = self.head(resize(self.refine(x), self.middle))
-        return shown
+    def decode(self, code: Tensor) -> Tensor:
+        """Map encoded covariates (B, size) to images (B, 1, *half)."""
+        x = self.dense(self.hidden(code)).reshape(len(code), self.width, *self.quarter_shape)
+        image: Tensor = self.head(resize(self.refine(x), self.half_shape))
+        return image
 
 
-class FilmDecoder(Decoder):
-    """A learned map of features at quarter resolution, the same for everyone, whose channels the covariates
-    scale and shift after each convolution (FiLM, Perez et al. 2018, arXiv:1709.07871; in templates Dey et
-    al. 2021, arXiv:2105.04349)."""
+class FilmDecoder(CovariateDecoder):
+    """Build learned features, whose channels the covariates scale and shift after each convolution.
+
+    At quarter resolution (FiLM, Perez et al. 2018, arXiv:1709.07871; in templates Dey et al. 2021,
+    arXiv:2105.04349).
+
+    Args:
+        size: Number of encoded covariates.
+        shape: Size of the template.
+    """
 
     width = 16
     blocks = 3
 
     def __init__(self, size: int, shape: Sequence[int]) -> None:
         super().__init__(shape, _convolution(self.width, 1, len(shape)))
-        self.constant = nn.Parameter(torch.randn(1, self.width, *self.coarse))
+        self.constant = nn.Parameter(torch.randn(1, self.width, *self.quarter_shape))
         self.hidden = nn.Sequential(
             nn.Linear(size, 64), nn.LeakyReLU(SLOPE), nn.Linear(64, 64), nn.LeakyReLU(SLOPE)
         )
@@ -84,20 +117,28 @@ class FilmDecoder(Decoder):
         )
         self.films = nn.ModuleList(nn.Linear(64, 2 * self.width) for _ in range(self.blocks))
 
-    def shown(self, code: Tensor) -> Tensor:
-        known = self.hidden(code)
+    def decode(self, code: Tensor) -> Tensor:
+        """Map encoded covariates (B, size) to images (B, 1, *half)."""
+        hidden = self.hidden(code)
         x = self.constant.expand(len(code), *self.constant.shape[1:])
         for block, film in zip(self.convolutions, self.films, strict=True):
-            scale, shift = film(known).view(len(code), 2, self.width, *[1] * (x.ndim - 2)).unbind(1)
+            scale, shift = film(hidden).view(len(code), 2, self.width, *[1] * (x.ndim - 2)).unbind(1)
             x = x + F.leaky_relu((1 + scale) * block(x) + shift, SLOPE)
-        shown: Tensor = self.head(resize(x, self.middle))
-        return shown
+        image: Tensor = self.head(resize(x, self.half_shape))
+        return image
 
 
-class CoordinateDecoder(Decoder):
-    """A perceptron from a place and the covariates to the value there: the same few weights for a grid of
-    any size. Places are seen as sines of random frequencies (Tancik et al. 2020, arXiv:2006.10739). It is
-    computed twice, some places at a time, so it needs hardly any memory but its answer's."""
+class CoordinateDecoder(CovariateDecoder):
+    """Build a perceptron from a position and the covariates to the intensity there.
+
+    The number of weights doesn't depend on the grid. Positions are encoded as sines and cosines of random
+    frequencies (Tancik et al. 2020, arXiv:2006.10739). They are decoded in chunks, and again for the
+    gradient, so that little but the image is in memory.
+
+    Args:
+        size: Number of encoded covariates.
+        shape: Size of the template.
+    """
 
     width = 64
     frequencies: Tensor
@@ -105,31 +146,34 @@ class CoordinateDecoder(Decoder):
     def __init__(self, size: int, shape: Sequence[int]) -> None:
         super().__init__(shape, nn.Linear(self.width, 1))
         random = torch.Generator().manual_seed(0)
-        frequencies = SHARPEST * torch.randn(len(shape), FREQUENCIES, generator=random)
+        frequencies = FREQUENCY_SD * torch.randn(len(shape), FREQUENCIES, generator=random)
         self.register_buffer("frequencies", frequencies)
         self.layers = nn.ModuleList(nn.Linear(n, self.width) for n in (2 * FREQUENCIES, self.width))
-        self.known = nn.ModuleList(nn.Linear(size, self.width) for _ in self.layers)
+        self.covariate_layers = nn.ModuleList(nn.Linear(size, self.width) for _ in self.layers)
 
-    def shown(self, code: Tensor) -> Tensor:
-        sizes = code.new_tensor(self.middle).view(1, -1, *[1] * len(self.middle))
-        places = (coordinates(self.middle, code) / sizes)[0].flatten(1).T
-        layers = (*self.layers, *self.known, self.head)
+    def decode(self, code: Tensor) -> Tensor:
+        """Map encoded covariates (B, size) to images (B, 1, *half)."""
+        sizes = code.new_tensor(self.half_shape).view(1, -1, *[1] * len(self.half_shape))
+        positions = (coordinates(self.half_shape, code) / sizes)[0].flatten(1).T
+        layers = (*self.layers, *self.covariate_layers, self.head)
         weights = [weight for layer in layers for weight in layer.parameters()]
-        parts = [checkpoint(self._at, part, code, *weights) for part in places.split(CHUNK)]
-        return torch.cat(parts, dim=1).view(len(code), 1, *self.middle)
+        chunks = positions.split(POSITIONS_PER_CHUNK)
+        parts = [checkpoint(self._intensities, chunk, code, *weights) for chunk in chunks]
+        return torch.cat(parts, dim=1).view(len(code), 1, *self.half_shape)
 
-    def _at(self, places: Tensor, code: Tensor, *weights: Tensor) -> Tensor:
-        """(B, N): values for covariates (B, size) at places (N, d), in [0, 1)."""
+    def _intensities(self, positions: Tensor, code: Tensor, *weights: Tensor) -> Tensor:
+        """(B, N): intensities at covariates (B, size) and positions (N, d), in [0, 1)."""
         *layers, head = list(zip(weights[::2], weights[1::2], strict=True))
-        angles = 2 * math.pi * places @ self.frequencies
+        angles = 2 * math.pi * positions @ self.frequencies
         x = torch.cat([angles.sin(), angles.cos()], dim=1)
-        for layer, known in zip(layers[: len(self.layers)], layers[len(self.layers) :], strict=True):
-            x = F.elu(F.linear(x, *layer) + F.linear(code, *known)[:, None])
+        count = len(self.layers)
+        for layer, covariate_layer in zip(layers[:count], layers[count:], strict=True):
+            x = F.elu(F.linear(x, *layer) + F.linear(code, *covariate_layer)[:, None])
         return F.linear(x, *head)[..., 0]
 
 
-DECODERS: dict[str, Callable[[int, Sequence[int]], Decoder]] = {
-    "dense": DenseDecoder,
-    "film": FilmDecoder,
-    "coordinates": CoordinateDecoder,
+DECODERS: dict[str, Decoder] = {
+    "dense": Decoder(DenseDecoder, "A dense layer, then convolutions. The default; grows with the grid."),
+    "film": Decoder(FilmDecoder, "Features scaled and shifted by the covariates (FiLM). For large grids."),
+    "coordinates": Decoder(CoordinateDecoder, "A perceptron of coordinates. For little memory; slower."),
 }

@@ -1,92 +1,64 @@
-"""The trained object: a (conditional) template and the network that registers images to it."""
+"""The trained model: a (conditional) template and the network that registers images to it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atlasmith.core.errors import AtlasmithError, look_up
+from atlasmith.core.errors import look_up
 from atlasmith.core.fields import compose_velocities, exponentiate, resize_displacement
 from atlasmith.core.grid import Grid
 from atlasmith.core.sampling import half_shape, warp
 from atlasmith.io.weights import read_weights, write_weights
-from atlasmith.networks.decoder import DECODERS
-from atlasmith.networks.registration import NETWORKS, VELOCITY_SCALE
+from atlasmith.networks.covariate_code import CovariateCode
+from atlasmith.networks.decoders import DECODERS
+from atlasmith.networks.registration import NETWORKS
+from atlasmith.networks.registration.base import VELOCITY_SCALE
 from atlasmith.networks.segmenter import Segmenters
-from atlasmith.transforms import Velocity
+from atlasmith.transforms import FORWARD, INVERSE, Velocity
+from atlasmith.transforms.stationary import stationary_velocity
 
-LOG_VARIANCE = -6.0  # where that of an uncertain velocity starts: an SD of 0.05 voxels
-
-Covariates = Mapping[str, float | str | None]
-
-
-@dataclass(frozen=True)
-class CovariateCode:
-    """Covariates as numbers of mean zero: continuous ones standardized, categorical ones one-hot less their
-    frequencies. A missing value is the mean, 0.
-
-    continuous: name to (mean, standard deviation). categorical: name to {level: frequency}.
-    """
-
-    continuous: dict[str, tuple[float, float]]
-    categorical: dict[str, dict[str, float]]
-
-    @classmethod
-    def of(cls, names: Sequence[str], cohort: Sequence[Covariates]) -> CovariateCode:
-        continuous: dict[str, tuple[float, float]] = {}
-        categorical: dict[str, dict[str, float]] = {}
-        for name in names:
-            values = [subject[name] for subject in cohort if subject[name] is not None]
-            if all(isinstance(value, float) for value in values):
-                numbers = np.array(values, dtype=float)
-                continuous[name] = (float(numbers.mean()), float(numbers.std()) or 1.0)
-            else:
-                levels, counts = np.unique([str(value) for value in values], return_counts=True)
-                categorical[name] = {
-                    str(level): float(n / len(values)) for level, n in zip(levels, counts, strict=True)
-                }
-        return cls(continuous, categorical)
-
-    @property
-    def size(self) -> int:
-        return len(self.continuous) + sum(len(levels) for levels in self.categorical.values())
-
-    def encode(self, covariates: Covariates) -> Tensor:
-        """(size,). Names that the code doesn't know are ignored; a level that it doesn't know is an error."""
-        code: list[float] = []
-        for name, (mean, deviation) in self.continuous.items():
-            value = covariates.get(name)
-            code.append(0.0 if value is None else (float(value) - mean) / deviation)
-        for name, levels in self.categorical.items():
-            value = covariates.get(name)
-            if value is not None:
-                level = str(value)
-                if level not in levels:
-                    raise AtlasmithError(
-                        f"{name}: '{level}' wasn't in the cohort. Levels: {', '.join(levels)}"
-                    )
-                code += [(level == other) - frequency for other, frequency in levels.items()]
-            else:
-                code += [0.0] * len(levels)
-        return torch.tensor(code, dtype=torch.float32)
+LOG_VARIANCE = -6.0  # of a probabilistic velocity at the start: a standard deviation of 0.05 voxels
 
 
 class Groupwise(nn.Module):
-    """A template t(a), and a network that takes t(a) and an image to a stationary velocity.
+    """Build a template at any covariates, and a network that registers images to it.
 
-    At encoded covariates c the template is what `base + slopes . c + decoder(c)` shows when the flow of the
-    velocity `covariate_velocity . c` has moved it; growth (K, d, *half) is zero until the template is refined.
-    Contract: with v = velocity(features(t), features(image)).mean, image(x + exp(v)(x)) looks like t(x) on
-    the template's grid, and t(x + exp(-v)(x)) like the image. Velocities are (B, d, *half), in
-    half-resolution voxels.
-    support (1, 1, *shape): 1 where training moves the template. mean_velocity (1, d, *half): what the network's
-    velocities to a central template have in common, which is taken off; zero until the template is refined.
+    At encoded covariates c the template is the image `base + slopes . c + fov_mask * decoder(c)`, warped by
+    the exponential of the velocity `covariate_velocity . c`. With v = velocity(features(t),
+    features(image)).mean, image(x + exp(v)(x)) resembles t(x) on the template's grid, and t(x + exp(-v)(x))
+    the image. Velocities are (B, d, *half), in half-resolution voxels.
+
+    Attributes:
+        base: The template at the mean covariates (1, 1, *shape).
+        slopes: Its derivatives with respect to K encoded covariates (K, *shape); None without covariates.
+        decoder: What isn't linear in the covariates; None without covariates.
+        fov_mask: (1, 1, *shape), 1 where training changes the template.
+        covariate_velocity: Velocity for each encoded covariate (K, d, *half), zero until groupwise
+            refinement.
+        mean_velocity: Mean of the network's velocities (1, d, *half), which is subtracted; zero until
+            groupwise refinement.
+        segmenters: Cross-fitted segmenters, or None.
+        network: The registration network.
+
+    Args:
+        grid: The template's grid.
+        code: Encodes covariates.
+        network: A name in NETWORKS.
+        channels: Widths of its levels, finest first; None: its default.
+        integration_steps: Squarings of the exponential.
+        probabilistic: The network gives a log-variance too.
+        cascades: Times that the network is applied, each time to the image as warped so far.
+        segmenter: Arguments of `Segmenters` but `ndim`, or None.
+        decoder: A name in DECODERS.
+
+    Raises:
+        AtlasmithError: If there is no network or decoder of that name.
     """
 
     fov_mask: Tensor
@@ -131,19 +103,19 @@ class Groupwise(nn.Module):
         self.network = build(grid.ndim, inputs, grid.ndim * (1 + probabilistic), *widths)
 
     def template(self, code: Tensor) -> Tensor:
-        """Template images (B, 1, *shape) at encoded covariates (B, size)."""
+        """Return the template (B, 1, *shape) at encoded covariates (B, size)."""
         return self.at_covariates(self.intensities(code), code)
 
     def intensities(self, code: Tensor) -> Tensor:
-        """What the template at the mean covariates would show at encoded ones (B, size) but for growth."""
+        """Return the template (B, 1, *shape) at encoded covariates (B, size), but for the warp."""
         base = self.base.expand(len(code), *self.base.shape[1:])
         if self.slopes is None or self.decoder is None:
             return base
-        line = torch.einsum("bk,k...->b...", code, self.slopes)[:, None]
-        return base + line + self.fov_mask * self.decoder(code)
+        linear = torch.einsum("bk,k...->b...", code, self.slopes)[:, None]
+        return base + linear + self.fov_mask * self.decoder(code)
 
     def at_covariates(self, maps: Tensor, code: Tensor) -> Tensor:
-        """Maps (B, C, *shape) on the template at the mean covariates, as they lie at others (B, size)."""
+        """Warp maps (B, C, *shape) from the template at the mean covariates to that at others (B, size)."""
         if not self.has_covariate_velocity:
             return maps
         there, _ = self.covariate_transform(code)
@@ -152,20 +124,35 @@ class Groupwise(nn.Module):
 
     @property
     def has_covariate_velocity(self) -> bool:
+        """Whether the template's shape depends on the covariates."""
         return bool(self.covariate_velocity.any())
 
     def covariate_transform(self, code: Tensor) -> tuple[Tensor, Tensor]:
-        """Displacements (B, d, *half) from the template at encoded covariates (B, size) to the template at
-        the mean ones, and back."""
-        with torch.autocast(code.device.type, enabled=False):  # half a voxel is lost in half precision
+        """Integrate the covariate velocity.
+
+        Args:
+            code: Encoded covariates (B, size).
+
+        Returns:
+            Displacements (B, d, *half) from the template's grid at these covariates to the template at the
+            mean ones, and back, in half-resolution voxels.
+        """
+        with torch.autocast(code.device.type, enabled=False):  # half precision loses half a voxel
             velocity = torch.einsum("bk,k...->b...", code, self.covariate_velocity)
-        there, back = exponentiate(torch.cat([velocity, -velocity]), self.integration_steps).chunk(2)
-        return there, back
+        maps = stationary_velocity(velocity, self.integration_steps)
+        return maps[FORWARD], maps[INVERSE]
 
     def features(self, image: Tensor, ids: Sequence[str] = ()) -> Tensor:
-        """What is compared of images (B, 1, *shape) of people `ids`, or of templates, which have none:
-        (B, C, *shape), first the intensities, then the probabilities of labels that the segmenters, if there
-        are any, see in them."""
+        """Compute the channels that registration compares.
+
+        Args:
+            image: Images (B, 1, *shape).
+            ids: The subject of each image; none for templates.
+
+        Returns:
+            (B, C, *shape): the intensities, then the segmenters' label probabilities, if there are
+            segmenters.
+        """
         if self.segmenters is None:
             return image
         with torch.no_grad():
@@ -173,36 +160,59 @@ class Groupwise(nn.Module):
         return torch.cat([image, labels.to(image)], dim=1)
 
     def template_features(self, code: Tensor) -> Tensor:
-        """The features (B, C, *shape) of the template at encoded covariates (B, size)."""
+        """Return the features (B, C, *shape) of the template at encoded covariates (B, size)."""
         if self.code.size:
             return self.features(self.template(code))
-        one = self.features(self.base)  # the same for everyone
+        one = self.features(self.base)  # the same for all subjects
         return one.expand(len(code), *one.shape[1:])
 
     def velocity(self, template: Tensor, image: Tensor) -> Velocity:
-        """Of features (B, C, *shape); a probabilistic model's has a log-variance, that of the last pass.
+        """Apply the network, in each cascade to the image as warped by the velocity so far.
 
-        Each pass after the first sees the image as the velocity so far warps it, once, and adds to it.
+        Args:
+            template: Features (B, C, *shape) of the template.
+            image: Features (B, C, *shape) of the images.
+
+        Returns:
+            The velocity (B, d, *half), composed of those of the cascades; a probabilistic model's
+            log-variance is that of the last one.
         """
         total: Tensor | None = None
         for _ in range(self.cascades):
-            moved = image if total is None else self._moved(image, total)
+            moved = image if total is None else self._warped(image, total)
             mean, *log_variance = self.network(template, moved).float().split(self.grid.ndim, 1)
             mean = VELOCITY_SCALE * mean
             total = mean if total is None else compose_velocities(total, mean)
-        assert total is not None  # there is at least one pass
+        assert total is not None  # there is at least one cascade
         return Velocity(total - self.mean_velocity, *(LOG_VARIANCE + x for x in log_variance))
 
-    def _moved(self, image: Tensor, velocity: Tensor) -> Tensor:
+    def _warped(self, image: Tensor, velocity: Tensor) -> Tensor:
+        """Features (B, C, *shape) warped by a velocity (B, d, *half)."""
         displacement = exponentiate(velocity, self.integration_steps)
         return warp(image.float(), resize_displacement(displacement, image.shape[2:]))
 
     def save(self, path: str | Path) -> None:
+        """Write the model to a safetensors file, from which `load` builds it again."""
         metadata = {"grid": self.grid.to_dict(), "code": asdict(self.code), "settings": self.settings}
         write_weights(path, self, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> Groupwise:
+        """Build the model that `save` wrote, in evaluation mode.
+
+        Args:
+            path: A safetensors file.
+
+        Returns:
+            The model, on the CPU.
+
+        Example:
+            >>> grid = Grid((16, 16, 1), torch.eye(4).numpy())
+            >>> model = Groupwise(grid, CovariateCode({}, {}), "unet_half", [4], 6)
+            >>> model.save(folder / "model.safetensors")
+            >>> Groupwise.load(folder / "model.safetensors").template(torch.zeros(1, 0)).shape
+            torch.Size([1, 1, 16, 16])
+        """
         metadata, tensors = read_weights(path)
         continuous = {name: (mean, sd) for name, (mean, sd) in metadata["code"]["continuous"].items()}
         code = CovariateCode(continuous, metadata["code"]["categorical"])

@@ -1,4 +1,4 @@
-"""What an image shows, as probabilities of labels: channels that registration compares beside intensities."""
+"""Segmenters: label probabilities of an image, which registration compares in addition to intensities."""
 
 from __future__ import annotations
 
@@ -8,57 +8,88 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atlasmith.networks.blocks import crop
 from atlasmith.networks.cross_fitting import CrossFitted
-from atlasmith.networks.unet import UNet, crop
+from atlasmith.networks.unet import UNet
 
-CHANNELS = 16  # at most; more labels than that share them
+MAX_CHANNELS = 16  # more labels than that are encoded by as many random subsets
 
 
 def label_channels(labels: Tensor, values: Sequence[int]) -> Tensor:
-    """Label maps (B, *shape) as the channels (B, C, *shape) of 0 and 1 that a segmenter of `values` shows."""
+    """Encode label maps as channels, the targets of a segmenter.
+
+    Args:
+        labels: Label maps (B, *shape).
+        values: The labels.
+
+    Returns:
+        Channels (B, C, *shape) of 0 and 1: whether a voxel's label is in the channel's subset of the labels.
+    """
     maps = []
     for members in label_codes(len(values)):
-        shown = torch.tensor([v for v, member in zip(values, members, strict=True) if member])
-        maps.append(torch.isin(labels, shown.to(labels)))
+        subset = torch.tensor([v for v, member in zip(values, members, strict=True) if member])
+        maps.append(torch.isin(labels, subset.to(labels)))
     return torch.stack(maps, dim=1).float()
 
 
 def label_codes(labels: int) -> Tensor:
-    """Which of `labels` labels each channel shows: (channels, labels) of 0 and 1.
+    """Assign a subset of the labels to each channel.
 
-    A channel a label where there are few. Otherwise each channel shows half of the labels, drawn at random
-    once and for all: two labels differ in about half of the channels, and any number costs the same.
+    One channel for each label where there are at most 16. Otherwise each channel is a random half of the
+    labels, always the same: two labels differ in about half of the channels, and any number of labels costs
+    the same.
+
+    Args:
+        labels: Number of labels.
+
+    Returns:
+        (channels, labels) of 0 and 1: 1 where the label is in the channel's subset.
     """
-    if labels <= CHANNELS:
+    if labels <= MAX_CHANNELS:
         return torch.eye(labels)
     random = torch.Generator().manual_seed(0)
-    order = torch.stack([torch.randperm(labels, generator=random) for _ in range(CHANNELS)])
+    order = torch.stack([torch.randperm(labels, generator=random) for _ in range(MAX_CHANNELS)])
     return (order < labels // 2).float()
 
 
 class Segmenter(nn.Module):
-    """A U-Net from an image to `outputs` probabilities. Its first convolution is strided, and its logits are
-    interpolated: smooth borders, and little but the image at full resolution."""
+    """Build a U-Net from an image to label probabilities.
+
+    Its first convolution is strided, and its logits are interpolated: little but the image is at full
+    resolution, and borders are smooth.
+
+    Args:
+        ndim: 2 or 3.
+        outputs: Number of channels of labels.
+        channels: Widths of the levels, finest first.
+    """
 
     def __init__(self, ndim: int, outputs: int, channels: Sequence[int]) -> None:
         super().__init__()
         self.body = UNet(ndim, 1, outputs, channels, first_stride=2)
 
     def logits(self, image: Tensor) -> Tensor:
-        """(B, 1, *shape) to (B, outputs, *shape)."""
+        """Map images (B, 1, *shape) to logits (B, outputs, *shape)."""
         mode = "bilinear" if image.ndim == 4 else "trilinear"
-        # With corners aligned a voxel's place would depend on where in the image it is, which no convolution
-        # knows.
+        # With aligned corners the interpolation would depend on the position in the image, which convolutions
+        # can't compensate.
         finer = F.interpolate(self.body(image), scale_factor=2, mode=mode, align_corners=False)
         return crop(finer, image.shape[2:])
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 1, *shape) to probabilities (B, outputs, *shape)."""
+        """Map images (B, 1, *shape) to probabilities (B, outputs, *shape)."""
         return self.logits(image).float().sigmoid()
 
 
 class Segmenters(CrossFitted[Segmenter]):
-    """Segmenters, cross-fitted."""
+    """Build cross-fitted segmenters.
+
+    Args:
+        ndim: As in `Segmenter`.
+        outputs: As in `Segmenter`.
+        channels: As in `Segmenter`.
+        without: The ids of the atlases that each segmenter is trained without.
+    """
 
     def __init__(
         self, ndim: int, outputs: int, channels: Sequence[int], without: Sequence[Sequence[str]]
@@ -66,15 +97,20 @@ class Segmenters(CrossFitted[Segmenter]):
         super().__init__((Segmenter(ndim, outputs, channels) for _ in without), without)
 
     def forward(self, image: Tensor, ids: Sequence[str] = ()) -> Tensor:
-        """(B, 1, *shape) to probabilities (B, outputs, *shape).
+        """Average the probabilities of the segmenters trained without each image's subject.
 
-        ids: whose images these are; none for a template's. The segmenter that learned without an atlas sees
-        its image, and all of them see others', whose probabilities are the mean.
+        Args:
+            image: (B, 1, *shape).
+            ids: The subject of each image; none for templates, which all segmenters predict.
+
+        Returns:
+            Probabilities (B, outputs, *shape).
         """
         if not ids:
-            return self._seen(image, self.each)
-        one_by_one = zip(image.split(1), ids, strict=True)
-        return torch.cat([self._seen(one, self.for_subject(name)) for one, name in one_by_one])
+            return self._mean_probabilities(image, self.each)
+        subjects = zip(image.split(1), ids, strict=True)
+        return torch.cat([self._mean_probabilities(one, self.for_subject(name)) for one, name in subjects])
 
-    def _seen(self, image: Tensor, segmenters: Iterable[Segmenter]) -> Tensor:
+    def _mean_probabilities(self, image: Tensor, segmenters: Iterable[Segmenter]) -> Tensor:
+        """Mean probabilities (B, outputs, *shape) of some segmenters."""
         return torch.stack([segmenter(image) for segmenter in segmenters]).mean(0)

@@ -15,8 +15,9 @@ LevelBlock = Callable[[int, int], nn.Module]
 
 
 class UNet(nn.Module):
-    """Build a U-Net (Ronneberger et al. 2015, doi:10.1007/978-3-319-24574-4_28) with strided convolutions and
-    norms, for inputs of any size.
+    """Build a U-Net with strided convolutions and norms, for inputs of any size.
+
+    (Ronneberger et al. 2015, doi:10.1007/978-3-319-24574-4_28.)
 
     Args:
         ndim: 2 or 3.

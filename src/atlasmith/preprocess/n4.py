@@ -6,7 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from atlasmith.core.grid import Array, Grid
-from atlasmith.core.intensity import has_background
+from atlasmith.core.intensity import find_background
 
 N4_SPACING = 4.0  # mm; the bias field is smooth, so a coarse grid is enough to find it
 
@@ -23,7 +23,8 @@ def correct_bias(data: Array, grid: Grid) -> Array:
     """
     values = grid.squeeze(data).astype(np.float32)
     # The field is multiplicative and N4 takes logarithms: only positive values take part.
-    mask = values > max(float(values.min()), 0) if has_background(data) else values > 0
+    background = find_background(data)
+    mask = values > max(background[1] if background else 0.0, 0.0)
     if not mask.any():
         return data
     image = sitk.GetImageFromArray(np.ascontiguousarray(values.T))

@@ -1,4 +1,4 @@
-"""Stage `report`: one HTML page that shows what was made, and which subjects to look at."""
+"""Stage `report`: one HTML page that shows what was made, and which subjects need review."""
 
 from atlasmith.report.page import write_report
 

@@ -1,6 +1,6 @@
-"""Arrays to pictures: planes of volumes as PNG, charts as SVG.
+"""Pictures of arrays: planes of volumes as PNG, charts as SVG.
 
-matplotlib is used without pyplot, so that no state outlives a call.
+matplotlib is used without pyplot, so that calls share no state.
 """
 
 from __future__ import annotations
@@ -20,25 +20,34 @@ from matplotlib.image import imsave
 from atlasmith.core.grid import Array, Grid
 
 PLANES = ("sagittal", "coronal", "axial")  # across axis 0, 1, 2
-LONGEST = 288  # pixels of a picture's longer side, at most: it keeps the page's size bounded
-INK = "#012345"  # stands for the page's own text color in charts
+LONGEST = 288  # pixels of a picture's longer side, at most, which bounds the size of the page
+INK = "#012345"  # placeholder in charts, replaced by the page's own text color
 ACCENT = "#2f7fd1"
 GOLDEN = 0.618034
 AGREE, MISSED, EXTRA, WRONG = (70, 140, 90), (60, 130, 255), (255, 150, 30), (230, 60, 200)
 
 
 def plane_axes(grid: Grid) -> list[int]:
-    """The axes to look along: axial, coronal and sagittal in 3-D, the thin one in 2-D."""
+    """List the axes perpendicular to the shown planes: axial, coronal, sagittal; the thin one in 2-D."""
     thin = [axis for axis in range(3) if axis not in grid.axes]
     return thin or [2, 1, 0]
 
 
 def plane(data: Array, grid: Grid, axis: int, index: int) -> Array:
-    """The plane at `index` of `axis` as it is to be shown: (rows, columns), first row on top, square pixels.
+    """Cut a plane, oriented as it is shown, with square pixels.
 
-    data: (X, Y, Z) on `grid`, in closest-RAS order. Neurological convention: left is on the left, anterior or
-    superior on top; a sagittal plane looks to the right. Voxels are repeated (never mixed) to make pixels
-    square, and sampled where the picture would be longer than `LONGEST`.
+    Neurological convention: left is on the left, anterior or superior is up; in a sagittal plane, anterior
+    is on the right. Voxels are repeated (not interpolated) to make pixels square, and sampled where the
+    picture would be longer than `LONGEST`.
+
+    Args:
+        data: (X, Y, Z) in closest-RAS order.
+        grid: Its grid.
+        axis: Perpendicular to the plane.
+        index: Position along `axis`, voxels.
+
+    Returns:
+        (rows, columns), first row on top.
     """
     across, up = (other for other in range(3) if other != axis)
     shown = np.take(data, index, axis=axis).T[::-1]
@@ -53,7 +62,15 @@ def plane(data: Array, grid: Grid, axis: int, index: int) -> Array:
 
 
 def largest_plane(labels: Array, grid: Grid) -> tuple[int, int]:
-    """(axis, index) of the plane with the largest labelled area, mm²; the middle one where there is none."""
+    """Find the plane with the largest labeled area in mm²; the middle one where nothing is labeled.
+
+    Args:
+        labels: (X, Y, Z), 0 is background.
+        grid: Their grid.
+
+    Returns:
+        Axis and index, as of `plane`.
+    """
     best, chosen = 0.0, (plane_axes(grid)[0], grid.shape[plane_axes(grid)[0]] // 2)
     for axis in plane_axes(grid):
         others = tuple(other for other in range(3) if other != axis)
@@ -64,35 +81,38 @@ def largest_plane(labels: Array, grid: Grid) -> tuple[int, int]:
 
 
 def window(*data: Array) -> tuple[float, float]:
-    """Brightness range (low, high) of all `data` together: the 0.5th and the 99.5th percentile."""
+    """Compute the range of intensities to show: the 0.5th and 99.5th percentile of all arrays together."""
     values = np.concatenate([d[np.isfinite(d)].ravel() for d in data])
     if not values.size:
         return 0.0, 1.0
     low, high = np.percentile(values, [0.5, 99.5])
-    if high <= low:  # a small object in a wide background
+    if high <= low:  # a small object in a large background
         low, high = values.min(), values.max()
     return float(low), float(high) if high > low else float(low) + 1
 
 
 def gray(values: Array, limits: tuple[float, float]) -> Array:
-    """(rows, columns) to RGB bytes (rows, columns, 3), black at the lower limit."""
+    """Map intensities (rows, columns) to gray, black at the lower limit: RGB bytes (rows, columns, 3)."""
     low, high = limits
     level = np.clip((np.nan_to_num(values, nan=low) - low) / (high - low), 0, 1)
     return np.repeat((255 * level).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def diverging(values: Array, limit: float) -> Array:
-    """RGB bytes: white at 0, red at `limit`, blue at minus `limit`."""
+    """Map values to RGB bytes: white at 0, red at `limit`, blue at minus `limit`."""
     return mpl.colormaps["RdBu_r"](np.nan_to_num(values) / (2 * limit) + 0.5, bytes=True)[..., :3]
 
 
 def sequential(values: Array) -> Array:
-    """RGB bytes of values from 0 to 1."""
+    """Map values from 0 to 1 to RGB bytes."""
     return mpl.colormaps["viridis"](np.nan_to_num(values).astype(float), bytes=True)[..., :3]
 
 
 def palette(labels: Sequence[int]) -> dict[int, tuple[int, int, int]]:
-    """A color (RGB bytes) for each label: hues a golden section apart, so that neighbors differ."""
+    """Choose a color (RGB bytes) for each label, with hues in steps of the golden ratio.
+
+    Labels next to each other in rank get clearly different colors.
+    """
     colors = {}
     for rank, label in enumerate(sorted(labels)):
         saturation, value = ((0.9, 1.0), (0.55, 1.0), (0.8, 0.75))[rank // 12 % 3]
@@ -102,7 +122,7 @@ def palette(labels: Sequence[int]) -> dict[int, tuple[int, int, int]]:
 
 
 def overlay(background: Array, labels: Array, colors: Mapping[int, tuple[int, int, int]]) -> Array:
-    """Labels (rows, columns), half transparent, over RGB bytes. Label 0 shows the background."""
+    """Draw labels (rows, columns), half transparent, over RGB bytes; label 0 is left as it is."""
     shown = background.astype(np.float32)
     for label in np.unique(labels[labels != 0]):
         where = labels == label
@@ -110,22 +130,22 @@ def overlay(background: Array, labels: Array, colors: Mapping[int, tuple[int, in
     return shown.astype(np.uint8)
 
 
-def disagreement(background: Array, truth: Array, found: Array) -> Array:
-    """Where two labellings (rows, columns) differ, over dimmed RGB bytes.
+def disagreement(background: Array, truth: Array, predicted: Array) -> Array:
+    """Show where two label maps (rows, columns) differ, over darkened RGB bytes.
 
-    `AGREE`: same label; `MISSED`: only the truth is labelled; `EXTRA`: only the other is; `WRONG`: both are,
-    differently.
+    Colors: `AGREE`: same label; `MISSED`: only the truth has a label; `EXTRA`: only the other map has;
+    `WRONG`: both have, but not the same.
     """
     shown = background // 2
-    shown[(truth == found) & (truth != 0)] = AGREE
-    shown[(truth != 0) & (found == 0)] = MISSED
-    shown[(truth == 0) & (found != 0)] = EXTRA
-    shown[(truth != found) & (truth != 0) & (found != 0)] = WRONG
+    shown[(truth == predicted) & (truth != 0)] = AGREE
+    shown[(truth != 0) & (predicted == 0)] = MISSED
+    shown[(truth == 0) & (predicted != 0)] = EXTRA
+    shown[(truth != predicted) & (truth != 0) & (predicted != 0)] = WRONG
     return shown
 
 
 def png(pixels: Array) -> str:
-    """RGB bytes (rows, columns, 3) as a data URI, without date or program in it."""
+    """Encode RGB bytes (rows, columns, 3) as a data URI, without date or name of a program."""
     file = io.BytesIO()
     imsave(
         file,
@@ -137,8 +157,17 @@ def png(pixels: Array) -> str:
 
 
 def curve(steps: Array, values: Array, name: str) -> str:
-    """One column of a training table (n,) against its step (n,), faint as it is and bold smoothed, as SVG."""
-    blocks = np.array_split(np.arange(len(steps)), min(len(steps), 300))  # enough for the eye
+    """Plot a column of a training table, faint as it is and bold smoothed.
+
+    Args:
+        steps: (n,).
+        values: (n,).
+        name: The title.
+
+    Returns:
+        Inline SVG.
+    """
+    blocks = np.array_split(np.arange(len(steps)), min(len(steps), 300))  # more points would not be visible
     steps = np.array([steps[block].mean() for block in blocks])
     values = np.array([values[block].mean() for block in blocks])
     box = np.ones(max(1, len(values) // 20))
@@ -152,13 +181,21 @@ def curve(steps: Array, values: Array, name: str) -> str:
 
 
 def strips(groups: Mapping[str, Array], title: str) -> str:
-    """One row of dots a group, over a box from the first to the third quartile with the median, as SVG."""
+    """Plot a row of dots for each group, over a box of the interquartile range with the median.
+
+    Args:
+        groups: Values (n,) by name.
+        title: Of the chart.
+
+    Returns:
+        Inline SVG.
+    """
     figure, axes = _axes(4.2, 0.8 + 0.34 * len(groups))
     for row, values in enumerate(groups.values()):
         low, middle, high = np.percentile(values, [25, 50, 75])
         axes.barh(row, high - low, left=low, height=0.62, color=ACCENT, alpha=0.25)
         axes.plot([middle, middle], [row - 0.31, row + 0.31], color=ACCENT, linewidth=2)
-        jitter = (np.arange(len(values)) * GOLDEN) % 1 - 0.5  # even, and the same in each run
+        jitter = (np.arange(len(values)) * GOLDEN) % 1 - 0.5  # evenly spread, and the same in each run
         many = len(values) > 300  # a bitmap is then smaller than as many marks
         axes.plot(values, row + 0.45 * jitter, ".", color=INK, alpha=0.55, markersize=3, rasterized=many)
     axes.set_yticks(range(len(groups)), list(groups), parse_math=False)
@@ -169,7 +206,7 @@ def strips(groups: Mapping[str, Array], title: str) -> str:
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """Inches."""
+    """A figure of this size, inches, and its axes, in the style of the page."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
     axes = figure.add_subplot(facecolor="none")
     axes.spines[["top", "right"]].set_visible(False)
@@ -181,7 +218,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure) -> str:
-    """An inline SVG that takes its ink from the page; its text stays text, and nothing depends on the run."""
+    """Inline SVG in the page's text color; its text stays text, and the same figure gives the same bytes."""
     file = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "atlasmith"}):
         figure.savefig(
@@ -192,4 +229,4 @@ def _svg(figure: Figure) -> str:
         )
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
-    return re.sub(r' id="[\w.]+_\d+"', "", text)  # ids of groups, which would clash within one page
+    return re.sub(r' id="[\w.]+_\d+"', "", text)  # ids of groups, which would not be unique in a page

@@ -14,11 +14,10 @@ from torch import Tensor
 from atlasmith.core.grid import Grid, Step
 from atlasmith.core.sampling import sample
 from atlasmith.core.world import displacement_to_field, resample, resampling_coordinates
-from atlasmith.io.images import read_grid, read_image, read_labels, read_antialiased
+from atlasmith.io.images import read_antialiased, read_grid, read_image, read_labels
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject
 from atlasmith.io.transforms import read_affine
-
 
 DATA_WEIGHT = 0.99  # interpolated weight of data above which a voxel lies in the field of view
 

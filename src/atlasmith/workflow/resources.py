@@ -14,12 +14,11 @@ FUSION_SAMPLES_GIB = 4.0  # training samples of the fusion networks
 PROPAGATED_GIB = 0.02  # labels and intensities of one propagated atlas, for each million voxels
 TEMPLATE_LABELS_GIB = 0.4  # probabilities of some 130 labels, for each million voxels
 
-# Bytes per voxel that a training step of the default network keeps for its gradient, an image; training itself
-# measures that of its own network. Tensors that a step has beside those, in proportion; copies of each
-# weight: itself, its gradient, and Adam's two moments.
+# Bytes per voxel that autograd saves for one image's training step of the default network; a training measures
+# those of its own network.
 SAVED_BYTES = 265.0
-STEP_OVERHEAD = 1.2
-WEIGHT_COPIES = 4
+STEP_OVERHEAD = 1.2  # peak memory of a step over what autograd saves
+WEIGHT_COPIES = 4  # a weight, its gradient, and Adam's two moments
 
 SPARE = 1.5  # of memory and time, over what was measured
 SLOWDOWN = 4.0  # of an old cluster's core against those that were measured

@@ -15,18 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atlasmith.core.grid import Array
-from atlasmith.fusion.autocontext.candidates import (
-    candidate_probabilities,
-    find_candidates,
-    label_positions,
-)
+from atlasmith.fusion.autocontext.candidates import candidate_probabilities, find_candidates, label_positions
 from atlasmith.fusion.autocontext.features import (
     CONTEXT_FEATURES,
     FEATURES,
     candidate_features,
     context_features,
 )
-from atlasmith.fusion.fuser import LabelProbabilities
+from atlasmith.fusion.fuser import LabelProbabilities, Predictor
 from atlasmith.fusion.propagated import PropagatedAtlases, ambiguous_voxels
 from atlasmith.io.weights import read_network
 from atlasmith.networks import CrossFitted
@@ -160,6 +156,6 @@ def with_context(context: Tensor, features: Tensor) -> Tensor:
     return torch.cat([context, features], dim=-1)
 
 
-def read_autocontext(path: Path, device: str) -> AutoContext:
-    """Read trained classifiers onto a device (`auto`, `cpu` or `cuda`)."""
-    return read_network(path, AutoContext).to(select_device(device))
+def read_predictor(path: Path, device: str) -> Predictor:
+    """Read trained classifiers onto a device (`auto`, `cpu` or `cuda`), and return their `probabilities`."""
+    return read_network(path, AutoContext).to(select_device(device)).probabilities

@@ -7,7 +7,9 @@ from typing import Annotated
 from pydantic import Field
 
 from atlasmith.config.schema import Positive, Section
-from atlasmith.fusion.fuser import Fuser, FusionInputs, LabelProbabilities
+from atlasmith.fusion.fuser import Fuser, lazy
+
+joint_label_fusion = lazy("atlasmith.fusion.jlf.patch_votes:joint_label_fusion")
 
 
 class JLFSettings(Section):
@@ -21,14 +23,10 @@ class JLFSettings(Section):
     beta: Positive = Field(2.0, description="power of the errors")
 
 
-def _joint_label_fusion(inputs: FusionInputs) -> LabelProbabilities:
-    from atlasmith.fusion.jlf.joint_label_fusion import joint_label_fusion
-
-    return joint_label_fusion(inputs.labels, inputs.images, inputs.target, **inputs.settings.model_dump())
-
-
 JLF = Fuser(
-    function=_joint_label_fusion,
+    function=lambda inputs: joint_label_fusion(
+        inputs.labels, inputs.images, inputs.target, **inputs.settings.model_dump()
+    ),
     text="Joint label fusion (Wang et al. 2013, doi:10.1109/TPAMI.2012.143): patch-based weights that "
     "minimize the expected error of the vote, given that atlases have errors in common.",
     section="jlf",

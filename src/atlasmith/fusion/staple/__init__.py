@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from atlasmith.fusion.fuser import Fuser, FusionInputs, LabelProbabilities
+from atlasmith.fusion.fuser import Fuser, lazy
 
-
-def _staple(inputs: FusionInputs) -> LabelProbabilities:
-    from atlasmith.fusion.staple.expectation_maximization import staple
-
-    return staple(inputs.labels)
-
+staple = lazy("atlasmith.fusion.staple.expectation_maximization:staple")
 
 STAPLE = Fuser(
-    function=_staple,
+    function=lambda inputs: staple(inputs.labels),
     text="STAPLE (Warfield et al. 2004, doi:10.1109/TMI.2004.828354): the true segmentation and each atlas's "
     "confusion matrix are estimated from each other by expectation maximization.",
     needs_images=False,

@@ -42,12 +42,7 @@ def agreement(labels: Tensor, count: int | None = None) -> Tensor:
 
 
 def input_channels(
-    target: Tensor,
-    images: Tensor,
-    labels: Tensor,
-    agreeing: Tensor,
-    boundary: bool = False,
-    scales: int = 1,
+    target: Tensor, images: Tensor, labels: Tensor, agreeing: Tensor, boundary: bool = False, scales: int = 1
 ) -> Tensor:
     """Compute the network's inputs for N atlases on one target.
 

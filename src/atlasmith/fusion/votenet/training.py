@@ -79,7 +79,7 @@ def train_votenet(config: Config) -> None:
 
 
 def _split(seed: int, count: int) -> tuple[list[int], list[int]]:
-    """Positions of the atlases held out for validation, a tenth where there are six or more, and of the others."""
+    """Positions of the atlases held out for validation, and of the others."""
     held_out = max(1, round(HELD_OUT * count)) if count >= 6 else 0
     order = torch.randperm(count, generator=seeded_generator(seed, 10)).tolist()
     return order[:held_out], order[held_out:]

@@ -12,16 +12,15 @@ from atlasmith.losses.regularizers.smoothness import magnitude
 
 
 @Regularizer.declare(
-    "Squared length of the cohort's mean displacement. Keeps the template in the middle of its subjects.",
-    needs=("forward", "batch"),
+    "Squared mean displacement of the cohort. For a central template.", needs=("forward", "batch")
 )
 def centrality(forward: Tensor, spacing: Sequence[float]) -> Tensor:
     """Estimate the squared length, mm^2, of the cohort's mean displacement from those of a batch.
 
     It is zero for a template at the barycenter of its subjects (the term of Dalca et al. 2019,
     arXiv:1908.02738). The estimate is the mean of <u_i, u_j> over pairs of different subjects, whose
-    expectation is the square of the mean; so a value may be negative. A single subject counts as the mean. The
-    batch is that of all processes.
+    expectation is the square of the mean; so a value may be negative. A single subject counts as the mean.
+    The batch is that of all processes.
     """
     count = len(forward) * distributed.world_size()
     if count == 1:

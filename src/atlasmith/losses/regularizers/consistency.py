@@ -25,11 +25,7 @@ def _both_orders(forward: Tensor, inverse: Tensor, spacing: Sequence[float]) -> 
     return torch.cat([_compose_mm(outer, inner, spacing) for outer, inner in orders], dim=1)
 
 
-@Regularizer.declare(
-    "Mean squared distance between a point and its image under both maps, in mm^2. For networks without a "
-    "velocity.",
-    needs=("forward", "inverse"),
-)
+@Regularizer.declare("Squared inverse error. For maps without a velocity.", needs=("forward", "inverse"))
 def inverse_consistency(
     forward: Tensor, inverse: Tensor, spacing: Sequence[float], voxel_weight: Tensor | None = None
 ) -> Tensor:
@@ -40,10 +36,7 @@ def inverse_consistency(
     return magnitude(_both_orders(forward, inverse, spacing), spacing, voxel_weight) / 2
 
 
-@Regularizer.declare(
-    "Mean squared derivatives of the composition of both maps. As `inverse_consistency`, weaker.",
-    needs=("forward", "inverse"),
-)
+@Regularizer.declare("As `inverse_consistency`, of derivatives: weaker.", needs=("forward", "inverse"))
 def gradicon(
     forward: Tensor, inverse: Tensor, spacing: Sequence[float], voxel_weight: Tensor | None = None
 ) -> Tensor:
@@ -56,9 +49,7 @@ def gradicon(
 
 
 @Regularizer.declare(
-    "Mean absolute difference of the fixed image and itself under both maps. As `inverse_consistency`, "
-    "measured in the image.",
-    needs=("fixed", "forward", "inverse"),
+    "As `inverse_consistency`, measured in the fixed image.", needs=("fixed", "forward", "inverse")
 )
 def cycle(
     fixed: Tensor,
@@ -69,9 +60,9 @@ def cycle(
 ) -> Tensor:
     """Compute the mean |A - A o phi o psi| of the fixed image A and the maps phi and psi.
 
-    phi is `forward`, psi is `inverse`; the mean is over the voxels that return to inside the image (Kim et al.
-    2021, doi:10.1016/j.media.2021.102036). A is interpolated once, at phi(psi(x)), so that blur doesn't count
-    as error.
+    phi is `forward`, psi is `inverse`; the mean is over the voxels that return to inside the image (Kim et
+    al. 2021, doi:10.1016/j.media.2021.102036). A is interpolated once, at phi(psi(x)), so that blur doesn't
+    count as error.
     """
     there_and_back = _compose_mm(forward, inverse, spacing) / per_channel(spacing, forward)
     back, coverage = warp(torch.cat([fixed, torch.ones_like(fixed)], dim=1), there_and_back).chunk(2, dim=1)

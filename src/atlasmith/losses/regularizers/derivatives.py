@@ -71,8 +71,8 @@ def average_over_simplices(
 ) -> Tensor:
     """Average a function of Du over the image, for the field that is linear on each simplex.
 
-    All derivatives on a simplex belong to one place, so that rotations differ from shears, and checkerboards
-    have derivatives, which central differences and the mean gradient of a cell miss.
+    All derivatives on a simplex belong to the same point, so that rotations differ from shears, and
+    checkerboards have derivatives, which central differences and the mean gradient of a cell miss.
 
     Args:
         field: u (B, d, *shape), mm.

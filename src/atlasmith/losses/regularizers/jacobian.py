@@ -11,10 +11,7 @@ from atlasmith.losses.regularizers.base import Regularizer, average
 from atlasmith.losses.regularizers.derivatives import average_over_simplices, determinant_of_map
 
 
-@Regularizer.declare(
-    "Mean of negative Jacobian determinants: folds. For maps that aren't exponentials of a velocity.",
-    needs=("forward",),
-)
+@Regularizer.declare("Mean depth of folds. For maps without a velocity.", needs=("forward",))
 def folding(
     forward: Tensor,
     spacing: Sequence[float],
@@ -42,15 +39,13 @@ def folding(
 
     if corners:
         return average_over_simplices(
-            forward, spacing, lambda gradient: penalty(determinant_of_map(gradient)), voxel_weight
+            forward, spacing, lambda x: penalty(determinant_of_map(x)), voxel_weight
         )
     central = jacobian_determinant(forward / per_channel(spacing, forward))
     return average(penalty(central).unsqueeze(1), voxel_weight)
 
 
-@Regularizer.declare(
-    "Mean absolute logarithm of the Jacobian determinant. For volumes that should stay.", needs=("forward",)
-)
+@Regularizer.declare("Mean absolute log Jacobian. For volumes that should stay.", needs=("forward",))
 def log_jacobian(
     forward: Tensor, spacing: Sequence[float], floor: float = 0.01, voxel_weight: Tensor | None = None
 ) -> Tensor:
@@ -72,9 +67,7 @@ def log_jacobian(
     return average_over_simplices(forward, spacing, density, voxel_weight)
 
 
-@Regularizer.declare(
-    "Hyperelastic energy of length and volume. For smooth maps that keep volumes.", needs=("forward",)
-)
+@Regularizer.declare("Length and volume energy. For smooth maps that keep volumes.", needs=("forward",))
 def hyperelastic(
     forward: Tensor,
     spacing: Sequence[float],

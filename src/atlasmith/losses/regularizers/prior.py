@@ -12,9 +12,7 @@ from atlasmith.losses.regularizers.derivatives import difference, outer_sum
 
 
 @Regularizer.declare(
-    "Divergence of the velocity's posterior from a smooth prior. For uncertainty: the network gives a mean "
-    "and a variance, and training samples from them.",
-    needs=("velocity", "log_variance"),
+    "Divergence from a smooth prior. For velocities with an uncertainty.", needs=("velocity", "log_variance")
 )
 def kl(velocity: Tensor, log_variance: Tensor, spacing: Sequence[float], prior: float = 25.0) -> Tensor:
     """Compute the Kullback-Leibler divergence of the velocity's posterior from a smooth prior, per voxel.

@@ -61,8 +61,8 @@ def tv_isotropic(
 def bending(velocity: Tensor, spacing: Sequence[float], voxel_weight: Tensor | None = None) -> Tensor:
     """Compute the bending energy: the sum of the squared second derivatives, mixed ones twice.
 
-    Averaged over voxels and components (Rueckert et al. 1999, doi:10.1109/42.796284); affine fields have none.
-    By compact three-point stencils, under which, unlike under differences of central differences, a
+    Averaged over voxels and components (Rueckert et al. 1999, doi:10.1109/42.796284); affine fields have
+    none. By compact three-point stencils, under which, unlike under differences of central differences, a
     checkerboard has a cost.
     """
     energy = velocity.new_zeros(())
@@ -107,9 +107,9 @@ def sobolev(
     """Compute the squared length in the metric of LDDMM, mm^2.
 
     The mean over voxels of |(gamma - alpha Laplacian)^power v|^2 (Beg et al. 2005,
-    doi:10.1023/B:VISI.0000043755.93987.aa). The cosine transform diagonalizes the Laplacian of three-point differences on a field mirrored at the
-    borders of the image, which, unlike a periodic one, doesn't couple opposite borders. A slope across a
-    border is a kink in the mirrored field, and has a cost.
+    doi:10.1023/B:VISI.0000043755.93987.aa). The cosine transform diagonalizes the Laplacian of three-point
+    differences on a field mirrored at the borders of the image, which, unlike a periodic one, doesn't couple
+    opposite borders. A slope across a border is a kink in the mirrored field, and has a cost.
 
     Args:
         alpha: mm^2; 0 gives `magnitude`.

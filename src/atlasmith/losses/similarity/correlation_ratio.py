@@ -1,4 +1,4 @@
-"""The correlation ratio, of whole images and of patches."""
+"""The correlation ratio, of images and of patches."""
 
 from __future__ import annotations
 

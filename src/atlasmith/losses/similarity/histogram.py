@@ -1,6 +1,6 @@
-"""Soft histograms of intensities, over the whole image or in patches.
+"""Soft histograms of intensities, of images or of patches.
 
-Each voxel counts in a few bins (a Parzen window). The counts (voxels x bins) of a whole image are never in
+Each voxel counts in a few bins (a Parzen window). The counts (voxels x bins) of an image are never in
 memory: voxels are counted in chunks, and counted again for the gradient.
 """
 

@@ -1,4 +1,4 @@
-"""Mutual information, of whole images and of patches."""
+"""Mutual information, of images and of patches."""
 
 from __future__ import annotations
 
@@ -107,6 +107,9 @@ def lmi(
     """Compute minus the mean mutual information, nats, of patches side by side inside image and mask.
 
     For contrasts whose relation varies over the image (Guo 2019, MIT thesis: Multi-modal image registration).
+    The estimate from few voxels is biased: at the default settings independent uniform noise has 0.27 nats in
+    3-D, with 125 voxels in a patch, and 0.84 nats in 2-D, with 25. So values are comparable only at the same
+    settings.
 
     Args:
         patch: Voxels of a patch along each axis.

@@ -44,7 +44,7 @@ def mind_ssc(image: Tensor, mask: Tensor | None = None, radius: int = 2, dilatio
 
     The distance between the patches at either neighbor of each pair, exp(-distance / variance), with the
     image's borders repeated. A descriptor depends on its own image alone, and a constant image's is 1. Two
-    pairs with the same difference vector share one map of patch distances, so half of the maps are computed.
+    pairs with the same difference vector have one map of patch distances, so half of the maps are computed.
 
     Args:
         image: (B, 1, *shape).
@@ -85,7 +85,7 @@ def mind(
 ) -> Tensor:
     """Compute the mean squared difference of `mind_ssc` descriptors, channel by channel.
 
-    0 at best, also for an image and its inverse. For pairs of contrasts whose edges lie at the same places.
+    0 at best, also for an image and its inverse. For pairs of contrasts with edges at the same positions.
 
     Args:
         radius: Radius of the patches, voxels.
@@ -106,7 +106,7 @@ def ngf(fixed: Tensor, moved: Tensor, mask: Tensor | None = None, noise: float =
     doi:10.1007/11866763_89).
 
     <grad f, grad m>^2 / ((|grad f|^2 + e^2) (|grad m|^2 + e^2)), by central differences; e is `noise` times
-    the image's mean gradient, so gain and offset of either image change nothing. Flat places count as 1, so
+    the image's mean gradient, so gain and offset of either image change nothing. Flat regions count as 1, so
     an image against itself gives more than 0; and where two contrasts' edges differ in strength, alignment
     need not be the optimum.
 

@@ -22,9 +22,9 @@ class Network(Choice[nn.Module]):
 
     The function builds a module from (ndim, inputs, outputs, channels): 2 or 3, the channels of an image, the
     channels of the output, and, with a default, the widths of the levels, finest first. The module maps a
-    fixed and a moving image (B, inputs, *shape), of any size, to (B, outputs, *half), half the size rounded up.
-    The first `ndim` channels are a velocity on the half-resolution grid, in units of VELOCITY_SCALE of its
-    voxels. It starts near zero.
+    fixed and a moving image (B, inputs, *shape), of any size, to (B, outputs, *half), half the size rounded
+    up. The first `ndim` channels are a velocity on the half-resolution grid, in units of VELOCITY_SCALE of
+    its voxels. It starts near zero.
     """
 
 

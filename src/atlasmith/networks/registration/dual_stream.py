@@ -15,11 +15,11 @@ from atlasmith.networks.registration.base import Network, warp_by_output
 
 
 class DualStream(nn.Module):
-    """Build one encoder for both images, and levels from coarse to fine that add to the velocity (Dual-PRNet++,
-    Kang et al. 2022, doi:10.1016/j.media.2022.102379).
+    """Build one encoder for both images, and levels from coarse to fine that add to the velocity.
 
-    Each level warps the moving image's features by the velocity so far, and takes their correlations with the
-    fixed image's features around each voxel. Arguments as in `Network`.
+    (Dual-PRNet++, Kang et al. 2022, doi:10.1016/j.media.2022.102379.) Each level warps the moving image's
+    features by the velocity so far, and takes their correlations with the fixed image's features around each
+    voxel. Arguments as in `Network`.
     """
 
     def __init__(
@@ -70,6 +70,5 @@ class DualStream(nn.Module):
 
 
 dual_stream = Network(
-    DualStream,
-    "One encoder for both images, features warped and correlated at each level. For images that differ much.",
+    DualStream, "Correlated features at each level (Dual-PRNet++). For images that differ much."
 )

@@ -14,8 +14,9 @@ from atlasmith.networks.registration.unets import StridedUNet
 
 
 class LargeKernel(nn.Module):
-    """Build convolutions of 5, 3 and 1 voxels and the identity, in parallel, whose outputs are added (Jia et
-    al. 2022, arXiv:2208.04939).
+    """Build convolutions of 5, 3 and 1 voxels and the identity, in parallel, whose outputs are added.
+
+    (Jia et al. 2022, arXiv:2208.04939.)
 
     Args:
         ndim: 2 or 3.
@@ -36,7 +37,7 @@ class LargeKernel(nn.Module):
         return torch.stack([x, *(branch(x) for branch in self.branches)]).sum(0)
 
     def folded(self) -> nn.Module:
-        """Return one convolution that computes the same, since all branches are linear; it isn't trainable."""
+        """Return one convolution that computes the same, as all branches are linear; it isn't trainable."""
         size = max(self.sizes)
         weights = [branch.get_parameter("weight").detach() for branch in self.branches]
         weights.append(torch.eye(self.channels).to(weights[0]).view_as(weights[-1]))
@@ -50,10 +51,10 @@ class LargeKernel(nn.Module):
 
 
 class LKUNet(StridedUNet):
-    """Build a U-Net with a `LargeKernel` after each level of its encoder: a large receptive field with few
-    levels (Jia et al. 2022, arXiv:2208.04939).
+    """Build a U-Net with a `LargeKernel` after each level of its encoder.
 
-    Unlike theirs it has norms, and a strided first convolution. Arguments as in `Network`.
+    Its receptive field is large with few levels (Jia et al. 2022, arXiv:2208.04939). Unlike theirs it has
+    norms, and a strided first convolution. Arguments as in `Network`.
     """
 
     def __init__(
@@ -78,8 +79,4 @@ def reparameterize(network: nn.Module) -> None:
             reparameterize(child)
 
 
-lkunet = Network(
-    LKUNet,
-    "A U-Net with parallel kernels of 5, 3 and 1 voxels, folded into one convolution for registration. For "
-    "large displacements in few levels.",
-)
+lkunet = Network(LKUNet, "U-Net with kernels of 5 voxels (LKU-Net). For large displacements in few levels.")

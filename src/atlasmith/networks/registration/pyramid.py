@@ -26,11 +26,10 @@ class _Residual(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """Build networks for the images at an eighth, a quarter and half their size (LapIRN, Mok and Chung 2020,
-    arXiv:2006.16148).
+    """Build networks for the images at an eighth, a quarter and half their size.
 
-    Each level takes the moving image warped by the velocity so far, and adds to it. Unlike theirs the levels
-    are trained together. Arguments as in `Network`.
+    (LapIRN, Mok and Chung 2020, arXiv:2006.16148.) Each level takes the moving image warped by the velocity
+    so far, and adds to it. Unlike theirs the levels are trained together. Arguments as in `Network`.
     """
 
     def __init__(self, ndim: int, inputs: int, outputs: int, channels: Sequence[int] = (8, 16, 32)) -> None:
@@ -62,7 +61,5 @@ class Pyramid(nn.Module):
 
 
 pyramid = Network(
-    Pyramid,
-    "An eighth, a quarter and half of the resolution; each level adds to the velocity. For large displacements "
-    "with little memory.",
+    Pyramid, "Networks at three resolutions (LapIRN). For large displacements and little memory."
 )

@@ -12,11 +12,11 @@ from atlasmith.networks.registration.unets import StridedUNet
 
 
 class TransMorph(StridedUNet):
-    """Build a U-Net whose levels but the finest end in a pair of Swin blocks: attention in windows of 4 voxels
-    along each axis, then in windows shifted by half a window (TransMorph, Chen et al. 2022,
-    doi:10.1016/j.media.2022.102615).
+    """Build a U-Net whose levels but the finest end in a pair of Swin blocks.
 
-    Arguments as in `Network`; widths are multiples of `heads`.
+    Attention in windows of 4 voxels along each axis, then in windows shifted by half a window (TransMorph,
+    Chen et al. 2022, doi:10.1016/j.media.2022.102615). Arguments as in `Network`; widths are multiples of
+    `heads`.
     """
 
     heads = 4
@@ -33,7 +33,5 @@ class TransMorph(StridedUNet):
 
 
 transmorph = Network(
-    TransMorph,
-    "A U-Net whose levels but the finest end in a pair of Swin blocks. To compare with TransMorph, which is far "
-    "wider; slow on a CPU.",
+    TransMorph, "U-Net with Swin blocks. To compare with TransMorph, a far wider one; slow on a CPU."
 )

@@ -82,9 +82,5 @@ class VoxelMorph(nn.Module):
         return F.interpolate(crop(self.head(self.finish(x)), shape), size=half_shape(shape), mode="area")
 
 
-strided_unet = Network(
-    StridedUNet, "A U-Net whose first convolution is strided. The default: fast, and trained in few steps."
-)
-voxelmorph = Network(
-    VoxelMorph, "VoxelMorph's U-Net at full resolution, without norms. To compare with VoxelMorph."
-)
+strided_unet = Network(StridedUNet, "U-Net with a strided first convolution and norms. The default: fast.")
+voxelmorph = Network(VoxelMorph, "VoxelMorph's U-Net: full resolution, no norms. To compare with VoxelMorph.")

@@ -1,0 +1,282 @@
+"""Measure the GPU path: agreement with the CPU, step times, memory, instance optimization.
+
+    python benchmarks/gpu.py                                  # on a GPU, about five minutes
+    python benchmarks/gpu.py --device cpu --shape 16 16 16    # a dry run of this script
+
+Images are noise: times and memory don't depend on them. Finished figures are kept in `--out` and skipped when
+the script is started again; `python benchmarks/gpu.py --record FILE` adds them to `benchmarks/results/gpu.csv`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atlasmith.config.template import TemplateSection
+from atlasmith.core.grid import Grid
+from atlasmith.losses import SIMILARITY
+from atlasmith.networks import NETWORKS, CovariateCode, Groupwise
+from atlasmith.training import memory
+from atlasmith.training.device import autocast, select_device
+from atlasmith.training.instance_optimization import instance_objective, optimize
+from atlasmith.training.objective import training_objective
+from atlasmith.workflow.resources import GIB, training_bytes
+
+
+class Figures:
+    """Named figures with units, printed and kept as they come."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def add(self, name: str, measure: Callable[[], Any]) -> None:
+        """Measure a figure, unless it is known; an error is kept as text, so that the others follow."""
+        if name in self.found:
+            return
+        try:
+            self.found[name] = measure()
+        except (RuntimeError, ValueError, TypeError) as error:
+            self.found[name] = f"{type(error).__name__}: {str(error)[:300]}"
+        self.path.write_text(json.dumps(self.found, indent=1))
+        print(f"{name}: {self.found[name]}", flush=True)
+
+
+def milliseconds(device: torch.device, function: Callable[[], object], repeats: int = 5) -> float:
+    """Time a function: the median of several runs after two to warm up."""
+    seconds = []
+    for index in range(repeats + 2):
+        _wait(device)
+        start = time.perf_counter()
+        function()
+        _wait(device)
+        if index > 1:
+            seconds.append(time.perf_counter() - start)
+    return round(1e3 * float(np.median(seconds)), 2)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def disagreement(name: str, device: torch.device) -> tuple[float, float]:
+    """Compare a similarity and its gradient with the CPU's: absolute and relative difference."""
+    random = torch.Generator().manual_seed(0)
+    fixed, moved = (torch.rand(1, 1, 20, 21, 22, generator=random) for _ in range(2))
+    found = []
+    for place in (torch.device("cpu"), device):
+        image = moved.detach().clone().to(place).requires_grad_()
+        value = SIMILARITY[name](fixed.to(place), image, torch.ones_like(fixed).to(place))
+        (gradient,) = torch.autograd.grad(value, image)
+        found.append((value.item(), gradient.cpu()))
+    (a, da), (b, db) = found
+    return float(f"{abs(a - b):.2g}"), float(f"{(da - db).norm() / da.norm():.2g}")
+
+
+class Setting:
+    """A model with a batch on the device, as training has it."""
+
+    def __init__(self, shape: tuple[int, ...], batch: int, device: torch.device, **template: Any) -> None:
+        self.settings = TemplateSection(**{"condition_on": ["age"], **template})
+        self.batch, self.device = batch, device
+        torch.manual_seed(0)
+        code, network = CovariateCode({"age": (50.0, 10.0)}, {}), self.settings.network.name
+        grid = Grid((shape[0], shape[1], shape[2]), np.eye(4))
+        self.model = Groupwise(
+            grid, code, network, None, self.settings.integration_steps, decoder=self.settings.decoder
+        ).to(device)
+        self.optimizer = torch.optim.Adam(self.model.parameters())
+        random = torch.Generator().manual_seed(1)
+        self.host = torch.rand(batch, 1, *shape, generator=random).half(), torch.ones(batch, 1, *shape).bool()
+        self.image, self.mask = (x.to(device).float() for x in self.host)
+        self.codes = torch.linspace(-1, 1, batch)[:, None].to(device)
+
+    def step(self, image: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Take one training step."""
+        image, mask = (self.image, self.mask) if image is None or mask is None else (image, mask)
+        with autocast(self.device, self.settings.precision):
+            template = self.model.template_features(self.codes)
+            velocity = self.model.velocity(template, image)
+        loss = training_objective(
+            self.model.grid,
+            template,
+            image,
+            mask,
+            velocity,
+            save_memory=self.settings.save_memory,
+            **self.settings.objective,
+        ).loss
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def host_fed_step(self) -> Tensor:
+        """Take one step on a batch that is converted on the host, as training does."""
+        return self.step(*(x.clone().float().to(self.device) for x in self.host))
+
+
+def measure_steps(figures: Figures, shape: tuple[int, ...], batch: int, device: torch.device) -> None:
+    """Measure training steps of the default and of other settings."""
+    setting = Setting(shape, batch, device)
+    figures.add(
+        "memory estimated, GiB",
+        lambda: round(
+            training_bytes(
+                int(np.prod(shape)),
+                batch,
+                memory.saved_bytes_per_voxel(setting.model, "auto", False, setting.settings.objective),
+                sum(p.numel() for p in setting.model.parameters()),
+            )
+            / GIB,
+            2,
+        ),
+    )
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    figures.add("step, device alone, ms", lambda: milliseconds(device, setting.step))
+    if device.type == "cuda":
+        figures.add("memory taken, GiB", lambda: round(torch.cuda.max_memory_allocated() / GIB, 2))
+        figures.add("synchronizing calls in a step", lambda: synchronizing_calls(setting.step))
+    figures.add("step, host-fed, ms", lambda: milliseconds(device, setting.host_fed_step, 3))
+    figures.add("operators of a step", lambda: profile(setting.step, device))
+    figures.add("equal losses in two runs", lambda: repeatable(shape, batch, device))
+    del setting
+    for name, more in {
+        "float32": {"precision": "float32"},
+        "save_memory": {"save_memory": True},
+        "channels_last": {"channels_last": True},
+        "mi": {"similarity": {"mi": {"weight": 1.0}}},
+        "lncc alone": {"similarity": {"lncc": {"weight": 1.0}}},
+        "mse alone": {"similarity": {"mse": {"weight": 1.0}}},
+        **{network: {"network": {"name": network}} for network in NETWORKS if network != "unet_half"},
+    }.items():
+        figures.add(f"step, {name}, ms", lambda more=more: _other(shape, batch, device, more))  # type: ignore[misc]
+
+
+def _other(shape: tuple[int, ...], batch: int, device: torch.device, more: dict[str, Any]) -> float:
+    setting = Setting(shape, batch, device, **more)
+    if more.get("channels_last"):
+        setting.model.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return milliseconds(device, setting.step, 2)
+
+
+def synchronizing_calls(step: Callable[[], object]) -> int:
+    """Count the calls of a step in which the host waits for the device."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return len([warning for warning in found if "synchron" in str(warning.message)])
+
+
+def profile(step: Callable[[], object], device: torch.device) -> str:
+    """List the operators that take most of a step's time."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as recorded:
+        step()
+        _wait(device)
+    key = "device_time_total" if device.type == "cuda" else "cpu_time_total"
+    rows = sorted(recorded.key_averages(), key=lambda event: -getattr(event, "self_" + key, 0))[:14]
+    return "; ".join(f"{e.key} x{e.count} {getattr(e, 'self_' + key) / 1e3:.1f} ms" for e in rows)
+
+
+def repeatable(shape: tuple[int, ...], batch: int, device: torch.device) -> bool:
+    """Tell whether two trainings from one seed have the same losses."""
+    losses = []
+    for _ in range(2):
+        setting = Setting(shape, batch, device)
+        losses.append([setting.step().item() for _ in range(3)])
+    return losses[0] == losses[1]
+
+
+def measure_instance(figures: Figures, shape: tuple[int, ...], device: torch.device) -> None:
+    """Measure instance optimization of one image, by the difference of 50 and 10 steps."""
+    setting = Setting(shape, 1, device)
+    settings = setting.settings
+
+    def run(steps: int) -> Tensor:
+        objective = instance_objective(
+            setting.image,
+            setting.image.flip(2),
+            setting.mask,
+            setting.model.grid,
+            **settings.objective,
+        )
+        return optimize(objective, torch.zeros_like(setting.model.mean_velocity), steps, 0.1)
+
+    def per_step() -> float:
+        ten, fifty = (milliseconds(device, lambda n=n: run(n), 1) for n in (10, 50))  # type: ignore[misc]
+        return round((fifty - ten) / 40, 2)
+
+    figures.add("step of instance optimization, ms", per_step)
+    figures.add("registration with 40 steps, ms", lambda: milliseconds(device, lambda: run(40), 1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--shape", type=int, nargs=3, default=(160, 192, 224))
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="figures so far")
+    parser.add_argument("--record", type=Path, help="add the figures of this file to the results, and stop")
+    options = parser.parse_args()
+    if options.record:
+        record(json.loads(options.record.read_text()), options.batch)
+        return
+    device, shape = select_device(options.device), tuple(options.shape)
+    figures = Figures(options.out)
+    figures.add("device", lambda: torch.cuda.get_device_name() if device.type == "cuda" else "CPU")
+    figures.add("torch", lambda: torch.__version__)
+    figures.add("shape", lambda: list(shape))
+    for name in SIMILARITY:
+        figures.add(
+            f"{name}: differences of value and gradient", lambda name=name: disagreement(name, device)
+        )  # type: ignore[misc]
+    measure_instance(figures, shape, device)
+    measure_steps(figures, shape, options.batch, device)
+
+
+def record(found: dict[str, Any], batch: int) -> None:
+    """Add the figures that are numbers to the results table."""
+    from results import append_rows
+
+    shape = " x ".join(map(str, found["shape"]))
+    rows = []
+    for name, value in found.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            metric, _, unit = name.rpartition(", ")
+            rows.append(
+                {
+                    "dataset": f"noise {shape}, batch of {batch}",
+                    "method": "default" if "step," not in name else name.split(", ")[1],
+                    "metric": metric or name,
+                    "value": value,
+                    "unit": unit if metric else "",
+                    "hardware": found["device"],
+                    "command": "python benchmarks/gpu.py",
+                    "note": f"torch {found['torch']}",
+                }
+            )
+    append_rows(Path(__file__).parent / "results" / "gpu.csv", rows)
+
+
+if __name__ == "__main__":
+    main()

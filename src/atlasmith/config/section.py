@@ -1,0 +1,24 @@
+"""The base of the config's sections, and the types of its values."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Terms = dict[str, dict[str, Any]]  # weight and parameters of each loss, by name
+
+
+class Section(BaseModel):
+    """Base of all sections: read-only, without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def complete(cls) -> type[Section]:
+        """Return the model with all its keys, where tables of choices add some."""
+        return cls

@@ -1,0 +1,68 @@
+"""What a trained VoteNet predicts for one target."""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from atlasmith.core.errors import AtlasmithError
+from atlasmith.core.grid import Array
+from atlasmith.fusion.fuser import Predictor
+from atlasmith.fusion.propagated import PropagatedAtlases
+from atlasmith.fusion.votenet.network import VoteNet, agreement, input_channels
+from atlasmith.io.weights import read_network
+from atlasmith.training.device import select_device
+
+BATCH_VOXELS = 2_000_000  # of one forward pass
+
+
+class Prediction:
+    """Reliability and error correlation of the atlases of one target; computed when they are first read.
+
+    Args:
+        path: The network's weights, named in errors.
+        network: The trained network.
+        atlases: The atlases propagated to the target.
+        subject: The target's id.
+    """
+
+    def __init__(self, path: Path, network: VoteNet, atlases: PropagatedAtlases, subject: str) -> None:
+        self.path, self.network, self.atlases = path, network, atlases
+
+    @cached_property
+    @torch.inference_mode()
+    def reliability(self) -> Array:
+        """The probability (N, *shape) that each atlas's label is right, computed some atlases at a time."""
+        labels, images = torch.from_numpy(self.atlases.labels), torch.from_numpy(self.atlases.images)
+        target, device = torch.from_numpy(self.atlases.target), self.network.correlation.device
+        agreeing = agreement(labels)
+        size = max(1, BATCH_VOXELS // target.numel())
+        parts = []
+        for start in range(0, len(labels), size):
+            some = slice(start, start + size)
+            inputs = input_channels(
+                target, images[some], labels[some], agreeing[some], **self.network.input_options
+            )
+            parts.append(self.network.reliability(inputs.to(device), labels[some].to(device)).cpu())
+        return torch.cat(parts).numpy()
+
+    @cached_property
+    def correlation(self) -> Array:
+        """The correlation (N, N) of the atlases' errors; an atlas that training didn't have is an error."""
+        rows = {name: row for row, name in enumerate(self.network.settings["atlases"])}
+        if unknown := [name for name in self.atlases.ids if name not in rows]:
+            raise AtlasmithError(
+                f"{self.path}: it was trained without the atlas {unknown[0]}. Run `atlasmith fuse-train` "
+                "again."
+            )
+        known = [rows[name] for name in self.atlases.ids]
+        correlation: Array = self.network.correlation.cpu().numpy()[np.ix_(known, known)]
+        return correlation
+
+
+def read_predictor(path: Path, device: str) -> Predictor:
+    """Read a trained VoteNet onto a device (`auto`, `cpu` or `cuda`); the predictor gives a `Prediction`."""
+    return partial(Prediction, path, read_network(path, VoteNet).to(select_device(device)))

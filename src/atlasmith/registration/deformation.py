@@ -1,0 +1,127 @@
+"""The deformation between a fixed grid and an image: velocities, transforms, Jacobian and metrics.
+
+The stage and `register` share what is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atlasmith.core.fields import exponentiate, jacobian_determinant, resize_displacement, to_mm
+from atlasmith.core.grid import Array, Grid, Step
+from atlasmith.core.sampling import warp
+from atlasmith.core.world import displacement_to_field, resample
+from atlasmith.io.images import Image
+from atlasmith.training.instance_optimization import instance_objective, optimize
+
+OBJECT_LEVEL = 0.1  # of the fixed image's 99th percentile, above which a voxel belongs to the object
+
+
+def optimize_velocity(
+    start: Tensor,
+    fixed: Tensor,
+    moving: Tensor,
+    mask: Tensor,
+    grid: Grid,
+    steps: int,
+    learning_rate: float,
+    objective: Mapping[str, Any],
+) -> Tensor:
+    """Improve a velocity by instance optimization.
+
+    Args:
+        start: Velocity (1, d, *half), in voxels of its own grid.
+        fixed: Channels (1, C, *shape) of the fixed image.
+        moving: Channels (1, C, *shape) of the moving image, affinely aligned to the fixed one.
+        mask: (1, 1, *shape), 1 where the moving image has data.
+        grid: The grid of both, or a finer one with the same corner voxels.
+        steps: Number of steps; 0 returns the start.
+        learning_rate: Initial learning rate of Adam, in voxels of the velocity's grid.
+        objective: Keyword arguments of `instance_objective`.
+
+    Returns:
+        The velocity (1, d, *half), never worse than the start.
+    """
+    if steps == 0:
+        return start
+    return optimize(instance_objective(fixed, moving, mask, grid, **objective), start, steps, learning_rate)
+
+
+def displacements(velocity: Tensor, integration_steps: int, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Integrate a velocity (1, d, *half) to both displacements (1, d, *shape), in voxels of `grid`."""
+    both = exponentiate(torch.cat([velocity, -velocity]), integration_steps)
+    forward, inverse = resize_displacement(both, grid.tensor_shape).chunk(2)
+    return forward, inverse
+
+
+@dataclass(frozen=True, eq=False)
+class Deformation:
+    """An affine and a deformation, in both directions, between a fixed grid and an image.
+
+    Args:
+        forward: Displacement (1, d, *shape) from the fixed grid to the affinely aligned image, voxels.
+        inverse: Displacement (1, d, *shape) from the affinely aligned image to the fixed grid, voxels.
+        affine: Pull-back (4, 4) from the fixed world to that of the image, RAS mm.
+        grid: The fixed grid.
+    """
+
+    forward: Tensor
+    inverse: Tensor
+    affine: Array
+    grid: Grid
+
+    @property
+    def forward_steps(self) -> list[Step]:
+        """The pull-back that resamples the image onto the fixed grid."""
+        return [displacement_to_field(self.forward[0], self.grid), self.affine]
+
+    @property
+    def inverse_steps(self) -> list[Step]:
+        """The pull-back that resamples images on the fixed grid onto that of the image."""
+        return [np.linalg.inv(self.affine), displacement_to_field(self.inverse[0], self.grid)]
+
+    def warp(self, image: Image) -> Array:
+        """Resample an image in its native space onto the fixed grid (X, Y, Z), interpolated once."""
+        data = torch.from_numpy(image.grid.squeeze(image.data))[None, None].float()
+        warped = resample(data, image.grid, self.forward_steps, self.grid)
+        return self.grid.unsqueeze(warped[0, 0].numpy())
+
+    @cached_property
+    def _determinant(self) -> Tensor:
+        return jacobian_determinant(self.forward)
+
+    @property
+    def log_jacobian(self) -> Array:
+        """Logarithm of the Jacobian determinant of the forward displacement, (X, Y, Z) on the fixed grid."""
+        return self.grid.unsqueeze(self._log_determinant[0].numpy())
+
+    @property
+    def _log_determinant(self) -> Tensor:
+        return self._determinant.clamp(min=1e-6).log()
+
+    def metrics(self, fixed: Tensor) -> list[tuple[str, float, str]]:
+        """Measure folding, local volume change, inverse consistency and length of the deformation.
+
+        Args:
+            fixed: Intensities (1, 1, *shape) of the fixed image; all metrics but folding are of its object.
+
+        Returns:
+            Name, value and unit of each metric.
+        """
+        spacing = self.grid.tensor_spacing
+        inside = fixed[:, 0] > OBJECT_LEVEL * torch.quantile(fixed, 0.99)
+        round_trip = self.inverse + warp(self.forward, self.inverse, padding="border")
+        values = [
+            ("nonpositive_jacobian_percent", 100 * (self._determinant <= 0).float().mean(), "%"),
+            ("sd_log_jacobian", self._log_determinant[inside].std(), "1"),
+            ("inverse_consistency_mm", to_mm(round_trip, spacing).norm(dim=1)[inside].mean(), "mm"),
+            ("displacement_mm", to_mm(self.forward, spacing).norm(dim=1)[inside].mean(), "mm"),
+        ]
+        return [(name, float(value), unit) for name, value, unit in values]

@@ -1,0 +1,92 @@
+"""Entries of the tables of choices, of toy functions and of all tables that there are."""
+
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from atlasmith.core.choices import Choice
+from atlasmith.losses import (
+    REGULARIZERS,
+    SIMILARITY,
+    Regularizer,
+    Similarity,
+    registration_objective,
+    required_inputs,
+)
+from atlasmith.networks import DECODERS, NETWORKS
+from atlasmith.transforms import PARAMETRIZATIONS, Velocity
+
+TABLES: dict[str, dict[str, Choice[Any]]] = {
+    "similarities": dict(SIMILARITY),
+    "regularizers": dict(REGULARIZERS),
+    "networks": dict(NETWORKS),
+    "decoders": dict(DECODERS),
+    "parametrizations": dict(PARAMETRIZATIONS),
+}
+
+
+@Choice.declare("A toy.")
+def toy(x: float, factor: float = 2.0, fast: bool = False, mode: Literal["add", "multiply"] = "add") -> float:
+    return x + factor if mode == "add" else x * factor
+
+
+def test_an_entry_is_called_as_its_function() -> None:
+    assert toy(3.0) == 5.0 and toy(3.0, mode="multiply") == 6.0
+    assert toy.settings == {"factor": 2.0, "fast": False, "mode": "add"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found", "remedy"),
+    [
+        ("factor", "x", "'x' is no number", "default is 2.0"),
+        ("factor", float("nan"), "nan is no number", "default is 2.0"),
+        ("factor", True, "True is no number", "default is 2.0"),
+        ("fast", 1, "1 is no boolean", "true or false"),
+        ("mode", "multiplly", "unknown value 'multiplly'", "Did you mean 'multiply'?"),
+    ],
+)
+def test_unusable_settings_have_a_remedy(name: str, value: object, found: str, remedy: str) -> None:
+    problem = toy.setting_problem(name, value)
+    assert problem is not None and found in problem[0] and remedy in problem[1]
+
+
+@pytest.mark.parametrize(("name", "value"), [("factor", 3), ("fast", True), ("mode", "multiply")])
+def test_usable_settings_have_no_problem(name: str, value: object) -> None:
+    assert toy.setting_problem(name, value) is None
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_every_entry_declares_its_text(kind: str) -> None:
+    for name, entry in TABLES[kind].items():
+        assert entry.text.endswith(".") and len(entry.text) < 160, name
+        assert entry.function.__doc__, name
+
+
+def test_toy_entries_join_the_objective(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function and a line in the table are all that a new similarity or regularizer needs."""
+
+    @Similarity.declare("Largest difference.")
+    def largest(fixed, moved, mask=None, power=1.0):  # type: ignore[no-untyped-def]
+        return (fixed - moved).abs().flatten(1).amax(1) ** power
+
+    @Regularizer.declare("Largest displacement.", needs=("forward", "batch"))
+    def longest(forward, spacing):  # type: ignore[no-untyped-def]
+        return forward.abs().amax()
+
+    monkeypatch.setitem(SIMILARITY, "largest", largest)
+    monkeypatch.setitem(REGULARIZERS, "longest", longest)
+    image = torch.rand(2, 1, 8, 10)
+    objective = registration_objective(
+        image,
+        image + 0.5,
+        torch.ones_like(image),
+        Velocity(torch.zeros(2, 2, 4, 5)),
+        integration_steps=3,
+        velocity_spacing=(1.0, 1.0),
+        similarity={"largest": {"weight": 3.0, "power": 2.0}},
+        regularization={"longest": {"weight": 1.0}},
+    )
+    assert objective.terms["largest"].item() == pytest.approx(0.75, abs=1e-4)
+    assert objective.terms["longest"].item() == 0
+    assert longest.training_only and required_inputs({"longest": {}}) == {"forward", "batch"}

@@ -1,0 +1,100 @@
+"""VoteNet: its inputs, and weights from its reliability."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fusion_data import fusion_inputs, probabilities
+
+from atlasmith.fusion.joint_weights import solve_joint_weights
+from atlasmith.fusion.probabilities import most_probable_labels
+from atlasmith.fusion.table import FUSERS
+from atlasmith.fusion.votenet.error_model import shrink_correlation
+from atlasmith.fusion.votenet.network import CHANNELS, MAX_DISTANCE, agreement, input_channels
+from atlasmith.fusion.votenet.weights import RIDGE, independent_error_weights
+
+RANDOM = np.random.default_rng(0)
+
+
+def test_votenet_weights_by_reliability_and_hard_votes_fall_back() -> None:
+    labels = np.array([[[1, 1]], [[1, 1]], [[2, 2]]], np.int32)
+    reliability = np.array([[[0.4, 0.1]], [[0.3, 0.2]], [[0.9, 0.45]]], np.float32)
+    soft, hard = (
+        most_probable_labels(probabilities(method, labels, reliability, sharpness=1), labels.shape[1:])[0]
+        for method in ("votenet", "votenet_hard")
+    )
+    np.testing.assert_array_equal(soft, [[2, 2]])
+    np.testing.assert_array_equal(hard, [[2, 2]])
+    majority = most_probable_labels(probabilities("majority", labels), labels.shape[1:])[0]
+    assert majority.tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("method", ["votenet", "votenet_hard"])
+def test_low_reliability_of_all_atlases_still_decides(method: str) -> None:
+    labels = np.array([[[7, 0]], [[7, 0]], [[5, 0]]], np.int32)
+    reliability = np.full(labels.shape, 1e-3, np.float32)
+    fused, confidence = most_probable_labels(
+        probabilities(method, labels, reliability, sharpness=16), labels.shape[1:]
+    )
+    assert fused.tolist() == [[7, 0]]
+    np.testing.assert_allclose(confidence, [[2 / 3, 1]], rtol=1e-6)
+
+
+def test_votenet_plus_solves_the_joint_system() -> None:
+    reliability = (0.2 + 0.8 * RANDOM.random((6, 4, 5))).astype(np.float32)
+    found = independent_error_weights(reliability).reshape(6, -1).T
+    error = torch.from_numpy(1 - reliability).reshape(6, -1).T
+    expected = solve_joint_weights(error[:, :, None] * error[:, None], RIDGE)
+    np.testing.assert_allclose(found / found.sum(1, keepdims=True), expected, atol=1e-5)
+
+
+def test_correlations_that_dont_fit_leave_equal_votes() -> None:
+    labels = np.array([[[1]]] * 9 + [[[2]]], np.int32)
+    correlation = np.where(np.eye(10), 1, -0.5).astype(np.float32)
+    reliability = np.full(labels.shape, 0.8, np.float32)
+    inputs = fusion_inputs("votenet_joint", labels, reliability, correlation=correlation)
+    fused, confidence = most_probable_labels(FUSERS["votenet_joint"](inputs), (1, 1))
+    assert fused.tolist() == [[1]] and confidence[0, 0] > 0.5
+
+
+def test_agreement_and_input_channels() -> None:
+    labels = torch.tensor([[[1, 2]], [[1, 3]], [[0, 3]]])
+    torch.testing.assert_close(agreement(labels), torch.tensor([[[0.5, 0]], [[0.5, 0.5]], [[0, 0.5]]]))
+    x = input_channels(torch.rand(6, 7), torch.rand(3, 6, 7), torch.zeros(3, 6, 7).int(), torch.ones(3, 6, 7))
+    assert x.shape == (3, CHANNELS, 6, 7)
+    torch.testing.assert_close(x[:, 3], torch.ones(3, 6, 7))  # one label everywhere: no boundary is near
+
+
+def test_input_channels_with_boundaries_and_two_scales() -> None:
+    labels = torch.zeros(1, 24, 9, dtype=torch.int32)
+    labels[:, :12] = 3
+    image = torch.arange(24.0)[:, None].expand(24, 9)
+    x = input_channels(image, 2 * image[None], labels, torch.zeros(1, 24, 9), boundary=True, scales=2)[0]
+    assert len(x) == CHANNELS + 3
+    # 0 beside the boundary, then a step more each voxel, up to the largest distance.
+    wanted = (torch.tensor([*range(11, -1, -1), *range(12)]) / MAX_DISTANCE).clamp(max=1)
+    torch.testing.assert_close(x[CHANNELS], wanted[:, None].expand(24, 9))
+    torch.testing.assert_close(x[CHANNELS + 1][2:-2], image[2:-2])  # a ramp's mean is its middle
+    torch.testing.assert_close(x[CHANNELS + 2][2:-2], 2 * image[2:-2])
+
+
+def test_the_border_of_the_image_is_no_boundary_of_a_label() -> None:
+    labels = torch.zeros(1, 16, 16, dtype=torch.int32)
+    labels[:, :8] = 3
+    inputs = input_channels(torch.zeros(16, 16), torch.zeros(1, 16, 16), labels, torch.zeros(1, 16, 16))
+    inside = inputs[0, 3]
+    torch.testing.assert_close(inside[[0, 4, 11, 15]], torch.ones(4, 16))
+    assert (inside[7:9] < 1).all()
+
+
+def test_the_errors_of_a_duplicate_correlate() -> None:
+    """Correlations of the atlases' errors on each other, shrunk to the mean where samples are few."""
+    count = torch.full((4, 4), 100.0)
+    products = torch.full((4, 4), 20.0).fill_diagonal_(200.0)  # twice what the probabilities give
+    products[0, 1] = products[1, 0] = 180
+    found = shrink_correlation(products, count)
+    assert (found.diagonal() == 1).all() and torch.equal(found, found.T)
+    mean = (2 * 90 + 10 * 10) / 12 / 100
+    assert mean < float(found[0, 1]) < 0.9 and 0.1 < float(found[2, 3]) < mean
+    assert torch.equal(shrink_correlation(torch.zeros(1, 1), torch.zeros(1, 1)), torch.ones(1, 1))

@@ -1,0 +1,100 @@
+"""The trained model: its template, its velocities, and its file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from atlasmith.core.errors import AtlasmithError
+from atlasmith.core.grid import Grid
+from atlasmith.networks import CovariateCode, Groupwise
+
+GRIDS = [
+    Grid((17, 14, 1), torch.eye(4).numpy()),
+    Grid((13, 16, 11), torch.diag(torch.tensor([2.0, 1, 3, 1])).numpy()),
+]
+COHORT = [
+    {"age": 20.0, "sex": "F", "dose": 1.0},
+    {"age": 40.0, "sex": "M", "dose": None},
+    {"age": 60.0, "sex": "F", "dose": 3.0},
+    {"age": 80.0, "sex": None, "dose": 2.0},
+]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("names", [[], ["age", "sex"]])
+def test_model_starts_at_its_base_and_at_the_identity(grid: Grid, names: list[str]) -> None:
+    torch.manual_seed(0)
+    model = Groupwise(grid, CovariateCode.of(names, COHORT), "unet_half", [4, 8], 5)
+    torch.nn.init.uniform_(model.base)
+    codes = torch.stack([model.code.encode(subject) for subject in COHORT])
+    template = model.template(codes)
+    assert template.shape == (4, 1, *grid.tensor_shape)
+    torch.testing.assert_close(template, model.base.expand_as(template), atol=1e-3, rtol=0)
+    torch.testing.assert_close(model.template(torch.zeros(1, model.code.size)), model.base)
+    velocity = model.velocity(template, torch.rand_like(template)).mean
+    assert velocity.shape == (4, grid.ndim, *[-(-n // 2) for n in grid.tensor_shape])
+    assert velocity.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize(("probabilistic", "decoder"), [(False, "film"), (True, "coordinates")])
+def test_saved_model_is_loaded(grid: Grid, probabilistic: bool, decoder: str, tmp_path: Path) -> None:
+    code = CovariateCode.of(["age", "sex"], COHORT)
+    model = Groupwise(grid, code, "unet_half", [4, 8], 5, probabilistic, decoder=decoder)
+    for parameter in model.decoder.head.parameters():
+        torch.nn.init.normal_(parameter)
+    torch.nn.init.normal_(model.network.body.head.weight)
+    torch.nn.init.normal_(model.slopes)
+    model.save(tmp_path / "model.safetensors")
+    again = Groupwise.load(tmp_path / "model.safetensors")
+    code = model.code.encode(COHORT[0])[None]
+    torch.testing.assert_close(again.template(code), model.template(code), rtol=0, atol=0)
+    image = torch.rand(1, 1, *grid.tensor_shape)
+    expected, found = (m.velocity(image, image) for m in (model, again))
+    torch.testing.assert_close(found.mean, expected.mean, rtol=0, atol=0)
+    assert probabilistic == (found.log_variance is not None)
+    assert again.grid.same_as(grid) and again.code == model.code
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_decoder_is_limited_to_the_fov_mask(grid: Grid) -> None:
+    model = Groupwise(grid, CovariateCode.of(["age", "sex"], COHORT), "unet_half", [4, 8], 5)
+    torch.nn.init.normal_(model.decoder.head.weight)
+    model.fov_mask[:, :, :4] = 0
+    change = model.template(model.code.encode(COHORT[0])[None]) - model.base
+    assert (change[:, :, :4] == 0).all()
+    assert (change[:, :, 4:] != 0).all()
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_label_probabilities_join_the_intensities(grid: Grid, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = {"outputs": 3, "channels": [4, 8], "without": [["a", "c"], ["b"]]}
+    model = Groupwise(grid, CovariateCode({}, {}), "unet_half", [4, 8], 5, segmenter=settings)
+    assert model.segmenters is not None
+    for segmenter in model.segmenters.each:
+        torch.nn.init.normal_(segmenter.body.head.weight, std=0.1)
+    torch.nn.init.normal_(model.network.body.head.weight)
+    image = torch.rand(2, 1, *grid.tensor_shape)
+    features = model.features(image)
+    assert features.shape == (2, 4, *grid.tensor_shape)
+    torch.testing.assert_close(features[:, :1], image)
+    assert ((features[:, 1:] > 0) & (features[:, 1:] < 1)).all() and features[:, 1:].std() > 1e-3
+    first, second = (segmenter(image) for segmenter in model.segmenters.each)
+    torch.testing.assert_close(features[:, 1:], (first + second) / 2)
+    held_out = model.features(image, ["b", "c"])[:, 1:]
+    torch.testing.assert_close(held_out[0], second[0])  # which is trained without b
+    torch.testing.assert_close(held_out[1], first[1])
+    torch.testing.assert_close(model.features(image, ["new", "d"]), features)
+    model.save(tmp_path / "model.safetensors")
+    again = Groupwise.load(tmp_path / "model.safetensors")
+    expected, found = (
+        m.velocity(m.features(image, "ab"), m.features(image)).mean for m in (model.eval(), again)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_unknown_network_is_named() -> None:
+    with pytest.raises(AtlasmithError, match=r"unknown network 'unett'. Did you mean 'unet'"):
+        Groupwise(GRIDS[0], CovariateCode({}, {}), "unett", [4, 8], 5)
