@@ -28,7 +28,7 @@ from atlasmith.core.sampling import warp
 from atlasmith.evaluation import metrics, statistics
 from atlasmith.io.files import read_json
 from atlasmith.io.tables import read_cohort, read_label_values
-from atlasmith.registration.stage import Registration
+from atlasmith.registration.stage import load_registration
 from atlasmith.training.dataset import AlignedImages
 
 # What is changed of the run's config, by dotted name; None takes a term out.
@@ -79,13 +79,14 @@ class People:
 
     def registered(self, config: Config) -> tuple[list[tuple[Tensor, Tensor]], float]:
         """Maps to and from the common space, and seconds a person."""
-        registration = Registration(config)
+        registration = load_registration(config)
         seconds, maps = [], []
         for index, subject in enumerate(self.subjects):
             image, mask = self.images.batch([index])
             code = registration.model.code.encode(subject.covariates)
             start = time.perf_counter()
-            maps += registration.to_hub(code, mask, registration.model.features(image, [subject.id]))
+            features = registration.model.features(image, [subject.id])
+            maps += registration.to_template_space(code, mask, features)
             seconds.append(time.perf_counter() - start)
         return maps, float(np.median(seconds))
 

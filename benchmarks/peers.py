@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from atlasmith.core.intensity import antialias, normalize
 from atlasmith.core.world import resample, resample_labels
-from atlasmith.io.images import Image, read_labels
+from atlasmith.io.images import Image, read_image, read_labels
 from atlasmith.io.transforms import to_sitk
-from atlasmith.preprocess.n4 import read_preprocessed
 
 # Of greedy: an affine by NCC over 5 voxels an axis, from the images' centers.
 GREEDY = "-d 3 -V 0 -threads 2 -i fixed moving -m NCC 2x2x2"
@@ -23,7 +23,8 @@ GREEDY_AFFINE = f"{GREEDY} -a -dof 12 -ia-image-centers -n 40x20 -o matrix"
 @cache
 def normalized(path: Path, spacing: float | None = None) -> Image:
     """As ours are, so that all tools see the same; in voxels of `spacing` mm if it is given."""
-    image = read_preprocessed(path, spacing or 0, n4=False)
+    raw = read_image(path)
+    image = Image(antialias(normalize(raw.data), raw.grid, spacing or 0), raw.grid)
     if spacing is None:
         return image
     grid = image.grid.resampled(spacing)

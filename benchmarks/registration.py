@@ -1,15 +1,15 @@
-"""One atlas's labels brought to one other person: a finished run against tools that register each pair.
+"""Propagation of one atlas to one subject: a finished run against tools that register each pair.
 
     python benchmarks/registration.py results-hippocampus --pairs 150
     python benchmarks/registration.py results-brain --spacing 2
 
 Prints a Markdown table: Dice (the mean over labels, then pairs, on the target's own grid or one of
-`--spacing`) with its 95 % interval over the persons labelled, and seconds a pair, from images in memory to
-the warped label map. All see the same pairs, and images normalized as ours are. Peers that are missing
+`--spacing`) with its 95 % interval over the targets, and seconds per pair, from images in memory to
+the warped label map. All tools get the same pairs, and preprocessed images. Tools that are missing
 (`pip install -e '.[peers]'`) are skipped.
 
-Ours registers each person once, to the template; a pair is then the sampling of labels alone. What a new
-person costs stands below the table.
+atlasmith registers each subject once, to the template; a pair is then the sampling of labels alone. The time
+of a new subject follows the table.
 """
 
 from __future__ import annotations
@@ -27,30 +27,29 @@ import numpy as np
 import torch
 from peers import GREEDY_AFFINE, GREEDY_WARP, ants_image, labels_of, normalized, remove_files
 
-from atlasmith.affine.align import one_thread, register
 from atlasmith.affine.engines import ENGINES
-from atlasmith.affine.scan import Scan
+from atlasmith.affine.search import one_thread, register_affine
+from atlasmith.affine.working_image import WorkingImage
 from atlasmith.config import Config, load_config
 from atlasmith.core.grid import Array, Step
 from atlasmith.core.sampling import sample_labels
 from atlasmith.core.world import to_voxels, transform_points, world_points
 from atlasmith.evaluation import metrics, statistics
-from atlasmith.io.images import Image, read_image
+from atlasmith.io.images import Image, read_antialiased, read_image
 from atlasmith.io.tables import Subject, read_cohort, read_label_values
 from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
-from atlasmith.preprocess.n4 import read_preprocessed
-from atlasmith.registration.stage import Registration
+from atlasmith.registration.stage import load_registration
 from atlasmith.training.dataset import AlignedImages
 
-# The target and the atlas, to labels on the target's grid.
+# From target and atlas to labels on the target's grid.
 Method = Callable[[Subject, Subject], Array]
 
 
 steps_of = cache(read_composite)
 
 
-def ours(config: Config, spacing: float | None) -> Method:
-    """Target to template to atlas, composed; the labels are sampled once."""
+def through_template(config: Config, spacing: float | None) -> Method:
+    """Compose target to template to atlas, and sample the labels once."""
 
     def label(target: Subject, atlas: Subject) -> Array:
         labels, grid = labels_of(atlas.labels, spacing), labels_of(target.labels, spacing).grid
@@ -66,18 +65,18 @@ def ours(config: Config, spacing: float | None) -> Method:
 
 
 def ants(kind: str, spacing: float | None) -> Method:
-    """antspyx with its defaults for `kind`: affine, then SyN."""
+    """Use antspyx with its defaults for `kind`: affine, then SyN."""
     import ants as antspyx
 
     @cache
-    def picture(path: Path, labels: bool) -> Any:
+    def load(path: Path, labels: bool) -> Any:
         return ants_image(labels_of(path, spacing) if labels else normalized(path, spacing))
 
     def label(target: Subject, atlas: Subject) -> Array:
-        fixed = picture(target.image, False)
-        found = antspyx.registration(fixed, picture(atlas.image, False), type_of_transform=kind)
+        fixed = load(target.image, False)
+        found = antspyx.registration(fixed, load(atlas.image, False), type_of_transform=kind)
         moved = antspyx.apply_transforms(
-            fixed, picture(atlas.labels, True), found["fwdtransforms"], interpolator="genericLabel"
+            fixed, load(atlas.labels, True), found["fwdtransforms"], interpolator="genericLabel"
         )
         remove_files(found)
         return np.rint(labels_of(target.labels, spacing).grid.unsqueeze(moved.numpy())).astype(np.int32)
@@ -86,22 +85,22 @@ def ants(kind: str, spacing: float | None) -> Method:
 
 
 def greedy(spacing: float | None) -> Method:
-    """picsl-greedy: affine, then the deformation, both with NCC over 5 voxels an axis; nearest labels."""
+    """Use picsl-greedy: affine, then deformable, both with NCC over 5 voxels an axis; nearest labels."""
     from picsl_greedy import Greedy3D
 
     @cache
-    def picture(path: Path, labels: bool) -> Any:
+    def load(path: Path, labels: bool) -> Any:
         source = labels_of(path, spacing) if labels else normalized(path, spacing)
         return to_sitk(source.data.astype(np.float32), source.grid)
 
     def label(target: Subject, atlas: Subject) -> Array:
         tool = Greedy3D()
-        fixed, moving = picture(target.image, False), picture(atlas.image, False)
+        fixed, moving = load(target.image, False), load(atlas.image, False)
         tool.execute(GREEDY_AFFINE, fixed=fixed, moving=moving, matrix=None)
         tool.execute(GREEDY_WARP, field=None)
         tool.execute(
             "-d 3 -V 0 -rf fixed -ri NN -rm labels moved -r field matrix",
-            labels=picture(atlas.labels, True),
+            labels=load(atlas.labels, True),
             moved=None,
         )
         return np.rint(from_sitk(tool["moved"])).astype(np.int32)
@@ -119,7 +118,7 @@ PEERS: dict[str, Callable[[float | None], Method]] = {
 def measure(
     method: Method, pairs: list[tuple[Subject, Subject]], labels: Array, spacing: float | None
 ) -> tuple[Array, float]:
-    """Dice of each pair (N,), and the median seconds."""
+    """Compute Dice of each pair (N,), and the median seconds."""
     scores, seconds = [], []
     for atlas, target in pairs:
         for subject in (atlas, target):
@@ -136,28 +135,28 @@ def measure(
     return np.array(scores), float(np.median(seconds))
 
 
-def of_a_person(config: Config, subject: Subject, repeats: int = 5) -> dict[str, float]:
-    """Median seconds of the steps that one new person takes, the model and the image in memory."""
-    with_refinement = Registration(config)
-    network_alone = Registration(
-        config.model_copy(update={"register_": config.register_.without_instance_optimization()})
-    )
-    grid = with_refinement.model.grid
+def seconds_of_new_subject(config: Config, subject: Subject, repeats: int = 5) -> dict[str, float]:
+    """Measure the median seconds of each step for one new subject, with model and image in memory."""
+    optimized, network_alone = load_registration(config), load_registration(config)
+    network_alone.steps = 0
+    grid = optimized.model.grid
     image, mask = AlignedImages(config.layout, [subject], grid).batch([0])
-    code = with_refinement.model.code.encode(subject.covariates)
-    features = with_refinement.model.features
+    code = optimized.model.code.encode(subject.covariates)
+    features = optimized.model.features
     spacing = min(grid.tensor_spacing)
-    fixed = Scan.of(Image(read_image(config.layout.affine_reference).data, grid), spacing)
-    moving = Scan.of(read_preprocessed(subject.image, spacing, config.affine.n4), spacing)
+    fixed = WorkingImage.from_image(Image(read_image(config.layout.affine_reference).data, grid), spacing)
+    moving = WorkingImage.from_image(
+        read_antialiased(config.layout.preprocessed(subject.id), spacing), spacing
+    )
 
     def affine() -> None:
         with one_thread():
-            register(fixed, moving, ENGINES[config.affine.engine])
+            register_affine(fixed, moving, ENGINES[config.affine.engine])
 
     steps = {
         "affine": affine,
-        "network": lambda: network_alone.to_hub(code, mask, features(image)),
-        "network and instance optimization": lambda: with_refinement.to_hub(code, mask, features(image)),
+        "network": lambda: network_alone.to_template_space(code, mask, features(image)),
+        "network and instance optimization": lambda: optimized.to_template_space(code, mask, features(image)),
     }
     found = {}
     for name, step in steps.items():
@@ -171,10 +170,10 @@ def of_a_person(config: Config, subject: Subject, repeats: int = 5) -> dict[str,
 
 
 def chosen(subjects: list[Subject], count: int | None) -> list[tuple[Subject, Subject]]:
-    """Pairs of an atlas and a target."""
+    """Choose pairs of an atlas and a target."""
     atlases = [s for s in subjects if s.role == "atlas"]
-    persons = [s for s in subjects if s.role == "target" and s.labels is not None]
-    pairs = [(atlas, person) for person in persons for atlas in atlases]
+    targets = [s for s in subjects if s.role == "target" and s.labels is not None]
+    pairs = [(atlas, target) for target in targets for atlas in atlases]
     if count is not None and count < len(pairs):
         pairs = random.Random(0).sample(pairs, count)
     return pairs
@@ -185,7 +184,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, help="a finished output folder")
-    parser.add_argument("--pairs", type=int, help="so many, drawn at random; all by default")
+    parser.add_argument("--pairs", type=int, help="number of pairs, drawn at random; all by default")
     parser.add_argument("--spacing", type=float, help="voxel size for all, mm; each image's own by default")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
     options = parser.parse_args()
@@ -194,9 +193,9 @@ def main() -> None:
     pairs = chosen(subjects, options.pairs)
     labels = np.array(read_label_values(config.layout.labels))
 
-    print(f"{len(pairs)} pairs\n\n| method | Dice | 95 % interval | s a pair |\n|---|---|---|---|")
+    print(f"{len(pairs)} pairs\n\n| method | Dice | 95 % interval | s per pair |\n|---|---|---|---|")
     methods: dict[str, Callable[[float | None], Method]] = {
-        "atlasmith, through the template": partial(ours, config)
+        "atlasmith, through the template": partial(through_template, config)
     }
     for name, make in {**methods, **{peer: PEERS[peer] for peer in options.peers}}.items():
         try:
@@ -205,13 +204,13 @@ def main() -> None:
             print(f"{name} is skipped: {error}", file=sys.stderr)
             continue
         scores, seconds = measure(method, pairs, labels, options.spacing)
-        persons = {person.id for _, person in pairs}
-        means = [scores[[target.id == person for _, target in pairs]].mean() for person in sorted(persons)]
+        targets = {target.id for _, target in pairs}
+        means = [scores[[target.id == name for _, target in pairs]].mean() for name in sorted(targets)]
         interval = statistics.summary(np.array(means), config.seed, config.score.bootstrap)
         low, high = interval["ci95_low"], interval["ci95_high"]
         print(f"| {name} | {scores.mean():.3f} | {low:.3f} to {high:.3f} | {seconds:.3f} |", flush=True)
-    print("\n| a new person | s |\n|---|---|")
-    for name, seconds in of_a_person(config, pairs[0][1]).items():
+    print("\n| a new subject | s |\n|---|---|")
+    for name, seconds in seconds_of_new_subject(config, pairs[0][1]).items():
         print(f"| {name} | {seconds:.3f} |")
 
 

@@ -21,7 +21,7 @@ def beside(run: Path, config: Config, folder: Path, people: Sequence[Subject]) -
     write_cohort(config.layout.cohort, people, config.cohort.covariates)
     pairs = [(made.grid, config.layout.grid), (made.labels, config.layout.labels)]
     for subject in people:
-        for name in ("affine", "affine_image"):
+        for name in ("preprocessed", "affine", "affine_image"):
             pairs.append(tuple(getattr(layout, name)(subject.id) for layout in (made, config.layout)))
     pairs.append((made.affine_reference, config.layout.affine_reference))
     for path, link in pairs:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from atlasmith.config import Config
-from atlasmith.config.schema import Section
+from atlasmith.config.section import Section
 
 
 def keys(model: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

@@ -12,7 +12,7 @@ import yaml
 from fusion_data import with_fusion, write_phantom_cohort
 
 from atlasmith.config import Config, load_config, parse_config
-from atlasmith.config.schema import Count, Section
+from atlasmith.config.section import Count, Section
 from atlasmith.core.errors import InputError
 from atlasmith.fusion import fuse_subject
 from atlasmith.fusion.fuser import Fuser, FusionInputs, LabelProbabilities, Training

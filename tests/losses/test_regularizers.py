@@ -1,6 +1,7 @@
 """Every regularizer under common tests, then closed forms and references of single ones."""
 
 import inspect
+import itertools
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from atlasmith.core.fields import exponentiate
 from atlasmith.losses import REGULARIZERS
+from atlasmith.training.batches import draw_batch, pair_dependence
 
 PLANE, SPACE = (1.5, 0.8), (0.7, 2.0, 1.3)
 SPACINGS = [PLANE, SPACE]
@@ -25,7 +27,8 @@ SETTINGS = {"folding": {"threshold": 1.0}, "elastic": {"lam": 0.7}, "sobolev": {
 def compute(name: str, inputs: dict[str, Tensor], spacing: tuple[float, ...], **settings: object) -> Tensor:
     """The regularizer of those of `inputs` that it needs."""
     regularizer = REGULARIZERS[name]
-    needed = {key: inputs[key] for key in regularizer.inputs}
+    inputs = {"pair_dependence": 0.0, **inputs}  # type: ignore[dict-item]
+    needed = {key: inputs[key] for key in regularizer.needs}
     value = regularizer(**needed, spacing=spacing, **settings)
     assert value.shape == ()
     return value
@@ -101,7 +104,7 @@ class TestEach:
     @pytest.mark.parametrize("name", NAMES)
     def test_gradient(self, name: str, spacing: tuple[float, ...]) -> None:
         inputs = noise(spacing)
-        needed = REGULARIZERS[name].inputs
+        needed = [key for key in REGULARIZERS[name].needs if key in inputs]
         values = [inputs[key].requires_grad_() for key in needed]
 
         def call(*tensors: Tensor) -> Tensor:
@@ -423,11 +426,42 @@ def test_kl_is_minimal_at_the_variance_of_the_prior(spacing: tuple[float, ...]) 
     assert log_variance.grad[middle].item() == pytest.approx((25 * degree - 1) / 2 / math.prod(shape))
 
 
-def test_centrality_is_unbiased_with_replacement() -> None:
+def centrality(fields: Tensor, dependence: float = 0.0) -> Tensor:
+    return compute("centrality", {"forward": fields, "pair_dependence": dependence}, PLANE)  # type: ignore[dict-item]
+
+
+def test_centrality_is_unbiased_for_independent_subjects() -> None:
     """Over all batches of two drawn with replacement, the mean is the cohort's own squared mean."""
     cohort = torch.randn(5, 2, 6, 7, dtype=torch.float64) + 0.3
-    batches = [REGULARIZERS["centrality"](cohort[[i, j]], PLANE) for i in range(5) for j in range(5)]
+    batches = [centrality(cohort[[i, j]]) for i in range(5) for j in range(5)]
     torch.testing.assert_close(torch.stack(batches).mean(), cohort.mean(0).square().sum(0).mean())
-    torch.testing.assert_close(
-        REGULARIZERS["centrality"](cohort[:1], PLANE), REGULARIZERS["magnitude"](cohort[:1], PLANE)
+    torch.testing.assert_close(centrality(cohort[:1]), REGULARIZERS["magnitude"](cohort[:1], PLANE))
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_centrality_is_unbiased_without_replacement(size: int) -> None:
+    """Over all batches of different subjects, the mean is the cohort's own squared mean, whatever it is."""
+    noise = torch.randn(5, 2, 6, 7, dtype=torch.float64)
+    for cohort in (noise + 0.3, noise - noise.mean(0)):
+        chosen = list(itertools.combinations(range(5), size))
+        batches = torch.stack([centrality(cohort[list(indices)], 1 / 4) for indices in chosen])
+        torch.testing.assert_close(batches.mean(), cohort.mean(0).square().sum(0).mean())
+        uncorrected = torch.stack([centrality(cohort[list(indices)]) for indices in chosen]).mean()
+        spread = (cohort - cohort.mean(0)).square().sum(1).mean()
+        torch.testing.assert_close(uncorrected, batches.mean() - spread / 4)
+
+
+@pytest.mark.parametrize(("subjects", "batch"), [(20, 4), (7, 4), (3, 4)])
+def test_centrality_is_unbiased_as_training_draws(subjects: int, batch: int) -> None:
+    """Batches may span two passes over the cohort. The template is exactly central."""
+    cohort = torch.randn(subjects, 2, 8, 8, dtype=torch.float64)
+    cohort -= cohort.mean(0)
+    found, uncorrected = (
+        torch.stack(
+            [centrality(cohort[draw_batch(0, subjects, batch, step)], weight(step)) for step in range(1500)]
+        )
+        for weight in (lambda step: pair_dependence(subjects, batch, step), lambda step: 0.0)
     )
+    error = found.std() / len(found) ** 0.5
+    assert abs(found.mean()) < 4 * error
+    assert uncorrected.mean() < -8 * error

@@ -38,8 +38,8 @@ def process_group(batch_size: int, subjects: int) -> Iterator[None]:
     try:
         if batch_size % world_size() or subjects < world_size():
             raise AtlasmithError(
-                f"{world_size()} processes can't share template.batch_size {batch_size} equally, or are more "
-                f"than the {subjects} subjects of a round. Set `processes` to a divisor of the batch."
+                f"{world_size()} processes can't divide template.batch_size {batch_size} equally, or are "
+                f"more than the {subjects} subjects of a round. Set `processes` to a divisor of the batch."
             )
         yield
     finally:

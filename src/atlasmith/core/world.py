@@ -24,7 +24,7 @@ def to_tensor(grid: Grid, data: Array, like: Tensor) -> Tensor:
 
 
 def inside(voxels: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return whether voxel coordinates (..., d) lie in an image of `shape`, half a voxel beyond its centers."""
+    """Return whether voxel coordinates (..., d) are at most half a voxel outside the centers of an image."""
     limits = torch.tensor(shape, dtype=voxels.dtype, device=voxels.device) - 0.5
     return ((voxels >= -0.5) & (voxels <= limits)).all(dim=-1)
 

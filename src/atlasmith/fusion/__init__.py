@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FusedLabels", "assess_quality", "fuse", "fuse_subject", "train_fusers"]
 
-MODULES = {
+_MODULES = {
     "FusedLabels": "arrays",
     "assess_quality": "quality",
     "fuse": "arrays",
@@ -23,6 +23,6 @@ MODULES = {
 
 def __getattr__(name: str) -> Any:
     """Import what this package exports when it is first used: checking a config must not import torch."""
-    if name not in MODULES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

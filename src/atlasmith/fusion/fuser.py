@@ -8,7 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atlasmith.config.schema import Config, Section
+from atlasmith.config import Config
+from atlasmith.config.section import Section
 from atlasmith.core.choices import Choice
 from atlasmith.core.grid import Array
 
@@ -96,10 +97,3 @@ def lazy(path: str) -> Callable[..., Any]:
         return getattr(import_module(module), name)(*args, **kwargs)
 
     return call
-
-
-def weighted(weights: Callable[[FusionInputs], Array]) -> Callable[[FusionInputs], LabelProbabilities]:
-    """Make weights (N, *shape) of each atlas at each voxel a fusion method's function."""
-
-    weighted_probabilities = lazy("atlasmith.fusion.probabilities:weighted_probabilities")
-    return lambda inputs: weighted_probabilities(inputs.labels, weights(inputs))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from atlasmith.config.schema import Count, Section
+from atlasmith.config.section import Count, Section
 from atlasmith.core.grid import Array
-from atlasmith.fusion.fuser import Fuser, FusionInputs, lazy, weighted
+from atlasmith.fusion.fuser import Fuser, FusionInputs, lazy
+from atlasmith.fusion.voting import weighted
 
 patch_distances = lazy("atlasmith.fusion.patches:patch_distances")
 

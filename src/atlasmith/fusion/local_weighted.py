@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from atlasmith.core.grid import Array
-from atlasmith.fusion.fuser import Fuser, FusionInputs, lazy, weighted
+from atlasmith.fusion.fuser import Fuser, FusionInputs, lazy
+from atlasmith.fusion.voting import weighted
 
 patch_distances = lazy("atlasmith.fusion.patches:patch_distances")
 similarity_weights = lazy("atlasmith.fusion.patches:similarity_weights")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from atlasmith.core.grid import Array
-from atlasmith.fusion.fuser import Fuser, FusionInputs, weighted
+from atlasmith.fusion.fuser import Fuser, FusionInputs
+from atlasmith.fusion.voting import weighted
 
 
 def equal_weights(inputs: FusionInputs) -> Array:

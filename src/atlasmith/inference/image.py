@@ -46,8 +46,10 @@ def predict(
         AtlasmithError: When the run isn't finished, or `out` has this subject already.
 
     Example:
-        >>> paths = predict("results", "scan.nii.gz", {"age": 72}, "out")  # doctest: +SKIP
-        >>> [path.name for path in paths if path.name.endswith("majority_dseg.nii.gz")]  # doctest: +SKIP
+        >>> paths = predict(results, scan, {"age": 40}, folder)  # doctest: +ELLIPSIS
+        register: sub-scan, 1 of 1
+        ...sub-scan/anat
+        >>> [path.name for path in paths if path.name.endswith("majority_dseg.nii.gz")]
         ['sub-scan_space-T1w_desc-majority_dseg.nii.gz']
     """
     texts = {name: str(value) for name, value in (covariates or {}).items()}

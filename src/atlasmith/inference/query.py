@@ -114,9 +114,9 @@ def _write(
 
 
 def _volume_rates(model: Groupwise) -> dict[str, Tensor]:
-    """Compute the rate of log local volume per unit of each continuous covariate, (1, 1, *shape), at the mean.
+    """Compute the change of log local volume per unit of each continuous covariate, (1, 1, *shape).
 
-    The covariate velocity is a pull-back, so that the template's points move against it: minus its divergence.
+    The covariate velocity is a pull-back: the template's points move against it, hence minus its divergence.
     """
     rates = {}
     for index, (name, (_, deviation)) in enumerate(model.code.continuous.items()):
@@ -169,10 +169,9 @@ def _volume_rows(
         for position, (point, code) in enumerate(zip(points, at, strict=True)):
             template = conditional(code)[0].flatten(1).sum(dim=1).numpy() * voxel
             for label, row in enumerate(table):
-                numbers_of_label = (template, fits[0, position], low[position], high[position])
-                texts = (name, float(point), row["index"], row.get("name", ""))
-                found = (*texts, *(float(numbers[label]) for numbers in numbers_of_label))
-                yield dict(zip(COLUMNS, found, strict=True))
+                found = (x[label] for x in (template, fits[0, position], low[position], high[position]))
+                keys = (name, float(point), row["index"], row.get("name", ""))
+                yield dict(zip(COLUMNS, (*keys, *map(float, found)), strict=True))
 
 
 def _predict_volumes(codes: Array, volumes: Array, at: Array, index: int) -> Array:

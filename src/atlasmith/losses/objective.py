@@ -107,6 +107,7 @@ def registration_objective(
     regularization: Terms,
     label_similarity: Terms | None = None,
     save_memory: bool = False,
+    pair_dependence: float = 0.0,
     directions: Sequence[int] = DIRECTIONS,
 ) -> Objective:
     """Compute the objective of the velocity between a template and images.
@@ -124,6 +125,7 @@ def registration_objective(
         regularization: Weight and settings of each regularizer.
         label_similarity: Weight and settings of each similarity of the probabilities of labels.
         save_memory: As in `exponentiate`.
+        pair_dependence: Of the subjects of the batch, see `centrality`.
         directions: FORWARD, INVERSE or both, which regularizers of displacements need.
 
     Returns:
@@ -144,7 +146,8 @@ def registration_objective(
             for name, value in similarities(terms, fixed[:, channels], moved[:, channels], known).items():
                 values.setdefault(prefix + name, []).append(value)
     means = {name: torch.stack(parts).mean() for name, parts in values.items()}
-    inputs = {name: to_mm(maps[d], velocity_spacing) for name, d in _MAP_NAMES if d in maps}
+    inputs: dict[str, Any] = {name: to_mm(maps[d], velocity_spacing) for name, d in _MAP_NAMES if d in maps}
+    inputs["pair_dependence"] = pair_dependence
     inputs["velocity"] = to_mm(velocity.mean, velocity_spacing)
     if "fixed" in required_inputs(regularization):
         inputs["fixed"] = resize(template[:, :1], sampled.shape[2:])
@@ -168,14 +171,12 @@ def _warp_to_fixed(
     return template, moved[:, :-1], _binary_mask(moved[:, -1:])
 
 
-def _regularizers(
-    terms: Terms, inputs: Mapping[str, Tensor], spacing: tuple[float, ...]
-) -> dict[str, Tensor]:
+def _regularizers(terms: Terms, inputs: Mapping[str, Any], spacing: tuple[float, ...]) -> dict[str, Tensor]:
     """Each regularizer of the inputs that it needs, times its weight, by name."""
     values = {}
     for name, regularizer in find_regularizers(terms).items():
         weight, parameters = _split(terms[name])
-        needed = {key: inputs[key] for key in regularizer.inputs}
+        needed = {key: inputs[key] for key in regularizer.needs}
         values[name] = weight * regularizer(**needed, spacing=spacing, **parameters)
     return values
 

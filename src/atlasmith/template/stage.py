@@ -26,6 +26,7 @@ from atlasmith.template.output import write_template
 from atlasmith.template.refinement import initialize_template, refine_template
 from atlasmith.template.segmenter import train_segmenters
 from atlasmith.training.augmentation import augment
+from atlasmith.training.batches import draw_batch, pair_dependence
 from atlasmith.training.checkpoints import Checkpoint
 from atlasmith.training.dataset import AlignedImages, Cache
 from atlasmith.training.device import autocast, seeded_generator, select_device
@@ -137,7 +138,8 @@ class TemplateTraining:
             `loss`, with a gradient, and each term, weighted and detached.
         """
         settings = self.settings
-        chosen = self._draw(index)
+        count, size = len(self.subjects), settings.batch_size
+        chosen = distributed.shard(draw_batch(self.config.seed, count, size, index))
         image, mask, codes = self._load(index, chosen)
         ids = [self.subjects[i].id for i in chosen]
         with autocast(self.device, settings.precision):
@@ -156,6 +158,7 @@ class TemplateTraining:
             mask,
             velocity,
             save_memory=settings.save_memory,
+            pair_dependence=pair_dependence(count, size, index),
             **settings.objective,
         )
         intensities = image[:, :1].float()
@@ -167,15 +170,6 @@ class TemplateTraining:
             adversary = settings.adversary
             terms |= self.adversary.terms(moved, intensities, codes, adversary.weight, adversary.r1, random)
         return {"loss": torch.stack(list(terms.values())).sum(), **{n: t.detach() for n, t in terms.items()}}
-
-    def _draw(self, index: int) -> list[int]:
-        """Draw this process's subjects of one step: passes over the cohort in random order."""
-        count, size = len(self.subjects), self.settings.batch_size
-        chosen = []
-        for position in range(index * size, (index + 1) * size):
-            random = seeded_generator(self.config.seed, 0, position // count)
-            chosen.append(int(torch.randperm(count, generator=random)[position % count]))
-        return distributed.shard(chosen)
 
     def _load(self, index: int, chosen: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Load a step's images, or with segmenters their features (B, C, *shape), masks and codes."""

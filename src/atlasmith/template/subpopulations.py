@@ -1,12 +1,13 @@
-"""Sub-subpopulations, told apart by the affinely aligned images: a mixture of templates.
+"""Subpopulations of a cohort, found by clustering the affinely aligned images: a mixture of templates.
 
-Which of them a person belongs to is one more covariate, `SUBPOPULATION`, that the template depends on: each
-subpopulation's template has covariate_transform from the common one. Sabuncu et al. 2009 (doi:10.1109/TMI.2009.2017942) tell
-subpopulations apart while their templates are made, we do so before.
+A subject's subpopulation is one more covariate, `SUBPOPULATION`, of the template: the template of each
+subpopulation is a deformation of the common one. Sabuncu et al. 2009 (doi:10.1109/TMI.2009.2017942) estimate
+subpopulations and templates together; here the subpopulations are found first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from string import ascii_uppercase
 
 import numpy as np
@@ -23,61 +24,90 @@ from atlasmith.io.tables import SUBPOPULATION, Subject, read_cohort, write_tsv
 from atlasmith.networks import Groupwise
 from atlasmith.training.dataset import AlignedImages
 
-CELLS = 24  # along the longest axis: people are compared by the means of so many
+BLOCKS = 24  # along the longest axis, over which images are averaged before they are compared
 STARTS = 20  # of k-means
 
 
 def find_subpopulations(config: Config) -> None:
-    """Write each subject's subpopulation, A the largest, B the next. Raises `AtlasmithError` when the config
-    tells none apart."""
+    """Write each subject's subpopulation, A the largest, B the next.
+
+    Args:
+        config: The run's config; `template.subpopulations` is their number.
+
+    Raises:
+        AtlasmithError: When that is 1.
+    """
     layout = config.layout
     if config.template.subpopulations == 1:
-        raise AtlasmithError("template.subpopulations is 1: there is nothing to tell apart.")
+        raise AtlasmithError("template.subpopulations is 1: there is a single population.")
     subjects = read_cohort(layout.cohort)
     grid = Grid.from_dict(read_json(layout.grid))
     images = AlignedImages(layout, subjects, grid)
     progress = tqdm(range(len(subjects)), desc="subpopulations", disable=None)
-    which = clusters(*_cells(images, progress), config.template.subpopulations, config.seed)
-    sizes = np.bincount(which)
-    print(f"subpopulations: {', '.join(f'{n} people in {ascii_uppercase[i]}' for i, n in enumerate(sizes))}")
+    found = cluster(*_block_means(images, progress), config.template.subpopulations, config.seed)
+    sizes = [
+        f"{count} subjects in {ascii_uppercase[index]}" for index, count in enumerate(np.bincount(found))
+    ]
+    print(f"subpopulations: {', '.join(sizes)}")
     rows = [
         {"participant_id": f"sub-{subject.id}", SUBPOPULATION: ascii_uppercase[index]}
-        for subject, index in zip(subjects, which, strict=True)
+        for subject, index in zip(subjects, found, strict=True)
     ]
     write_tsv(layout.subpopulations, rows, list(rows[0]))
 
 
-def _cells(images: AlignedImages, order: tqdm[int]) -> tuple[Array, Array]:
-    """The means (N, cells) of people's images over coarse cells, and the share of each with data."""
+def _block_means(images: AlignedImages, indices: Iterable[int]) -> tuple[Array, Array]:
+    """Average images over coarse blocks (N, blocks), and the fraction of each block with data."""
     grid = images.grid
     pool = {2: avg_pool2d, 3: avg_pool3d}[grid.ndim]
-    side = -(-max(grid.tensor_shape) // CELLS)
-    values, shares = [], []
-    for index in order:
+    side = -(-max(grid.tensor_shape) // BLOCKS)
+    means, fractions = [], []
+    for index in indices:
         image, mask = images.batch([index])
-        share = pool(mask, side, ceil_mode=True)
-        values.append((pool(image * mask, side, ceil_mode=True) / share.clamp(min=1e-6)).flatten().numpy())
-        shares.append(share.flatten().numpy())
-    return np.stack(values), np.stack(shares)
+        fraction = pool(mask, side, ceil_mode=True)
+        mean = pool(image * mask, side, ceil_mode=True) / fraction.clamp(min=1e-6)
+        means.append(mean.flatten().numpy())
+        fractions.append(fraction.flatten().numpy())
+    return np.stack(means), np.stack(fractions)
 
 
-def clusters(values: Array, shares: Array, count: int, seed: int) -> Array:
-    """The cluster (N,), 0 the largest, of each row of values (N, M), by k-means from many starts.
+def cluster(values: Array, fractions: Array, count: int, seed: int) -> Array:
+    """Cluster rows by k-means from many starts.
 
-    Where a row has no data (its share (N, M) is below one half) the others' mean says nothing for or against.
-    There can be fewer clusters than `count`, where rows are equal.
+    Where a row has too little data, it takes the mean of the others, which favors no cluster.
+
+    Args:
+        values: Rows (N, M).
+        fractions: Fraction of data (N, M) behind each value; below one half the value isn't used.
+        count: Number of clusters; where rows are equal, fewer are found.
+        seed: Of the starts.
+
+    Returns:
+        The cluster (N,) of each row, 0 the largest.
+
+    Example:
+        >>> cluster(np.array([[0.0], [5.0], [5.1]]), np.ones((3, 1)), count=2, seed=0)
+        array([1, 0, 0])
     """
-    usual = np.average(values, axis=0, weights=np.maximum(shares, 1e-6))
-    whole = np.where(shares > 0.5, values, usual).astype(np.float64)
-    centers, _ = kmeans(whole, count, iter=STARTS, rng=np.random.default_rng(seed))
-    found, _ = vq(whole, centers)
+    mean = np.average(values, axis=0, weights=np.maximum(fractions, 1e-6))
+    imputed = np.where(fractions > 0.5, values, mean).astype(np.float64)
+    centers, _ = kmeans(imputed, count, iter=STARTS, rng=np.random.default_rng(seed))
+    found, _ = vq(imputed, centers)
     order = np.argsort(-np.bincount(found, minlength=len(centers)), kind="stable")
     return np.argsort(order)[found]
 
 
 @torch.inference_mode()
 def nearest_subpopulation(config: Config, subject: Subject) -> str:
-    """The subpopulation of an aligned subject who wasn't in the cohort: that whose template is closest."""
+    """Find the subpopulation whose template is nearest to an affinely aligned image.
+
+    Args:
+        config: The config of a run with a trained template.
+        subject: An aligned subject, who needn't be of the cohort.
+
+    Returns:
+        Its name, such as `A`: the template at the subject's covariates has the least squared difference.
+    """
     model = Groupwise.load(config.layout.template_weights)
     image, mask = AlignedImages(config.layout, [subject], model.grid).batch([0])
 

@@ -27,8 +27,8 @@ def training_objective(
         image: Features (B, C, *shape) of the affinely aligned images.
         mask: (B, 1, *shape), 1 where an image has data.
         velocity: Stationary velocities (B, d, *half), in voxels of their own grid.
-        **terms: `similarity`, `regularization`, `label_similarity`, `integration_steps` and `save_memory`
-            of `registration_objective`.
+        **terms: `similarity`, `regularization`, `label_similarity`, `integration_steps`, `save_memory` and
+            `pair_dependence` of `registration_objective`.
 
     Returns:
         The weighted terms and the maps in both directions.

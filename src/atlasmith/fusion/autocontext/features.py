@@ -23,10 +23,8 @@ FEATURES = 18
 CONTEXT_FEATURES = 9
 VOTE_RADII = (0, 1, 2, 4)  # of means of votes and of probabilities, voxels
 INTENSITY_RADII = (2, 4)  # of the neighborhoods for local intensity statistics, voxels
-CERTAIN, MIN_CERTAIN = (
-    0.9,
-    20,
-)  # share of votes of voxels that define a label's intensity, and their least number
+CERTAIN = 0.9  # share of votes from which on a voxel defines a label's intensity
+MIN_CERTAIN = 20  # such voxels; where there are fewer, less certain ones define it
 MIN_DEVIATION = 0.02  # SD of a label's intensities at least; intensities are in [0, 1]
 MAX_DEVIATIONS = 5.0  # intensity differences in SDs are clipped to this
 STABILIZING_WEIGHT = 1e-3  # of the whole label's intensities in local statistics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from atlasmith.config.schema import Count, Positive, Section
+from atlasmith.config.section import Count, Positive, Section
 
 SECTION = "autocontext"
 FIRST_PASS, SECOND_PASS = SECTION, "autocontext_second"  # names of the training tables

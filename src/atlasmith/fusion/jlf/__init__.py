@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from atlasmith.config.schema import Positive, Section
+from atlasmith.config.section import Positive, Section
 from atlasmith.fusion.fuser import Fuser, lazy
 
 joint_label_fusion = lazy("atlasmith.fusion.jlf.patch_votes:joint_label_fusion")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from atlasmith.core.grid import Array
-from atlasmith.fusion.fuser import Fuser, FusionInputs, Training, lazy, weighted
+from atlasmith.fusion.fuser import Fuser, FusionInputs, Training, lazy
 from atlasmith.fusion.votenet.settings import SECTION, VoteNetSettings
+from atlasmith.fusion.voting import weighted
 
 soft_weights = lazy("atlasmith.fusion.votenet.weights:soft_weights")
 hard_weights = lazy("atlasmith.fusion.votenet.weights:hard_weights")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from atlasmith.config.schema import Count, Positive, Section
+from atlasmith.config.section import Count, Positive, Section
 
 SECTION = "votenet"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from atlasmith.core.choices import Choice
 from atlasmith.losses.similarity.filters import box_mean
 
-Need = Literal["velocity", "forward", "inverse", "fixed", "log_variance", "batch"]
+Need = Literal["velocity", "forward", "inverse", "fixed", "log_variance", "pair_dependence"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Regularizer(Choice[Tensor]):
         needs: `velocity`, a stationary velocity field; `forward` and `inverse`, displacements of two maps
             that should be each other's inverse; `fixed`, the fixed image (B, 1, *shape); `log_variance`, the
             logarithm of the variance, in mm^2, of each component of the velocity (B, d, *shape), which only a
-            network in training gives; `batch`, that the fields are a batch of several subjects.
+            network in training gives; `pair_dependence`, how far the subjects of a batch depend on each other
+            for being drawn without replacement (see `centrality`), which only training gives.
 
     Example:
         >>> @Regularizer.declare("Largest component of the velocity.", needs=("velocity",))
@@ -44,14 +45,9 @@ class Regularizer(Choice[Tensor]):
     needs: tuple[Need, ...] = ("velocity",)
 
     @property
-    def inputs(self) -> list[str]:
-        """The names of the tensors among the needs."""
-        return [need for need in self.needs if need != "batch"]
-
-    @property
     def training_only(self) -> bool:
         """Whether it is undefined for one subject's velocity, as instance optimization has it."""
-        return "batch" in self.needs or "log_variance" in self.needs
+        return "pair_dependence" in self.needs or "log_variance" in self.needs
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Compute the cost in float32 at least, without autocast, which would sum in half precision."""

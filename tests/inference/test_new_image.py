@@ -1,5 +1,8 @@
-"""Someone new, through a finished run."""
+"""A new image through a finished run."""
 
+from __future__ import annotations
+
+import doctest
 import shutil
 from pathlib import Path
 
@@ -11,11 +14,12 @@ from atlasmith.config import Config
 from atlasmith.core.errors import InputError
 from atlasmith.core.grid import Grid
 from atlasmith.fusion import fuse_subject, train_fusers
-from atlasmith.inference.image import register_image
+from atlasmith.inference import image as image_module
+from atlasmith.inference import predict, register_image
 from atlasmith.io.images import read_image, write_image
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import read_cohort
-from atlasmith.propagation import label_template, propagate_subject, propagate_from_template
+from atlasmith.propagation import label_template, propagate_from_template, propagate_subject
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +32,7 @@ def finished(toy_registered: Config) -> Config:
     return toy_registered
 
 
-def test_a_target_come_again_gets_the_same_answer(
+def test_an_image_of_a_target_gets_the_results_of_the_target(
     finished: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = next(s for s in read_cohort(finished.layout.cohort) if s.role == "target")
@@ -65,16 +69,34 @@ FILES = [
 ]
 
 
-def test_one_who_is_named_as_an_atlas_is(finished: Config, tmp_path: Path) -> None:
+def test_predict_returns_the_written_files(finished: Config, tmp_path: Path) -> None:
+    target = next(s for s in read_cohort(finished.layout.cohort) if s.role == "target")
+    paths = predict(finished.output, target.image, {"age": 40}, tmp_path / "out")
+    layout = Layout(tmp_path / "out", "Toy", "T1w")
+    expected = [layout.segmentation(target.id, method) for method in finished.fusion.methods]
+    assert {*expected, layout.forward(target.id), layout.warped(target.id)} <= set(paths)
+    assert set(paths) == {path for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+
+def test_example_runs(finished: Config, tmp_path: Path) -> None:
+    target = next(s for s in read_cohort(finished.layout.cohort) if s.role == "target")
+    scan = tmp_path / "scan.nii.gz"
+    shutil.copyfile(target.image, scan)
+    names = {"results": finished.output, "scan": scan, "folder": tmp_path / "prediction"}
+    result = doctest.testmod(image_module, extraglobs=names)
+    assert result.attempted and not result.failed
+
+
+def test_a_subject_with_the_id_of_an_atlas(finished: Config, tmp_path: Path) -> None:
     atlas = next(s for s in read_cohort(finished.layout.cohort) if s.role == "atlas")
     register_image(finished.output, atlas.image, {}, tmp_path)
     layout = Layout(tmp_path, "Toy", "T1w")
     assert set(np.unique(read_image(layout.segmentation(atlas.id, "template")).data)) == {0, 4, 1000}
-    # To register is not to segment.
+    # Registration alone segments by the template.
     assert not layout.segmentation(atlas.id, "majority").exists()
 
 
-def test_all_that_is_wrong_at_once(finished: Config, tmp_path: Path) -> None:
+def test_all_problems_at_once(finished: Config, tmp_path: Path) -> None:
     image = tmp_path / "flat.nii.gz"
     write_image(image, np.full((20, 20, 1), np.nan, dtype=np.float32), Grid((20, 20, 1), np.eye(4)))
     with pytest.raises(InputError) as error:
@@ -84,7 +106,7 @@ def test_all_that_is_wrong_at_once(finished: Config, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_what_the_cohort_does_not_know_is_said(
+def test_extrapolation_prints_a_warning(
     finished: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = next(s for s in read_cohort(finished.layout.cohort) if s.role == "target")
@@ -96,6 +118,6 @@ def test_what_the_cohort_does_not_know_is_said(
 
 
 @pytest.mark.parametrize("arguments", [[], ["--config", "c"], ["--results", "r", "--image", "i"]])
-def test_half_a_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_incomplete_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["register", *arguments]) == 2
     assert "--results, --image and --out" in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""Asking the template of the toy cohort, whose hole has a radius of 4 + 0.05 (age - 50)."""
+"""Queries of the template of the toy cohort, whose hole has a radius of 4 + 0.05 (age - 50)."""
+
+from __future__ import annotations
 
 import shutil
 from pathlib import Path
@@ -23,17 +25,17 @@ def finished(toy_registered: Config, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-def ask(results: Path, out: Path, *assignments: str) -> int:
+def query(results: Path, out: Path, *assignments: str) -> int:
     settings = [word for assignment in assignments for word in ("--set", assignment)]
     return main(["template", "query", "--results", str(results), "--out", str(out), *settings])
 
 
 @pytest.fixture(scope="module")
-def answers(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Layout]:
+def outputs(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Layout]:
     found = {}
     for age in (35, 65):
-        out = tmp_path_factory.mktemp("answer") / "out"
-        assert ask(finished, out, f"age={age}") == 0
+        out = tmp_path_factory.mktemp("query_output") / "out"
+        assert query(finished, out, f"age={age}") == 0
         found[age] = Layout(out, "Toy", "T1w")
     return found
 
@@ -42,57 +44,58 @@ def planted(age: float) -> float:
     return (4 + 0.05 * (age - 50)) ** 2
 
 
-def test_labels_and_image_follow_the_covariate(answers: dict[int, Layout]) -> None:
-    holes = {age: read_labels(layout.template_labels).data == 1000 for age, layout in answers.items()}
-    growth = holes[65].sum() / holes[35].sum()
-    assert 1 + 0.7 * (planted(65) / planted(35) - 1) < growth < 1 + 1.3 * (planted(65) / planted(35) - 1)
-    for age, layout in answers.items():
+def test_labels_and_image_follow_the_covariate(outputs: dict[int, Layout]) -> None:
+    holes = {age: read_labels(layout.template_labels).data == 1000 for age, layout in outputs.items()}
+    ratio = holes[65].sum() / holes[35].sum()
+    assert 1 + 0.7 * (planted(65) / planted(35) - 1) < ratio < 1 + 1.3 * (planted(65) / planted(35) - 1)
+    for age, layout in outputs.items():
         image = read_image(layout.template_image)
         ring = read_labels(layout.template_labels).data == 4
         assert image.data[holes[age]].mean() < 0.7 * image.data[ring].mean()
-        shares = read_image(layout.template_probabilities).data
-        assert shares.shape == (*image.grid.shape, 2) and shares.min() >= 0 and shares.max() <= 1.001
+        probabilities = read_image(layout.template_probabilities).data
+        assert probabilities.shape == (*image.grid.shape, 2)
+        assert probabilities.min() >= 0 and probabilities.max() <= 1.001
         assert read_json(layout.template_image.parent / "query.json")["covariates"] == {"age": float(age)}
 
 
-def test_rate_is_that_of_the_planted_growth(answers: dict[int, Layout]) -> None:
-    layout = answers[65]
+def test_rate_is_that_of_the_planted_change(outputs: dict[int, Layout]) -> None:
+    layout = outputs[65]
     rate = read_image(layout.of_template("res-1_desc-agerate", "jacobian")).data
     hole = read_labels(layout.template_labels).data == 1000
     # d log(r^2) / d age at 50 years: a flow has one rate for all ages.
     assert rate[hole].mean() == pytest.approx(2 * 0.05 / 4, rel=0.4)
 
 
-def test_spread_is_large_where_people_differ(answers: dict[int, Layout]) -> None:
-    layout = answers[35]
+def test_spread_is_large_where_subjects_differ(outputs: dict[int, Layout]) -> None:
+    layout = outputs[35]
     spread = read_image(layout.of_template("res-1_desc-spread", "T1w")).data
     ring = read_labels(layout.template_labels).data == 4
     background = read_image(layout.template_image).data < 0.02
     assert spread[ring].mean() > 2 * spread[background].mean()
 
 
-def test_chart_rises_with_age_for_template_and_people(answers: dict[int, Layout]) -> None:
-    rows = [r for r in read_tsv(answers[35].template_image.parent / "volumes.tsv") if r["label"] == "1000"]
+def test_volumes_rise_with_age_in_template_and_cohort(outputs: dict[int, Layout]) -> None:
+    rows = [r for r in read_tsv(outputs[35].template_image.parent / "volumes.tsv") if r["label"] == "1000"]
     assert len(rows) == 9 and {row["covariate"] for row in rows} == {"age"}
-    ages, template, people, low, high = (
+    ages, template, cohort, low, high = (
         np.array([float(row[key]) for row in rows])
-        for key in ("value", "template_mm3", "people_mm3", "people_low", "people_high")
+        for key in ("value", "template_mm3", "cohort_mm3", "cohort_ci95_low", "cohort_ci95_high")
     )
     assert (np.diff(template) > 0).all()
-    assert ((low <= people) & (people <= high)).all()
-    share = (people[-1] / people[0] - 1) / (planted(ages[-1]) / planted(ages[0]) - 1)
-    assert 0.5 < share < 1.5
+    assert ((low <= cohort) & (cohort <= high)).all()
+    ratio = (cohort[-1] / cohort[0] - 1) / (planted(ages[-1]) / planted(ages[0]) - 1)
+    assert 0.5 < ratio < 1.5
 
 
-def test_what_is_wrong_is_said(
-    finished: Path, answers: dict[int, Layout], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_problems_are_printed(
+    finished: Path, outputs: dict[int, Layout], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ask(finished, tmp_path / "a", "age=old", "agee=3") == 2
+    assert query(finished, tmp_path / "a", "age=old", "agee=3") == 2
     error = capsys.readouterr().err
     assert "age is 'old', no number" in error and "Did you mean 'age'?" in error
-    assert ask(finished, answers[35].output, "age=35") == 2
+    assert query(finished, outputs[35].output, "age=35") == 2
     assert "exists already" in capsys.readouterr().err
-    assert ask(tmp_path / "nowhere", tmp_path / "b") == 2
-    assert ask(finished, tmp_path / "c", "age=150") == 0
+    assert query(tmp_path / "nowhere", tmp_path / "b") == 2
+    assert query(finished, tmp_path / "c", "age=150") == 0
     assert "outside the cohort's range" in capsys.readouterr().out
     assert main(["template", "query", "--out", str(tmp_path / "d")]) == 2

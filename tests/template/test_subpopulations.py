@@ -1,4 +1,6 @@
-"""A mixture of templates: subpopulations are planted, told apart, and found again in someone new."""
+"""A mixture of templates: planted subpopulations are found, also for a new subject."""
+
+from __future__ import annotations
 
 import shutil
 from dataclasses import replace
@@ -14,36 +16,36 @@ from atlasmith.affine import align_subject, build_reference
 from atlasmith.config import Config, parse_config
 from atlasmith.core.errors import AtlasmithError, InputError
 from atlasmith.core.grid import Grid
-from atlasmith.inference.image import register_image
-from atlasmith.inference.query import query_template
+from atlasmith.inference import query_template, register_image
 from atlasmith.io.files import read_json, write_text
 from atlasmith.io.images import read_image, read_labels, write_image
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject, read_cohort, write_cohort
 from atlasmith.networks import Groupwise
+from atlasmith.preprocess import preprocess_subject
 from atlasmith.propagation import label_template
 from atlasmith.registration import register_subjects
 from atlasmith.template import train
-from atlasmith.template.subpopulations import clusters, find_subpopulations, nearest_subpopulation
+from atlasmith.template.subpopulations import cluster, find_subpopulations, nearest_subpopulation
 
 
-def test_planted_clusters_are_found_also_where_data_is_missing() -> None:
+def test_planted_clusters_are_found_with_missing_data() -> None:
     random = np.random.default_rng(0)
     planted = np.repeat([0, 1, 2], (12, 9, 5))
     values = random.normal(size=(3, 40))[planted] + 0.3 * random.normal(size=(26, 40))
-    shares = np.ones_like(values)
-    shares[::4, :15] = 0
-    values[::4, :15] = 100.0  # what isn't data must not count
-    np.testing.assert_array_equal(clusters(values, shares, 3, seed=0), planted)
+    fractions = np.ones_like(values)
+    fractions[::4, :15] = 0
+    values[::4, :15] = 100.0  # without data, must not be used
+    np.testing.assert_array_equal(cluster(values, fractions, 3, seed=0), planted)
 
 
-def test_equal_people_are_one_cluster() -> None:
-    np.testing.assert_array_equal(clusters(np.ones((5, 4)), np.ones((5, 4)), 2, seed=0), 0)
+def test_equal_rows_are_one_cluster() -> None:
+    np.testing.assert_array_equal(cluster(np.ones((5, 4)), np.ones((5, 4)), 2, seed=0), 0)
 
 
 @pytest.fixture(scope="module")
 def mixture(toy: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """A finished template of discs of which every third has a wide hole; no covariate says so."""
+    """A finished template of discs of which every third has a wide hole; no covariate tells which."""
     folder = tmp_path_factory.mktemp("mixture")
     random = np.random.default_rng(1)
     subjects = []
@@ -62,6 +64,8 @@ def mixture(toy: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
     for path in (toy.layout.grid, toy.layout.labels):
         shutil.copy(path, config.output)
     write_text(config.layout.config, yaml.safe_dump(config.resolved()))
+    for subject in subjects:
+        preprocess_subject(config, subject.id)
     build_reference(config)
     for subject in subjects:
         align_subject(config, subject.id)
@@ -72,31 +76,34 @@ def mixture(toy: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
     return config
 
 
-def test_planted_populations_are_told_apart(mixture: Config) -> None:
+def test_planted_subpopulations_are_found(mixture: Config) -> None:
     found = [subject.covariates["subpopulation"] for subject in read_cohort(mixture.layout.cohort)]
     assert found == ["B", "A", "A"] * 4
 
 
-def test_each_population_has_its_template(mixture: Config) -> None:
-    views = read_json(mixture.layout.template_description)["cohort"]
-    assert [view["covariates"] for view in views.values()] == [{"subpopulation": "A"}, {"subpopulation": "B"}]
+def test_each_subpopulation_has_its_template(mixture: Config) -> None:
+    cohorts = read_json(mixture.layout.template_description)["cohort"]
+    assert [cohort["covariates"] for cohort in cohorts.values()] == [
+        {"subpopulation": "A"},
+        {"subpopulation": "B"},
+    ]
     narrow, wide = (read_image(mixture.layout.template_at(k)).data for k in (1, 2))
     ring = narrow > 0.7 * narrow.max()
     assert wide[ring].mean() < 0.9 * narrow[ring].mean()
 
 
-def test_the_template_can_be_asked_for_a_population(mixture: Config, tmp_path: Path) -> None:
+def test_query_of_a_subpopulation(mixture: Config, tmp_path: Path) -> None:
     holes = {}
     for name in "AB":
         query_template(mixture.output, {"subpopulation": name}, tmp_path / name)
         found = Layout(tmp_path / name, "Toy", "T1w").template_labels
         holes[name] = int((read_labels(found).data == 1000).sum())
     assert holes["B"] > 2 * holes["A"]
-    with pytest.raises(InputError, match=r"nobody in the cohort has subpopulation 'C'.*A, B"):
+    with pytest.raises(InputError, match=r"no subject of the cohort has subpopulation 'C'.*A, B"):
         query_template(mixture.output, {"subpopulation": "C"}, tmp_path / "C")
 
 
-def test_someone_new_goes_to_the_template_that_looks_like_them(mixture: Config, tmp_path: Path) -> None:
+def test_a_new_subject_is_assigned_to_the_nearest_template(mixture: Config, tmp_path: Path) -> None:
     for index, subject in enumerate(read_cohort(mixture.layout.cohort)):
         unknown = replace(subject, covariates={})
         assert nearest_subpopulation(mixture, unknown) == "BAA"[index % 3]
@@ -110,29 +117,29 @@ def test_someone_new_goes_to_the_template_that_looks_like_them(mixture: Config, 
 
 
 @pytest.mark.parametrize("text", ["C", "1"])
-def test_a_population_that_is_none_is_refused(mixture: Config, tmp_path: Path, text: str) -> None:
-    with pytest.raises(InputError, match=rf"nobody in the cohort has subpopulation '{text}'.*A, B"):
+def test_an_unknown_subpopulation_is_refused(mixture: Config, tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match=rf"no subject of the cohort has subpopulation '{text}'.*A, B"):
         query_template(mixture.output, {"subpopulation": text}, tmp_path)
 
 
-def test_one_round_takes_no_lean_off(mixture: Config) -> None:
+def test_one_round_subtracts_no_mean_velocity(mixture: Config) -> None:
     assert not Groupwise.load(mixture.layout.template_weights).mean_velocity.any()
 
 
-def test_populations_come_before_the_template(mixture: Config, tmp_path: Path) -> None:
+def test_subpopulations_are_needed_by_the_template(mixture: Config, tmp_path: Path) -> None:
     config = mixture.model_copy(update={"output": tmp_path})
     for path in (mixture.layout.grid, mixture.layout.cohort):
         shutil.copy(path, tmp_path)
     with pytest.raises(AtlasmithError, match="Run `atlasmith subpopulations` first"):
         train(config)
     alone = config.model_copy(update={"template": config.template.model_copy(update={"subpopulations": 1})})
-    with pytest.raises(AtlasmithError, match="nothing to tell apart"):
+    with pytest.raises(AtlasmithError, match="there is a single population"):
         find_subpopulations(alone)
 
 
-def test_too_many_populations_and_views_of_none_are_refused(tiny: Tiny) -> None:
+def test_too_many_and_unknown_subpopulations_are_refused(tiny: Tiny) -> None:
     only(tiny.problems(template={"subpopulations": 3}), "template.subpopulations", "3", "4 subjects")
-    with pytest.raises(InputError, match=r"views.subpopulation.*'C'.*A, B"):
+    with pytest.raises(InputError, match=r"evaluate_at.subpopulation.*'C'.*A, B"):
         tiny.config(template={"subpopulations": 2, "evaluate_at": {"subpopulation": ["A", "C"]}})
 
 
