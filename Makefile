@@ -1,11 +1,12 @@
-# `make demo` runs the whole job on the demo cohort; `make test` runs every check. Both set up .venv first.
+# `make demo` runs the whole job on the demo cohort, `make test` every check, and `make docs` builds the site. Each
+# sets up .venv first.
 PYTHON ?= python3
 CORES ?= all
 CONFIGS := config.yaml $(wildcard examples/*.yaml)
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test lint dry-runs
+.PHONY: demo docs test lint dry-runs
 .DELETE_ON_ERROR:
 
 demo: .venv/.demo demo/participants.tsv
@@ -33,6 +34,12 @@ dry-runs: .venv/.dev demo/participants.tsv
 	        echo "dry run of $$config skipped: no cohort at $$bids"; \
 	    fi; \
 	done
+
+# Fills in the generated parts of the pages, and builds the site in build/docs.
+docs: .venv/.dev
+	python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	@echo "the site: build/docs/index.html"
 
 demo/participants.tsv: | .venv/.demo
 	atlasmith demo --out demo

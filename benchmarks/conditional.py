@@ -67,8 +67,8 @@ def fraction(subject: Subject, values: Array, label: int) -> float:
 class Fold:
     """Figures of one fold.
 
-    slope: Slope of the label's fraction over the covariate, of the template. gains: NCC and mean squared
-    difference of each held-out subject, conditional minus unconditional. points: Covariate and fraction of the
+    slope: Slope of the template's label fraction over the covariate. gains: NCC and mean squared difference
+    of each held-out subject, conditional minus unconditional. points: Covariate and label fraction of the
     held-out subjects with labels. seconds: Time of both trainings.
     """
 

@@ -2,6 +2,7 @@
 
 The functions below take arrays or images and need neither a config nor a workflow:
 
+- `align(fixed, moving)`: an affine registration of two images.
 - `register(fixed, moving)`: a diffeomorphic registration of two images.
 - `build_template(images, covariates=...)`: a template of a cohort, perhaps as a function of covariates.
 - `propagate(labels, transforms, grid)`: atlas labels in a target's space.
@@ -16,16 +17,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.9.0"
 
 if TYPE_CHECKING:
+    from atlasmith.affine import align
     from atlasmith.evaluation import evaluate
     from atlasmith.fusion import fuse
     from atlasmith.inference import build_template, predict
     from atlasmith.propagation import propagate
     from atlasmith.registration import register
 
-__all__ = ["__version__", "build_template", "evaluate", "fuse", "predict", "propagate", "register"]
+__all__ = ["__version__", "align", "build_template", "evaluate", "fuse", "predict", "propagate", "register"]
 
 # Imported on first use: torch and SimpleITK take seconds to load.
 _PLACES = {
+    "align": "atlasmith.affine",
     "build_template": "atlasmith.inference",
     "evaluate": "atlasmith.evaluation",
     "fuse": "atlasmith.fusion",

@@ -35,7 +35,7 @@ def atlas_of(target: Grid, seed: int) -> tuple[Image, Image]:
     """Random regions of several labels about a target's center, and an image on another grid."""
     random, flat = np.random.default_rng(seed), [n == 1 for n in target.shape]
     shape = np.where(flat, 1, [13, 12, 11] if target.ndim == 3 else [19, 18, 18])
-    grid = around(target.center, shape, np.where(flat, 1.0, [0.9, 1.2, 1.0]))
+    grid = around(target.center + np.where(flat, 0, 0.11), shape, np.where(flat, 1.0, [0.9, 1.2, 1.0]))
     field = gaussian_filter(random.normal(size=grid.shape), 1.2)
     labels = VALUES[np.searchsorted(np.quantile(field, [0.3, 0.5, 0.7, 0.85]), field)]
     finer = around(target.center + np.where(flat, 0, 0.3), np.where(flat, 1, 20), np.where(flat, 1.0, 0.7))
@@ -65,7 +65,8 @@ def affine_of(target: Grid, seed: int, scale: float = 0.15) -> Array:
 def field_of(target: Grid, seed: int, length: float = 2.5) -> DisplacementField:
     """A smooth random field on a part of the target's world: zero displacement beyond."""
     flat = [n == 1 for n in target.shape]
-    grid = around(target.center, np.where(flat, 1, 9), np.where(flat, 1.0, 1.3))
+    # Not exactly about the center: no voxel lies on the border, where rounding decides.
+    grid = around(target.center + np.where(flat, 0, 0.07), np.where(flat, 1, 9), np.where(flat, 1.0, 1.3))
     random = np.random.default_rng(seed)
     vectors = np.stack([gaussian_filter(random.normal(size=grid.shape), 1.5) for _ in range(3)], axis=-1)
     vectors[..., flat] = 0

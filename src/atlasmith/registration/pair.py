@@ -109,7 +109,7 @@ def register(
     """
     shape = (fixed.data if isinstance(fixed, Image) else fixed).shape
     fixed, moving = as_image(fixed, spacing), as_image(moving, spacing)
-    grid, place = fixed.grid, select_device(device)
+    grid, processor = fixed.grid, select_device(device)
     if moving.grid.ndim != grid.ndim:
         raise ValueError(f"a {grid.ndim}-D and a {moving.grid.ndim}-D image can't be registered")
     affine = np.eye(4) if affine is None else affine
@@ -118,23 +118,23 @@ def register(
     for name, terms in (("similarity", similarity), ("regularization", regularization)):
         objective |= {} if terms is None else {name: terms}
     sizes = [grid.tensor_shape] if network else _level_shapes(grid, levels)
-    velocity = torch.zeros(1, grid.ndim, *half_shape(sizes[0]), device=place)
+    velocity = torch.zeros(1, grid.ndim, *half_shape(sizes[0]), device=processor)
     for size in sizes:
-        target, source, mask = (x.to(place) for x in _level(images, grid, size))
-        start = (
-            resize_displacement(velocity, half_shape(size)) if network is None else network(target, source)
-        )
+        target, source, mask = (x.to(processor) for x in _level(images, grid, size))
+        with torch.no_grad():
+            resized = resize_displacement(velocity, half_shape(size))
+            start = resized if network is None else network(target, source)
         velocity = optimize_velocity(start, target, source, mask, grid, steps, learning_rate, objective)
     with torch.no_grad():
-        terms_found = instance_objective(target, source, mask, grid, **objective)(velocity).terms
-    forward, inverse = (x.cpu() for x in displacements(velocity.detach(), integration_steps, grid))
+        values = instance_objective(target, source, mask, grid, **objective)(velocity).terms
+    forward, inverse = (x.cpu() for x in displacements(velocity, integration_steps, grid))
     deformation = Deformation(forward, inverse, affine, grid)
     return RegistrationResult(
         warped=deformation.warp(moving).reshape(shape),
         forward=deformation.forward_steps,
         inverse=deformation.inverse_steps,
         log_jacobian=deformation.log_jacobian.reshape(shape),
-        terms={name: float(value) for name, value in terms_found.items()},
+        terms={name: float(value) for name, value in values.items()},
         metrics={name: value for name, value, _ in deformation.metrics(target.cpu())},
     )
 
@@ -149,15 +149,17 @@ def _resampled(moving: Image, affine: Array, grid: Grid) -> tuple[Array, Array]:
 
 
 def _level_shapes(grid: Grid, levels: int) -> list[tuple[int, ...]]:
-    """Return the shapes of the levels, coarse to fine: twice the voxel size each, but for coarser axes."""
+    """Return the shapes of the levels, coarse to fine: each has half the voxel size of the one before.
+
+    Axes with larger voxels than a level's keep their own; all levels have the same corner voxels.
+    """
     shapes: list[tuple[int, ...]] = []
     for level in range(levels):
         size = 2**level * min(grid.tensor_spacing)
         axes = zip(grid.tensor_shape, grid.tensor_spacing, strict=True)
         shape = tuple(round((n - 1) * own / max(own, size)) + 1 for n, own in axes)
-        if level and any(
-            n < min(SMALLEST_AXIS, full) for n, full in zip(shape, grid.tensor_shape, strict=True)
-        ):
+        smallest = [min(SMALLEST_AXIS, n) for n in grid.tensor_shape]
+        if any(n < limit for n, limit in zip(shape, smallest, strict=True)):
             break
         shapes.insert(0, shape)
     return shapes
@@ -165,7 +167,7 @@ def _level_shapes(grid: Grid, levels: int) -> list[tuple[int, ...]]:
 
 def _level(images: Sequence[Array], grid: Grid, shape: tuple[int, ...]) -> list[Tensor]:
     """Antialias fixed and moving image and resize them, and a mask, to (1, 1, *shape) with equal corners."""
-    size = max(grid.coarser_spacing(shape)) if shape != grid.tensor_shape else 0.0
+    size = min(grid.coarser_spacing(shape))
     smooth = [antialias(data, grid, size) for data in images[:2]]
     tensors = [torch.from_numpy(grid.squeeze(x))[None, None].float() for x in (*smooth, images[2])]
     image, other, mask = (resize(x, shape) for x in tensors)
