@@ -1,17 +1,16 @@
-"""What each ingredient of registration is worth: atlases registered anew to a finished run's template.
+"""Measure the contribution of each part of registration, on the atlases of a finished run.
 
     python benchmarks/ablation.py results-hippocampus --atlases 12
     python benchmarks/ablation.py results-brain --atlases 8 --labelled 3 --against results-brain-unrefined
 
-The last of the atlases, those that the run held out at the end, are labelled by each of the first, through
-the template and on its grid; targets' labels play no part, so that settings can be chosen by this. Prints a
-Markdown table: mean Dice of single atlases, its difference to the run's own settings with a 95 % interval
-over the people labelled, and seconds to register one person. `--against` adds runs that differ in training.
+The last atlases and those that the run held out are labelled by each of the first atlases, through the template
+and on its grid. Labels of targets are not used, so that settings may be chosen by the result. Prints a Markdown
+table: the mean Dice of single atlases, its difference from the run's own settings with a 95 % interval over the
+labelled subjects, and the time to register one subject. `--against` adds runs that were trained differently.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from figures import Record, make_parser, print_header, print_row
 from torch import Tensor
 
 from atlasmith.config import Config, load_config, parse_config
@@ -31,22 +31,25 @@ from atlasmith.io.tables import read_cohort, read_label_values
 from atlasmith.registration.stage import load_registration
 from atlasmith.training.dataset import AlignedImages
 
-# What is changed of the run's config, by dotted name; None takes a term out.
+# Changes of the run's config, by dotted name; None removes a term.
 CHANGES: dict[str, dict[str, Any]] = {
-    "the network alone": {"register.instance_optimization.steps": 0},
+    "network, without instance optimization": {"register.instance_optimization.steps": 0},
     "10 steps at 0.2": {
         "register.instance_optimization.steps": 10,
         "register.instance_optimization.learning_rate": 0.2,
     },
-    "without `mse`": {"template.similarity.mse": None},
+    "without mse": {"template.similarity.mse": None},
     "LNCC over 5 voxels": {"template.similarity.lncc.window": 5},
     "LNCC over 9 voxels": {"template.similarity.lncc.window": 9},
     "diffusion 0.1": {"template.regularization.diffusion.weight": 0.1},
     "diffusion 1.6": {"template.regularization.diffusion.weight": 1.6},
 }
 
+Displacements = list[tuple[Tensor, Tensor]]  # of each subject, from the template space to its image and back
+
 
 def changed(config: Config, changes: dict[str, Any]) -> Config:
+    """Apply changes to a config."""
     values = config.resolved()
     for name, value in changes.items():
         *path, last = name.split(".")
@@ -60,8 +63,14 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
     return parse_config(values)
 
 
-class People:
-    """A run's first atlases, and its last ones or those held out, to be labelled, on the template's grid."""
+class AtlasSubset:
+    """The first atlases of a run, and the subjects that they label, on the template's grid.
+
+    Args:
+        run: Output folder of a finished run.
+        atlases: Number of atlases that label.
+        labelled: Number of subjects to be labelled, the last atlases or those that were held out.
+    """
 
     def __init__(self, run: Path, atlases: int, labelled: int) -> None:
         self.config = load_config(run / "config.yaml").model_copy(update={"output": run})
@@ -77,30 +86,36 @@ class People:
         self.images = AlignedImages(self.config.layout, self.subjects, grid)
         self.values = np.array(read_label_values(self.config.layout.labels))
 
-    def registered(self, config: Config) -> tuple[list[tuple[Tensor, Tensor]], float]:
-        """Maps to and from the common space, and seconds a person."""
+    @property
+    def pairs(self) -> int:
+        """Number of pairs of an atlas and a labelled subject."""
+        return sum(atlas != subject for atlas in self.atlases for subject in self.labelled)
+
+    def register(self, config: Config) -> tuple[Displacements, float]:
+        """Register all subjects; displacements, and median seconds for a subject."""
         registration = load_registration(config)
-        seconds, maps = [], []
+        seconds, displacements = [], []
         for index, subject in enumerate(self.subjects):
             image, mask = self.images.batch([index])
             code = registration.model.code.encode(subject.covariates)
             start = time.perf_counter()
             features = registration.model.features(image, [subject.id])
-            maps += registration.to_template_space(code, mask, features)
+            displacements += registration.to_template_space(code, mask, features)
             seconds.append(time.perf_counter() - start)
-        return maps, float(np.median(seconds))
+        return displacements, float(np.median(seconds))
 
-    def dice(self, maps: list[tuple[Tensor, Tensor]]) -> Array:
-        """Of single atlases, the mean for each person labelled (N,)."""
+    def dice(self, displacements: Displacements) -> Array:
+        """Compute for each labelled subject (N,) the mean Dice of single atlases."""
         scores = []
-        for person in self.labelled:
-            truth = metrics.label_index(self.images.labels(person).numpy(), self.values)
+        for subject in self.labelled:
+            truth = metrics.label_index(self.images.labels(subject).numpy(), self.values)
             overlaps = []
             for atlas in self.atlases:
-                if atlas == person:
+                if atlas == subject:
                     continue
                 labels = self.images.labels(atlas)[None, None].float()
-                moved = warp(labels, compose(maps[atlas][0], maps[person][1]), mode="nearest")
+                composed = compose(displacements[atlas][0], displacements[subject][1])
+                moved = warp(labels, composed, mode="nearest")
                 found = metrics.label_index(moved[0, 0].int().numpy(), self.values)
                 overlaps.append(
                     np.nanmean(metrics.dice(metrics.count_overlap(truth, found, len(self.values))))
@@ -110,37 +125,46 @@ class People:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("run", type=Path, help="a finished output folder")
-    parser.add_argument("--atlases", type=int, default=12, help="the first so many label")
-    parser.add_argument("--labelled", type=int, default=12, help="the last so many atlases are labelled")
+    parser.add_argument("--atlases", type=int, default=12, help="number of atlases, the first ones, that label")
+    parser.add_argument("--labelled", type=int, default=12, help="number of labelled atlases, the last ones")
     parser.add_argument("--against", type=Path, nargs="*", default=[], help="other runs of the cohort")
     options = parser.parse_args()
-    people = People(options.run, options.atlases, options.labelled)
-    config = people.config
+    subset = AtlasSubset(options.run, options.atlases, options.labelled)
+    config, settings = subset.config, subset.config.register_.instance_optimization
+    record = Record(
+        options.record,
+        dataset=config.cohort.bids.name,
+        n=subset.pairs,
+        note=f"{len(subset.atlases)} atlases, {subset.pairs} pairs, template grid",
+    )
 
-    maps, seconds = people.registered(config)
-    own = people.dice(maps)
-    print(f"{len(people.labelled)} people labelled by {len(people.atlases)} atlases\n")
-    print("| change | Dice | difference, 95 % interval | s a person |\n|---|---|---|---|")
-    print(f"| none | {own.mean():.4f} | | {seconds:.2f} |", flush=True)
+    displacements, seconds = subset.register(config)
+    own = subset.dice(displacements)
+    default = f"default: {settings.steps} steps at {settings.learning_rate:g}"
+    print(f"{len(subset.labelled)} subjects labelled by {len(subset.atlases)} atlases")
+    print_header("change", "Dice", "difference, 95 % interval", "s for a subject")
+    print_row(default, f"{own.mean():.4f}", "", f"{seconds:.2f}")
+    record.add("ablation", default, {"dice": own.mean()}, seconds=seconds)
 
-    def row(name: str, scores: Array, seconds: float) -> None:
+    def compare(name: str, scores: Array, seconds: float | None) -> None:
         found = statistics.summary(scores - own, config.seed, config.score.bootstrap)
-        interval = f"{found['mean']:+.4f}, {found['ci95_low']:+.4f} to {found['ci95_high']:+.4f}"
-        print(f"| {name} | {scores.mean():.4f} | {interval} | {seconds:.2f} |", flush=True)
+        difference = found["mean"], found["ci95_low"], found["ci95_high"]
+        interval = f"{difference[0]:+.4f}, {difference[1]:+.4f} to {difference[2]:+.4f}"
+        print_row(name, f"{scores.mean():.4f}", interval, "" if seconds is None else f"{seconds:.2f}")
+        figures = {"dice": float(scores.mean()), "dice_difference": difference}
+        record.add("ablation", name, figures, seconds=seconds)
 
-    still = [(torch.zeros_like(there), torch.zeros_like(back)) for there, back in maps]
-    row("affine alone", people.dice(still), 0)
+    zero = [(torch.zeros_like(forward), torch.zeros_like(inverse)) for forward, inverse in displacements]
+    compare("affine alone", subset.dice(zero), None)
     for name, changes in CHANGES.items():
-        maps, seconds = people.registered(changed(config, changes))
-        row(name, people.dice(maps), seconds)
+        displacements, seconds = subset.register(changed(config, changes))
+        compare(name, subset.dice(displacements), seconds)
     for run in options.against:
-        other = People(run, options.atlases, options.labelled)
-        maps, seconds = other.registered(other.config)
-        row(run.name, other.dice(maps), seconds)
+        other = AtlasSubset(run, options.atlases, options.labelled)
+        displacements, seconds = other.register(other.config)
+        compare(run.name, other.dice(displacements), seconds)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from retrain import beside
+from retrain import link_affine_stage
 from scipy.stats import wilcoxon
 
 from atlasmith.config import Config, load_config, parse_config
@@ -44,7 +44,7 @@ RESAMPLES = 2000
 
 def trained(config: Config, subjects: Sequence[Subject], folder: Path, with_labels: bool) -> Groupwise:
     """Train a template of some subjects in `folder`; with the atlases registered to it for its labels."""
-    config = beside(config.output, config, folder, subjects)
+    config = link_affine_stage(config.output, config, folder, subjects)
     train(config)
     if with_labels:
         register_subjects(config, [subject.id for subject in subjects if subject.role == "atlas"])

@@ -1,6 +1,6 @@
 """The same people's template by each mode, as one picture.
 
-    python benchmarks/modes.py results --covariate age --values 25 85 --axis 2 --out docs/modes.png
+    python benchmarks/modes.py results --covariate age --values 25 85 --axis 2 --out docs/images/template-modes.png
 
 Trains a template by each mode from a finished run's affine stage, in the run's own config but for the mode.
 A row of the picture is a mode: the template at both values (a mixture's at both subpopulations), and the second

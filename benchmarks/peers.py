@@ -1,4 +1,4 @@
-"""What the benchmarks share about the tools that they compare with."""
+"""What the benchmarks share to compare with other tools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from atlasmith.core.world import resample, resample_labels
 from atlasmith.io.images import Image, read_image, read_labels
 from atlasmith.io.transforms import to_sitk
 
-# Of greedy: an affine by NCC over 5 voxels an axis, from the images' centers.
+# Settings of greedy: an affine by NCC over 5 voxels along each axis, from the images' centers.
 GREEDY = "-d 3 -V 0 -threads 2 -i fixed moving -m NCC 2x2x2"
 GREEDY_WARP = f"{GREEDY} -it matrix -n 100x50x20 -o field"
 GREEDY_AFFINE = f"{GREEDY} -a -dof 12 -ia-image-centers -n 40x20 -o matrix"
@@ -22,7 +22,12 @@ GREEDY_AFFINE = f"{GREEDY} -a -dof 12 -ia-image-centers -n 40x20 -o matrix"
 
 @cache
 def normalized(path: Path, spacing: float | None = None) -> Image:
-    """As ours are, so that all tools see the same; in voxels of `spacing` mm if it is given."""
+    """Read an image normalized as ours are, so that all tools get the same input.
+
+    Args:
+        path: The image file.
+        spacing: Voxel size, mm; None for that of the file.
+    """
     raw = read_image(path)
     image = Image(antialias(normalize(raw.data), raw.grid, spacing or 0), raw.grid)
     if spacing is None:
@@ -34,7 +39,7 @@ def normalized(path: Path, spacing: float | None = None) -> Image:
 
 @cache
 def labels_of(path: Path, spacing: float | None = None) -> Image:
-    """As `normalized`."""
+    """Read labels, resampled as the images of `normalized`."""
     labels = read_labels(path)
     if spacing is None:
         return labels
@@ -43,7 +48,7 @@ def labels_of(path: Path, spacing: float | None = None) -> Image:
 
 
 def ants_image(image: Image) -> Any:
-    """As antspyx has it, in 2-D or 3-D."""
+    """Convert an image to one of antspyx, in 2-D or 3-D."""
     import ants
 
     grid, ndim = image.grid, image.grid.ndim
@@ -56,7 +61,7 @@ def ants_image(image: Image) -> Any:
     )
 
 
-def remove_files(found: dict[str, Any]) -> None:
-    """Those that a registration by antspyx leaves in the temporary folder."""
-    for path in {*found["fwdtransforms"], *found["invtransforms"]}:
+def remove_files(registration: dict[str, Any]) -> None:
+    """Delete the transforms that a registration by antspyx leaves in the temporary folder."""
+    for path in {*registration["fwdtransforms"], *registration["invtransforms"]}:
         Path(path).unlink(missing_ok=True)

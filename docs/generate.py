@@ -146,10 +146,10 @@ def configuration() -> str:
 
 
 def renamed() -> str:
-    """List the keys that had another name in an earlier version."""
-    methods = {f"fusion.methods: {old}": f"fusion.methods: {new}" for old, new in RENAMED_METHODS.items()}
-    rows = [[f"`{old}`", f"`{new}`"] for old, new in {**RENAMED, **methods}.items()]
-    return table(["before 0.9.0", "now"], rows)
+    """List the keys and fusion methods that had another name in an earlier version."""
+    keys = [f"- `{old}` is now `{new}`" for old, new in RENAMED.items()]
+    methods = [f"- the fusion method `{old}` is now `{new}`" for old, new in RENAMED_METHODS.items()]
+    return "\n".join(keys + methods)
 
 
 # The command line

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from torch import Tensor, nn
-from whole import make_whole
+from small_run import make_small_run
 
 from atlasmith.affine.engines import ENGINES, AffineEngine
 from atlasmith.cli import main
@@ -97,7 +97,7 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_with_a_toy_of_each_kind(tables: None, tmp_path: Path) -> None:
-    path = make_whole(tmp_path)
+    path = make_small_run(tmp_path)
     values = yaml.safe_load(path.read_text())
     values["output"] = str(tmp_path / "results")
     values["cohort"]["bids"] = str(tmp_path / "bids")
@@ -144,7 +144,7 @@ def test_a_run_with_a_toy_of_each_kind(tables: None, tmp_path: Path) -> None:
 def test_an_unknown_setting_of_a_toy_is_named(
     tables: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = make_whole(tmp_path)
+    path = make_small_run(tmp_path)
     values = yaml.safe_load(path.read_text())
     values["cohort"]["bids"] = str(tmp_path / "bids")
     values["output"] = str(tmp_path / "results")

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment goes on to the results of one that wasn't."""
+"""A run that is killed at any moment resumes to the results of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -10,47 +10,49 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from whole import JOBS, finish, left_by, make_whole, start
+from small_run import JOBS, finish, make_small_run, result_hashes, start
 
 KILLS = 20
-LONGEST = 5.0  # seconds after a job has ended, or into the next
-SHORTEST = 0.5  # before the last one ends
+LONGEST = 5.0  # seconds from the end of a job to the kill
+SHORTEST = 0.5  # the same before the last job
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    make_whole(folder)
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    make_small_run(folder)
     assert finish(start(folder, "--cores", 1)).count("Finished jobid") == JOBS
     return folder
 
 
 @pytest.fixture(scope="module")
-def undisturbed(finished: Path) -> dict[str, str]:
-    return left_by(finished)
+def uninterrupted(finished: Path) -> dict[str, str]:
+    return result_hashes(finished)
 
 
-def test_a_run_is_made_again_from_its_own_record(
-    finished: Path, undisturbed: dict[str, str], tmp_path: Path
+def test_a_run_is_reproduced_from_its_resolved_config(
+    finished: Path, uninterrupted: dict[str, str], tmp_path: Path
 ) -> None:
-    shutil.copyfile(finished / "results" / "config.yaml", make_whole(tmp_path))
+    shutil.copyfile(finished / "results" / "config.yaml", make_small_run(tmp_path))
     finish(start(tmp_path, "--cores", 1))
-    assert left_by(tmp_path) == undisturbed
+    assert result_hashes(tmp_path) == uninterrupted
 
 
-def test_two_jobs_at_a_time_make_the_same(undisturbed: dict[str, str], tmp_path: Path) -> None:
-    make_whole(tmp_path)
+def test_two_jobs_at_a_time_give_the_same_results(uninterrupted: dict[str, str], tmp_path: Path) -> None:
+    make_small_run(tmp_path)
     finish(start(tmp_path, "--cores", 2))
-    assert left_by(tmp_path) == undisturbed
+    assert result_hashes(tmp_path) == uninterrupted
 
 
 @pytest.mark.parametrize("seed", range(KILLS))
-def test_killed_at_a_random_moment(undisturbed: dict[str, str], tmp_path: Path, seed: int) -> None:
+def test_a_run_killed_at_a_random_moment_resumes(
+    uninterrupted: dict[str, str], tmp_path: Path, seed: int
+) -> None:
     # The rule `all` does nothing that could be killed.
     job, moment = divmod(np.random.default_rng(seed).uniform(0, JOBS - 1), 1)
-    make_whole(tmp_path)
+    make_small_run(tmp_path)
     process = start(tmp_path, "--cores", 1)
     assert process.stdout is not None
     finished = 0
@@ -65,4 +67,4 @@ def test_killed_at_a_random_moment(undisturbed: dict[str, str], tmp_path: Path, 
     finish(start(tmp_path, "--unlock"))
     messages = finish(start(tmp_path, "--cores", 1, "--rerun-incomplete"))
     assert messages.count("Finished jobid") <= JOBS - finished
-    assert left_by(tmp_path) == undisturbed
+    assert result_hashes(tmp_path) == uninterrupted

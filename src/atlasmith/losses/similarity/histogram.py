@@ -15,7 +15,8 @@ from torch import Tensor
 from atlasmith.core.checkpointing import checkpoint
 from atlasmith.losses.similarity.base import TINY
 
-VOXELS_PER_CHUNK = 2**13  # counted at once; their counts stay in the cache
+# Voxels counted at once: on a CPU, their counts stay in the cache; a GPU needs enough to fill it.
+VOXELS_PER_CHUNK, VOXELS_PER_GPU_CHUNK = 2**13, 2**21
 
 Kernel = Literal["gaussian", "bspline"]
 Counts = Callable[[Tensor], Tensor]
@@ -82,9 +83,14 @@ def flatten(fixed: Tensor, moved: Tensor, mask: Tensor | None) -> tuple[Tensor, 
     return fixed.flatten(1), moved.flatten(1), weight / weight.sum(1, keepdim=True).clamp(min=TINY)
 
 
+def _chunk_voxels(values: Tensor) -> int:
+    """The number of voxels to count at once, on the device of `values`."""
+    return VOXELS_PER_CHUNK if values.device.type == "cpu" else VOXELS_PER_GPU_CHUNK
+
+
 def sum_over_chunks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """Sum `function` over chunks of the last axis of `tensors` (B, N)."""
-    size = max(VOXELS_PER_CHUNK // len(tensors[0]), 1)
+    size = max(_chunk_voxels(tensors[0]) // len(tensors[0]), 1)
     parts = zip(*(t.split(size, dim=-1) for t in tensors), strict=True)
     return sum(
         (checkpoint(function, *part) for part in parts),
@@ -124,7 +130,7 @@ def average_over_patches(
         if a.numel() == 0:
             continue
         channels = a.shape[1] * a.shape[2]
-        size = max(VOXELS_PER_CHUNK // a.shape[-1], 1)
+        size = max(_chunk_voxels(a) // a.shape[-1], 1)
         chunks = zip(*(x.flatten(0, 2).split(size) for x in (a, b)), strict=True)
         values = torch.cat([checkpoint(function, *chunk) for chunk in chunks]).view(len(fixed), channels)
         if mask is None:

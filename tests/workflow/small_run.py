@@ -1,4 +1,4 @@
-"""A whole run that takes a minute, and what it leaves, to compare runs by."""
+"""A complete run that takes a minute, and hashes of its results, by which runs are compared."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from atlasmith.io.images import write_image
 from atlasmith.io.tables import write_tsv
 
 ROOT = Path(__file__).parents[2]
-JOBS = 16  # of a whole run
+CONFIG = "small.yaml"
+JOBS = 17  # of a complete run
 
 
-def make_whole(folder: Path) -> Path:
-    """A cohort of six slices and a config for it in `folder`: every stage does something, and none much."""
+def make_small_run(folder: Path) -> Path:
+    """Write a cohort of six slices and its config; every stage runs, each with few steps."""
     random = np.random.default_rng(0)
     rows = []
     for index, role in enumerate(["atlas"] * 4 + ["target", "train"]):
@@ -37,7 +38,7 @@ def make_whole(folder: Path) -> Path:
         "cohort": {"bids": "bids", "covariates": ["age"]},
         "affine": {"iterations": 1},
         "template": {
-            "name": "Whole",
+            "name": "Small",
             "condition_on": ["age"],
             "evaluate_at": {"age": [30, 70]},
             "network": {"channels": [4, 8, 8]},
@@ -52,22 +53,14 @@ def make_whole(folder: Path) -> Path:
         },
         "score": {"bootstrap": 50},
     }
-    path = folder / "whole.yaml"
+    path = folder / CONFIG
     path.write_text(yaml.safe_dump(config))
     return path
 
 
 def start(folder: Path, *arguments: object, wrapper: str | Path | None = None) -> subprocess.Popen[str]:
-    """Snakemake on that config, in a process group of its own; its messages come from stdout."""
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        ROOT / "Snakefile",
-        "--configfile",
-        "whole.yaml",
-    ]
+    """Start Snakemake on that config, in a process group of its own; its messages come from stdout."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--configfile", CONFIG]
     if wrapper is not None:
         command.insert(0, wrapper)
     return subprocess.Popen(
@@ -83,15 +76,16 @@ def start(folder: Path, *arguments: object, wrapper: str | Path | None = None) -
 
 
 def finish(process: subprocess.Popen[str]) -> str:
+    """Wait for a run that must succeed; returns its messages."""
     messages, _ = process.communicate()
     assert process.returncode == 0, messages
     return messages
 
 
-def left_by(folder: Path) -> dict[str, str]:
-    """A hash of each result's bytes, by name; but for the folder's own name, which some of them tell.
+def result_hashes(folder: Path) -> dict[str, str]:
+    """Hash each result's bytes, without the folder's own name, which some of them contain.
 
-    Logs say when and where things happened, and are left out.
+    Logs have times and places in them, and are left out.
     """
     results = folder / "results"
     return {
