@@ -3,10 +3,11 @@
     python benchmarks/ablation.py results-hippocampus --atlases 12
     python benchmarks/ablation.py results-brain --atlases 8 --labelled 3 --against results-brain-unrefined
 
-The last atlases and those that the run held out are labelled by each of the first atlases, through the template
-and on its grid. Labels of targets are not used, so that settings may be chosen by the result. Prints a Markdown
-table: the mean Dice of single atlases, its difference from the run's own settings with a 95 % interval over the
-labelled subjects, and the time to register one subject. `--against` adds runs that were trained differently.
+The last atlases and those that the run held out are labelled by each of the first atlases, through the
+template and on its grid. Labels of targets are not used, so that settings may be chosen by the result. Prints
+a Markdown table: the mean Dice of single atlases, its difference from the run's own settings with a 95 %
+interval over the labelled subjects, and the time to register one subject. `--against` adds runs that were
+trained differently.
 """
 
 from __future__ import annotations
@@ -127,8 +128,8 @@ class AtlasSubset:
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("run", type=Path, help="a finished output folder")
-    parser.add_argument("--atlases", type=int, default=12, help="number of atlases, the first ones, that label")
-    parser.add_argument("--labelled", type=int, default=12, help="number of labelled atlases, the last ones")
+    parser.add_argument("--atlases", type=int, default=12, help="number of the first atlases, which label")
+    parser.add_argument("--labelled", type=int, default=12, help="number of last atlases, to be labelled")
     parser.add_argument("--against", type=Path, nargs="*", default=[], help="other runs of the cohort")
     options = parser.parse_args()
     subset = AtlasSubset(options.run, options.atlases, options.labelled)

@@ -3,8 +3,8 @@
     python benchmarks/gpu.py                                  # on a GPU, about five minutes
     python benchmarks/gpu.py --device cpu --shape 16 16 16    # a dry run of this script
 
-Images are noise: times and memory don't depend on them. Finished figures are kept in `--out` and skipped when
-the script is started again; `python benchmarks/gpu.py --record FILE` adds them to `benchmarks/results/gpu.csv`.
+Images are noise: times and memory don't depend on them. Finished figures are kept in `--out`, and skipped
+when the script is started again. With `--record FILE` the figures of FILE go to `benchmarks/results/gpu.csv`.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Setting:
 
 
 def measure_steps(figures: Figures, shape: tuple[int, ...], batch: int, device: torch.device) -> None:
-    """Measure training steps of the default and of other settings."""
+    """Measure training steps of the default settings."""
     setting = Setting(shape, batch, device)
     figures.add(
         "memory estimated, GiB",
@@ -151,7 +151,10 @@ def measure_steps(figures: Figures, shape: tuple[int, ...], batch: int, device: 
     figures.add("step, host-fed, ms", lambda: milliseconds(device, setting.host_fed_step, 3))
     figures.add("operators of a step", lambda: profile(setting.step, device))
     figures.add("equal losses in two runs", lambda: repeatable(shape, batch, device))
-    del setting
+
+
+def measure_other_steps(figures: Figures, shape: tuple[int, ...], batch: int, device: torch.device) -> None:
+    """Measure training steps of other settings."""
     for name, more in {
         "float32": {"precision": "float32"},
         "save_memory": {"save_memory": True},
@@ -252,6 +255,7 @@ def main() -> None:
         )  # type: ignore[misc]
     measure_instance(figures, shape, device)
     measure_steps(figures, shape, options.batch, device)
+    measure_other_steps(figures, shape, options.batch, device)
 
 
 def record(found: dict[str, Any], batch: int) -> None:

@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py --shape 160 192 224
 
-Each decoder runs in a process of its own, in float32 on the CPU, with the default network, losses and batch, on
-images of noise. Prints a Markdown table.
+Each decoder runs in a process of its own, in float32 on the CPU, with the default network, losses and batch,
+on images of noise. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def main() -> None:
                 ({"parameters": weights}, "any batch"),
                 ({"peak_memory_gib": peak, "time_s": seconds}, variant),
             ):
-                record.add("scaling", f"{decoder} decoder", figures, note=f"{protocol} | {name}")
+                record.add(
+                    "scaling", f"{decoder} decoder", figures, seconds=seconds, note=f"{protocol} | {name}"
+                )
 
 
 if __name__ == "__main__":

@@ -1,22 +1,23 @@
-"""How much of a planted effect a conditional template gives back: rings whose radius has_covariate_velocity with age.
+"""Measure how much of a planted effect of age a conditional template recovers, on rings of growing radius.
 
     python benchmarks/rings.py
 
-Makes slices of rings, each with a random smooth warp and noise, of people whose ages are spread evenly; the
-affine stage is left out, since it would take size away. Prints a Markdown table: the slope of the radius that
-templates from 30 to 70 show, as a share of the planted one, with and without rounds of refinement, and how
-sharp the template is (the mean gradient on the ring at 50, as a share of a single ring's).
+Makes slices of rings, each with a random smooth deformation and noise, of subjects with evenly distributed
+ages; the affine stage is left out, since it would remove differences of size. Prints a Markdown table: the
+slope of the radius of the templates from 30 to 70 years divided by the planted one, with and without rounds
+of refinement, and the sharpness of the template (the mean gradient on the ring at 50 years, divided by that
+of a single ring).
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from figures import Record, make_parser, print_header, print_row
 from scipy.ndimage import gaussian_filter
 
 from atlasmith.config import Config, parse_config
@@ -29,18 +30,18 @@ from atlasmith.networks import Groupwise
 from atlasmith.template import train
 
 SIZE, WIDTH = 64, 2.0
-SLOPE = 0.15  # voxels a year: as much as 9 from 20 to 80
+SLOPE = 0.15  # voxels a year: 9 voxels from 20 to 80 years
 
 
-def ring(age: float, bend: Array) -> Array:
-    """(SIZE, SIZE) of a ring whose points are displaced by `bend` (2, SIZE, SIZE)."""
-    x, y = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2 + bend
+def ring(age: float, displacement: Array) -> Array:
+    """Draw (SIZE, SIZE) of a ring whose points are displaced by (2, SIZE, SIZE)."""
+    x, y = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2 + displacement
     radius = 16 + SLOPE * (age - 50)
     return np.exp(-((np.hypot(x, y) - radius) ** 2) / (2 * WIDTH**2))
 
 
-def prepare(folder: Path, subjects: int, seed: int, **template: object) -> Config:
-    """A cohort that stands before the template stage."""
+def make_cohort(folder: Path, subjects: int, seed: int, **template: object) -> Config:
+    """Make a cohort whose stages before the template are finished."""
     random = np.random.default_rng(seed)
     config = parse_config(
         {
@@ -58,22 +59,22 @@ def prepare(folder: Path, subjects: int, seed: int, **template: object) -> Confi
     write_json(layout.grid, grid.to_dict())
     rows = []
     for index, age in enumerate(np.linspace(20, 80, subjects)):
-        bend = np.stack([gaussian_filter(random.normal(size=(SIZE, SIZE)), 8) for _ in range(2)])
-        bend *= 2 / bend.std()
-        image = ring(age, bend) + 0.03 * random.normal(size=(SIZE, SIZE))
+        displacement = np.stack([gaussian_filter(random.normal(size=(SIZE, SIZE)), 8) for _ in range(2)])
+        displacement *= 2 / displacement.std()
+        image = ring(age, displacement) + 0.03 * random.normal(size=(SIZE, SIZE))
         image = np.clip(image, 0, 1)[..., None].astype(np.float32)
         name = f"{index:03d}"
         path = folder / f"{name}.nii.gz"
-        write_image(path, image, grid)
-        write_image(layout.affine_image(name), image, grid)
+        for file in (path, layout.preprocessed(name), layout.affine_image(name)):
+            write_image(file, image, grid)
         write_affine(layout.affine(name), np.eye(4))
         rows.append(Subject(name, "train", path, covariates={"age": float(age)}))
     write_cohort(layout.cohort, rows, ["age"])
     return config
 
 
-def shown(config: Config) -> tuple[float, float]:
-    """Slope of the template's radius over the planted one, and its sharpness at 50 over a single ring's."""
+def slope_and_sharpness(config: Config) -> tuple[float, float]:
+    """Measure the template's slope over the planted one, and its sharpness at 50 over a single ring's."""
     model = Groupwise.load(config.layout.template_weights)
     x, y = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
     radius = np.hypot(x, y)
@@ -84,39 +85,48 @@ def shown(config: Config) -> tuple[float, float]:
             image = model.template(model.code.encode({"age": float(age)})[None])[0, 0].numpy()
         images.append(image)
         bright = np.maximum(image - 0.2 * image.max(), 0)
-        # A circle has more voxels the larger it is.
+        # The number of voxels of a circle is proportional to its radius.
         radii.append((bright * radius / np.maximum(radius, 1)).sum() / (bright / np.maximum(radius, 1)).sum())
 
     def sharpness(image: Array) -> float:
         return float(np.hypot(*np.gradient(image))[np.abs(radius - 16) < 3 * WIDTH].mean())
 
-    one = ring(50, np.zeros((2, SIZE, SIZE)))
-    return float(np.polyfit(ages, radii, 1)[0] / SLOPE), sharpness(images[2]) / sharpness(one)
+    single = ring(50, np.zeros((2, SIZE, SIZE)))
+    return float(np.polyfit(ages, radii, 1)[0] / SLOPE), sharpness(images[2]) / sharpness(single)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--subjects", type=int, default=200)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--rounds", type=int, nargs="*", default=[0, 1, 3, 6])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="number of repetitions")
     options = parser.parse_args()
-    print("| rounds of refinement | slope recovered, by seed | sharpness | s |\n|---|---|---|---|")
+    note = f"{options.subjects} slices, {options.seeds} seeds"
+    record = Record(options.record, dataset="rings", n=options.subjects, note=note)
+    print_header("rounds of refinement", "slope recovered, by seed", "sharpness", "s")
     for rounds in options.rounds:
-        slopes, sharp, start = [], [], time.perf_counter()
+        slopes, sharpness, start = [], [], time.perf_counter()
         for seed in range(options.seeds):
             with tempfile.TemporaryDirectory() as folder:
-                config = prepare(
+                config = make_cohort(
                     Path(folder), options.subjects, seed, steps=options.steps, refinement={"rounds": rounds}
                 )
                 train(config)
-                slope, sharpness = shown(config)
-            slopes.append(f"{slope:.3f}")
-            sharp.append(sharpness)
+                slope, sharp = slope_and_sharpness(config)
+            slopes.append(slope)
+            sharpness.append(sharp)
         seconds = (time.perf_counter() - start) / options.seeds
-        print(f"| {rounds} | {', '.join(slopes)} | {np.mean(sharp):.2f} | {seconds:.0f} |", flush=True)
+        print_row(
+            rounds,
+            ", ".join(f"{slope:.3f}" for slope in slopes),
+            f"{np.mean(sharpness):.2f}",
+            f"{seconds:.0f}",
+        )
+        figures = {f"slope_ratio_seed_{seed}": slope for seed, slope in enumerate(slopes, start=1)}
+        figures["sharpness_ratio"] = float(np.mean(sharpness))
+        method = f"{rounds} round{'' if rounds == 1 else 's'} of groupwise refinement"
+        record.add("template", method, figures, seconds=seconds)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from atlasmith.cohort import (
 )
 from atlasmith.cohort.grid import decide_grid
 from atlasmith.config import parse_config
-from atlasmith.core.grid import Grid
 
 
 def test_two_and_three_dimensions_together(tiny: Tiny) -> None:

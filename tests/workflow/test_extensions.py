@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from torch import Tensor, nn
 from small_run import make_small_run
+from torch import Tensor, nn
 
 from atlasmith.affine.engines import ENGINES, AffineEngine
 from atlasmith.cli import main

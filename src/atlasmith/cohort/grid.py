@@ -14,6 +14,7 @@ from atlasmith.config.template import TemplateSection
 from atlasmith.core.grid import Array, Grid
 from atlasmith.workflow.resources import GIB, training_bytes
 
+
 def common_grid(
     config: Config, grids: Mapping[str, Grid], extents: Sequence[Array], problems: Problems
 ) -> Grid | None:

@@ -76,7 +76,9 @@ def build_template(
         >>> x, y = np.mgrid[:24, :24] - 11.5
         >>> discs = [np.exp(-((np.hypot(x, y) / r) ** 4)) for r in (6, 7, 8, 9)]
         >>> settings = {"steps": 2, "network": {"channels": [4, 8]}, "refinement": {"rounds": 1, "steps": 2}}
-        >>> template = build_template(discs, {"radius": [6, 7, 8, 9]}, template=settings)
+        >>> radii = {"radius": [6, 7, 8, 9]}
+        >>> template = build_template(discs, radii, template=settings)  # doctest: +ELLIPSIS
+        template: ...
         >>> bool(template.at(radius=9).sum() > template.at(radius=6).sum())
         True
     """

@@ -85,7 +85,7 @@ def required_inputs(terms: Terms) -> set[str]:
 
     Example:
         >>> sorted(required_inputs({"diffusion": {"weight": 0.4}, "centrality": {"weight": 0.02}}))
-        ['batch', 'forward', 'velocity']
+        ['forward', 'pair_dependence', 'velocity']
     """
     return {need for regularizer in find_regularizers(terms).values() for need in regularizer.needs}
 

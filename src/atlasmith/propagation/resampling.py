@@ -105,7 +105,7 @@ class Atlas:
         label_map = torch.from_numpy(own.squeeze(self.labels.data).astype(np.int32))
         maps = [(label_map != 0).float()]
         if self.image is not None and self.image.grid.same_as(own):
-            maps.append(torch.from_numpy(own.squeeze(self.image.data)))
+            maps.append(torch.from_numpy(own.squeeze(self.image.data)).float())
         occupied, *intensities = sample(torch.stack(maps)[None], points)[0].numpy()
         if self.image is not None and not intensities:
             world = voxels @ torch.from_numpy(own.affine[:3, :3].T) + torch.from_numpy(own.affine[:3, 3])
@@ -118,7 +118,7 @@ class Atlas:
 def intensities_at(image: Image, points: Tensor, grid: Grid) -> Array:
     """Sample intensities (X, Y, Z), linearly, where the voxels of `grid` lie at world points (N, 3)."""
     voxels = to_voxels(points, image.grid, grid.tensor_shape)
-    data = torch.from_numpy(image.grid.squeeze(image.data))[None, None]
+    data = torch.from_numpy(image.grid.squeeze(image.data))[None, None].float()
     return grid.unsqueeze(sample(data, voxels)[0, 0].numpy())
 
 

@@ -14,8 +14,8 @@ FUSION_SAMPLES_GIB = 4.0  # training samples of the fusion networks
 PROPAGATED_GIB = 0.02  # labels and intensities of one propagated atlas, for each million voxels
 TEMPLATE_LABELS_GIB = 0.4  # probabilities of some 130 labels, for each million voxels
 
-# Bytes per voxel that autograd saves for one image's training step of the default network; a training measures
-# those of its own network.
+# Bytes per voxel that autograd saves for one image's training step of the default network; a training
+# measures those of its own network.
 SAVED_BYTES = 265.0
 STEP_OVERHEAD = 1.2  # peak memory of a step over what autograd saves
 WEIGHT_COPIES = 4  # a weight, its gradient, and Adam's two moments

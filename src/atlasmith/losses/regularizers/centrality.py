@@ -16,7 +16,7 @@ from atlasmith.losses.regularizers.smoothness import magnitude
     needs=("forward", "pair_dependence"),
 )
 def centrality(forward: Tensor, pair_dependence: float, spacing: Sequence[float]) -> Tensor:
-    """Estimate the squared length, mm^2, of the cohort's mean displacement from those of a batch, without bias.
+    """Estimate the squared length, mm^2, of the cohort's mean displacement from a batch, without bias.
 
     It is zero for a template at the barycenter of its subjects (the term of Dalca et al. 2019,
     arXiv:1908.02738). Let P be the mean of <u_i, u_j> over the pairs of a batch, and S that of |u_i|^2. For
