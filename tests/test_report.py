@@ -246,7 +246,7 @@ def test_a_checked_cohort_alone_makes_a_page(tmp_path: Path, shape: tuple[int, i
     config = _config(tmp_path)
     _write_cohort(config, _grid(shape))
     page, text = _page(config)
-    assert page.ids == ["summary", "provenance"]
+    assert page.ids == ["summary", "methods", "provenance"]
     assert "no scores yet" in text and "2 atlas, 3 target, 0 train" in text
 
 

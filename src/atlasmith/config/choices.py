@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from operator import attrgetter
 from typing import Any
@@ -51,6 +51,20 @@ def read_table(kind: str) -> Mapping[str, Choice[Any]]:
     module, name = TABLES[kind].split(":")
     table: Mapping[str, Choice[Any]] = getattr(import_module(module), name)
     return table
+
+
+def chosen_entries(config: Config) -> Iterator[tuple[str, str, Choice[Any]]]:
+    """List the entries that a checked config chooses: the kind, the name, and the entry.
+
+    Example:
+        >>> from atlasmith.config import parse_config
+        >>> next(name for _, name, _ in chosen_entries(parse_config({"cohort": {"bids": "data"}})))
+        'lncc'
+    """
+    for key, kind in {**WEIGHTED, **NAMED}.items():
+        value = attrgetter(key)(config)
+        for name in [value] if isinstance(value, str) else value:
+            yield kind, name, read_table(kind)[name]
 
 
 def check_choices(config: Config) -> None:

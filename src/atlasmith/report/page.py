@@ -9,7 +9,7 @@ from atlasmith.config import Config
 from atlasmith.io.files import write_text
 from atlasmith.io.tables import read_cohort
 from atlasmith.report.results import Results
-from atlasmith.report.sections.overview import overview, provenance
+from atlasmith.report.sections.overview import methods, overview, provenance
 from atlasmith.report.sections.registration import registration
 from atlasmith.report.sections.review import subjects_to_review
 from atlasmith.report.sections.scores import distributions, scores
@@ -58,6 +58,7 @@ SECTIONS: list[tuple[str, str, Callable[[Results], str]]] = [
     ("distributions", "Distributions", distributions),
     ("scores", "Scores", scores),
     ("subjects", "Subjects to review", subjects_to_review),
+    ("methods", "Methods", methods),
     ("provenance", "Provenance", provenance),
 ]
 

@@ -1,4 +1,4 @@
-"""Sections `Summary` and `Provenance`: the cohort, the main scores, and what made them."""
+"""Sections `Summary`, `Methods` and `Provenance`: the cohort, the main scores, and what made them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from html import escape
 
 import yaml
 
+from atlasmith.config.choices import chosen_entries
 from atlasmith.report.markup import details, interval_text, number_text, table, words
 from atlasmith.report.results import FOLDING, Results, is_overall
 from atlasmith.workflow.provenance import software_versions
@@ -53,6 +54,12 @@ def _card(row: dict[str, str], title: str) -> str:
         f'<div class="card"><b>{escape(number_text(row["mean"]) + unit)}</b>{escape(title)}'
         f'<span class="soft">{escape(interval + count)}</span></div>'
     )
+
+
+def methods(results: Results) -> str:
+    """Show what the config chose, in the words of each choice."""
+    rows = [(kind, name, entry.text) for kind, name, entry in chosen_entries(results.config)]
+    return table(["choice", "name", "what it is"], dict.fromkeys(rows), text_columns=3)
 
 
 def provenance(results: Results) -> str:
