@@ -140,3 +140,35 @@ def test_an_unknown_subject_is_an_error_with_a_suggestion(tiny: Tiny) -> None:
     write_checked_cohort(config)
     with pytest.raises(AtlasmithError, match="subject"):
         preprocess_subject(config, "2")
+
+
+def give_masks(tiny: Tiny) -> None:
+    """Write a mask of each subject that leaves out the last planes of its object."""
+    for row in tiny.rows:
+        name = row["participant_id"]
+        mask = np.asanyarray(nib.load(tiny.image(name)).dataobj) > 0
+        mask[7:] = False
+        tiny.save(tiny.bids / "masks" / name / "anat" / f"{name}_mask.nii.gz", mask.astype(np.uint8))
+
+
+def test_what_lies_outside_a_mask_is_background(tiny: Tiny) -> None:
+    give_masks(tiny)
+    config, data = preprocessed(tiny, masks="masks")
+    inside = source(tiny) * (np.arange(12) < 7)[:, None, None]
+    np.testing.assert_array_equal(data, normalize(np.where(inside > 0, inside, inside[inside > 0].min())))
+    assert (data[7:] == 0).all() and data.max() == 1
+    sidecar = read_json(config.layout.preprocessed_sidecar("02"))
+    assert sidecar["Masked"] and len(sidecar["Sources"]) == 2
+    assert not read_json(preprocessed(tiny)[0].layout.preprocessed_sidecar("02"))["Masked"]
+
+
+def test_masks_that_are_missing_or_do_not_fit_are_reported_together(tiny: Tiny) -> None:
+    give_masks(tiny)
+    path = tiny.bids / "masks" / "sub-01" / "anat" / "sub-01_mask.nii.gz"
+    path.unlink()
+    tiny.save(path.parents[2] / "sub-02" / "anat" / "sub-02_mask.nii.gz", np.ones((3, 3, 3), np.uint8))
+    tiny.save(path.parents[2] / "sub-03" / "anat" / "sub-03_mask.nii.gz", np.zeros((12, 10, 9), np.uint8))
+    problems = tiny.problems(preprocess={"masks": "masks"})
+    assert len(problems) == 3
+    for problem, subject in zip(problems, ("sub-01", "sub-02", "sub-03"), strict=True):
+        assert subject in problem and "mask" in problem

@@ -7,6 +7,7 @@ rule cohort:
     input:
         TABLE,
         files_of(CONFIG.cohort.bids, SUBJECTS, CONFIG.cohort.suffix),
+        masks_of(SUBJECTS),
         ATLAS_FILES,
     output:
         update(LAYOUT.cohort),

@@ -41,6 +41,12 @@ def files_of_one(folder, subject, suffix):
     return sorted(map(str, found))
 
 
+def masks_of(subjects):
+    """List the masks of `subjects`, where the config names a folder of masks."""
+    masks = CONFIG.preprocess.masks
+    return [] if masks is None else files_of(CONFIG.cohort.bids / masks, subjects, "mask")
+
+
 NAMES = [str(path) for path in LABELS.glob("dseg.tsv")]
 ATLAS_FILES = files_of(LABELS, ATLASES, "dseg") + NAMES
 

@@ -6,6 +6,7 @@ for number, subjects in jobs(SUBJECTS):
         input:
             cohort=checked(LAYOUT.cohort, subjects),
             images=files_of(CONFIG.cohort.bids, subjects, CONFIG.cohort.suffix),
+            masks=masks_of(subjects),
         output:
             images=[LAYOUT.preprocessed(subject) for subject in subjects],
             sidecars=[LAYOUT.preprocessed_sidecar(subject) for subject in subjects],

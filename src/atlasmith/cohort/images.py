@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,26 +14,11 @@ from atlasmith.cohort.problems import Problems, abbreviate, refuse
 from atlasmith.config import Config
 from atlasmith.core.errors import InputError
 from atlasmith.core.grid import Array, Grid
-from atlasmith.core.intensity import find_background, looks_like_hounsfield, normalize
-from atlasmith.io.images import Image, read_grid, read_image
+from atlasmith.core.intensity import apply_mask, find_background, looks_like_hounsfield, normalize
+from atlasmith.io.files import nifti_files
+from atlasmith.io.images import Image, read_grid, read_image, read_mask
 
 FORM_TOLERANCE = 0.1  # voxels that a qform and an sform may differ by
-
-
-def nifti_files(folder: Path, subject: str, suffix: str) -> list[Path]:
-    """List a subject's NIfTI files.
-
-    Args:
-        folder: The BIDS folder, or that of a derivative.
-        subject: Id without `sub-`.
-        suffix: Last part of the names, such as `T1w`.
-
-    Returns:
-        Absolute paths of `sub-X/anat/sub-X[_*]_<suffix>.nii[.gz]`, sorted.
-    """
-    folder = Path(os.path.abspath(folder / f"sub-{subject}" / "anat"))
-    pattern = re.compile(rf"sub-{subject}(_.*)?_{re.escape(suffix)}\.nii(\.gz)?")
-    return sorted(path for path in folder.glob("*") if pattern.fullmatch(path.name))
 
 
 def find_images(config: Config, ids: Sequence[str], problems: Problems) -> dict[str, Path]:
@@ -146,13 +129,42 @@ def _check_affine(path: Path, file: Any) -> None:
         )
 
 
-def check_voxels(path: Path, margin: float, window: Sequence[float] | None) -> Array:
+def find_masks(config: Config, ids: Sequence[str], problems: Problems) -> dict[str, Path]:
+    """Find the mask of each subject, where the config names a folder of masks.
+
+    Args:
+        config: The run's config.
+        ids: Ids without `sub-`.
+        problems: Where subjects without mask, or with several, are added.
+
+    Returns:
+        Absolute paths by id.
+    """
+    if config.preprocess.masks is None:
+        return {}
+    folder = config.cohort.bids / config.preprocess.masks
+    masks = {}
+    for name in ids:
+        paths = nifti_files(folder, name, "mask")
+        if len(paths) == 1:
+            masks[name] = paths[0]
+        else:
+            path = folder / f"sub-{name}" / "anat" / f"sub-{name}_mask.nii.gz"
+            found = f"there are {len(paths)} masks of this subject"
+            problems.add(path, found, "Give each subject one mask, or set preprocess.masks to null.")
+    return masks
+
+
+def check_voxels(
+    path: Path, margin: float, window: Sequence[float] | None, mask_path: Path | None = None
+) -> Array:
     """Check the intensities of an image.
 
     Args:
         path: A NIfTI file with a valid header.
         margin: See `foreground_extent`, mm.
         window: Of `preprocess.window`.
+        mask_path: The image's mask, if there is one.
 
     Returns:
         Size of the object (3,), mm: see `foreground_extent`.
@@ -173,7 +185,14 @@ def check_voxels(path: Path, margin: float, window: Sequence[float] | None) -> A
             f"intensities from {low:g} to {high:g} look like CT in Hounsfield units",
             "Set preprocess.window to the tissue's range, such as [-160, 240], or [0, 80] for the brain.",
         )
-    data = normalize(image.data, window)
+    raw = image.data
+    if mask_path is not None:
+        mask = read_mask(mask_path)
+        if not mask.grid.same_as(image.grid) or not mask.data.any():
+            remedy = "Give a mask on the image's grid that is not empty."
+            refuse(mask_path, f"the mask doesn't fit {path.name}", remedy)
+        raw = apply_mask(raw, mask.data)
+    data = normalize(raw, window)
     if data.min() == data.max():
         refuse(
             path,

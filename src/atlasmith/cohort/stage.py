@@ -10,7 +10,7 @@ import yaml
 from tqdm import tqdm
 
 from atlasmith.cohort.grid import common_grid
-from atlasmith.cohort.images import check_header, check_voxels, find_images
+from atlasmith.cohort.images import check_header, check_voxels, find_images, find_masks
 from atlasmith.cohort.labels import check_label_grid, check_labels, find_labels, read_label_names
 from atlasmith.cohort.output import check_output, mark_output
 from atlasmith.cohort.participants import Row, is_in_template, read_rows
@@ -70,7 +70,8 @@ def check_cohort(config: Config) -> CheckedCohort:
     roles = {name: row[config.cohort.role] for name, row in rows.items()}
     images = find_images(config, list(rows), problems)
     labels = find_labels(config, roles, problems) if rows else {}
-    findings = _check_files(config, rows, images, labels, problems)
+    masks = find_masks(config, list(images), problems)
+    findings = _check_files(config, rows, images, labels, masks, problems)
     label_names = read_label_names(config, findings.labels, problems)
     grid = common_grid(config, findings.grids, findings.extents, problems)
     if problems:
@@ -95,6 +96,7 @@ def _check_files(
     rows: Mapping[str, Row],
     images: Mapping[str, Path],
     labels: Mapping[str, Path],
+    masks: Mapping[str, Path],
     problems: Problems,
 ) -> _FileFindings:
     findings = _FileFindings()
@@ -105,7 +107,11 @@ def _check_files(
         if grid is not None:
             findings.grids[name] = grid
             extent = problems.collect_from_file(
-                check_voxels, images[name], config.template.margin, config.preprocess.window
+                check_voxels,
+                images[name],
+                config.template.margin,
+                config.preprocess.window,
+                masks.get(name),
             )
             if extent is not None and is_in_template(config, row):
                 findings.extents.append(extent)

@@ -57,6 +57,11 @@ class PreprocessSection(Section):
         description="intensities that are mapped to 0 and 1, in the scanner's units, such as `[-160, 240]` "
         "for CT in Hounsfield units; null: from the image's percentiles",
     )
+    masks: str | None = Field(
+        None,
+        description="folder of masks (`sub-X/anat/sub-X_mask.nii.gz`), relative to `cohort.bids`: voxels "
+        "outside a mask become background; null: none",
+    )
 
 
 class AffineSection(Section):

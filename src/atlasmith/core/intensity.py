@@ -74,6 +74,21 @@ def normalize(data: Array, window: Sequence[float] | None = None) -> Array:
     return np.clip((data.astype(np.float32) - low) / (high - low), 0, 1).astype(np.float32)
 
 
+def apply_mask(data: Array, mask: Array) -> Array:
+    """Give the voxels outside a mask the lowest intensity inside, so that they are background.
+
+    Args:
+        data: Intensities of any shape.
+        mask: Boolean of the same shape, not empty.
+
+    Example:
+        >>> apply_mask(np.array([7.0, 2.0, 5.0]), np.array([False, True, True]))
+        array([2., 2., 5.])
+    """
+    masked: Array = np.where(mask, data, data[mask].min())
+    return masked
+
+
 def looks_like_hounsfield(data: Array) -> bool:
     """Tell whether intensities seem to be Hounsfield units, in which air is near -1000.
 

@@ -123,7 +123,11 @@ def _link_run(config: Config, atlases: Sequence[Subject], workspace: Path) -> Co
     parts = ["model", f"tpl-{config.template.name}", "grid.json", "labels.tsv"]
     for part in [*parts, *(f"sub-{atlas.id}" for atlas in atlases)]:
         (workspace / part).symlink_to((config.output / part).absolute())
-    return config.model_copy(update={"output": workspace})
+    preprocess = config.preprocess
+    if preprocess.masks is not None:
+        print("the images of this run were masked: the new image must be masked too", flush=True)
+        preprocess = preprocess.model_copy(update={"masks": None})
+    return config.model_copy(update={"output": workspace, "preprocess": preprocess})
 
 
 def _subject_id(image: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,3 +68,19 @@ def write_json(path: str | Path, value: Any) -> None:
 def read_json(path: str | Path) -> Any:
     """Read JSON."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def nifti_files(folder: Path, subject: str, suffix: str) -> list[Path]:
+    """List a subject's NIfTI files.
+
+    Args:
+        folder: The BIDS folder, or that of a derivative.
+        subject: Id without `sub-`.
+        suffix: Last part of the names, such as `T1w`.
+
+    Returns:
+        Absolute paths of `sub-X/anat/sub-X[_*]_<suffix>.nii[.gz]`, sorted.
+    """
+    folder = Path(os.path.abspath(folder / f"sub-{subject}" / "anat"))
+    pattern = re.compile(rf"sub-{subject}(_.*)?_{re.escape(suffix)}\.nii(\.gz)?")
+    return sorted(path for path in folder.glob("*") if pattern.fullmatch(path.name))

@@ -96,6 +96,12 @@ def read_labels(path: str | Path) -> Image:
     return Image(data, Grid(data.shape[:3], image.affine))
 
 
+def read_mask(path: str | Path) -> Image:
+    """Read a mask: true where a voxel isn't 0."""
+    labels = read_labels(path)
+    return Image(labels.data != 0, labels.grid)
+
+
 def read_grid(path: str | Path) -> Grid:
     """Read the closest-RAS grid of a NIfTI file from its header alone."""
     image = _load(path)

@@ -9,14 +9,20 @@ from atlasmith import __version__
 from atlasmith.config import Config
 from atlasmith.core.errors import AtlasmithError, look_up
 from atlasmith.core.grid import Array, Grid
-from atlasmith.core.intensity import normalize
-from atlasmith.io.files import write_json
-from atlasmith.io.images import read_image, write_image
+from atlasmith.core.intensity import apply_mask, normalize
+from atlasmith.io.files import nifti_files, write_json
+from atlasmith.io.images import read_image, read_mask, write_image
 from atlasmith.io.tables import read_cohort
 from atlasmith.preprocess.n4 import correct_bias
 
 
-def preprocess(data: Array, grid: Grid, n4: bool = False, window: Sequence[float] | None = None) -> Array:
+def preprocess(
+    data: Array,
+    grid: Grid,
+    n4: bool = False,
+    window: Sequence[float] | None = None,
+    mask: Array | None = None,
+) -> Array:
     """Correct an image's bias field if asked, and scale its intensities to [0, 1].
 
     Args:
@@ -25,6 +31,7 @@ def preprocess(data: Array, grid: Grid, n4: bool = False, window: Sequence[float
         n4: Correct the bias field first.
         window: Intensities that become 0 and 1, such as (-160, 240) Hounsfield units for soft tissue in CT.
             None takes them from the image: see `atlasmith.core.intensity.normalize`.
+        mask: Boolean (X, Y, Z); what lies outside becomes background.
 
     Returns:
         float32 intensities (X, Y, Z) in [0, 1].
@@ -35,6 +42,8 @@ def preprocess(data: Array, grid: Grid, n4: bool = False, window: Sequence[float
         >>> float(preprocess(np.arange(16.0).reshape(4, 4, 1), grid, window=(0, 30)).max())
         0.5
     """
+    if mask is not None:
+        data = apply_mask(data, mask)
     return normalize(correct_bias(data, grid) if n4 else data, window)
 
 
@@ -50,15 +59,21 @@ def preprocess_subject(config: Config, subject_id: str) -> None:
     """
     layout, settings = config.layout, config.preprocess
     subject = look_up({s.id: s for s in read_cohort(layout.cohort)}, subject_id, "subject")
-    image = read_image(subject.image)
-    data = preprocess(image.data, image.grid, settings.n4, settings.window)
+    image, mask = read_image(subject.image), None
+    sources = [str(subject.image)]
+    if settings.masks is not None:
+        (path,) = nifti_files(config.cohort.bids / settings.masks, subject_id, "mask")
+        sources.append(str(path))
+        mask = read_mask(path).data
+    data = preprocess(image.data, image.grid, settings.n4, settings.window, mask)
     check_contrast(subject.image, data)
     write_image(layout.preprocessed(subject_id), data, image.grid, like=subject.image)
     write_json(
         layout.preprocessed_sidecar(subject_id),
         {
             "Description": "Intensities in the scan's own space, normalized to [0, 1]",
-            "Sources": [str(subject.image)],
+            "Sources": sources,
+            "Masked": mask is not None,
             "BiasCorrection": "N4" if settings.n4 else "none",
             "Normalization": list(settings.window) if settings.window else "percentiles",
             "GeneratedBy": f"atlasmith {__version__}",
