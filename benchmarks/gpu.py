@@ -262,23 +262,24 @@ def record(found: dict[str, Any], batch: int) -> None:
     """Add the figures that are numbers to the results table."""
     from results import append_rows
 
-    shape = " x ".join(map(str, found["shape"]))
-    rows = []
+    shape, rows = " x ".join(map(str, found["shape"])), []
     for name, value in found.items():
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            metric, _, unit = name.rpartition(", ")
-            rows.append(
-                {
-                    "dataset": f"noise {shape}, batch of {batch}",
-                    "method": "default" if "step," not in name else name.split(", ")[1],
-                    "metric": metric or name,
-                    "value": value,
-                    "unit": unit if metric else "",
-                    "hardware": found["device"],
-                    "command": "python benchmarks/gpu.py",
-                    "note": f"torch {found['torch']}",
-                }
-            )
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        quantity, unit = name.rsplit(", ", 1) if ", " in name else (name, "1")
+        metric, _, method = quantity.partition(", ")
+        rows.append(
+            {
+                "dataset": f"noise {shape}",
+                "method": method or "default",
+                "metric": metric.replace(" ", "_") + (f"_{unit.lower()}" if unit != "1" else ""),
+                "value": value,
+                "unit": unit,
+                "hardware": found["device"],
+                "command": "python benchmarks/gpu.py",
+                "note": f"batch of {batch}, torch {found['torch']}",
+            }
+        )
     append_rows(Path(__file__).parent / "results" / "gpu.csv", rows)
 
 

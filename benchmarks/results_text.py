@@ -81,6 +81,13 @@ affinely aligned images. The mean displacement of the cohort at the template mea
 slope ratio is the effect of the covariate in the template over that in the subjects.""",
     ),
     Topic(
+        "gpu",
+        "GPU",
+        """\
+Images are noise. A training step is forward and backward pass and the optimizer; host-fed, with the
+conversion and transfer of the batch as training does them.""",
+    ),
+    Topic(
         "affine",
         "Affine registration",
         """\
