@@ -268,6 +268,8 @@ def record(found: dict[str, Any], batch: int) -> None:
             continue
         quantity, unit = name.rsplit(", ", 1) if ", " in name else (name, "1")
         metric, _, method = quantity.partition(", ")
+        if unit == "ms":
+            value, unit = round(value / 1e3, 5), "s"
         rows.append(
             {
                 "dataset": f"noise {shape}",

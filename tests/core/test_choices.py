@@ -70,8 +70,8 @@ def test_toy_entries_join_the_objective(monkeypatch: pytest.MonkeyPatch) -> None
     def largest(fixed, moved, mask=None, power=1.0):  # type: ignore[no-untyped-def]
         return (fixed - moved).abs().flatten(1).amax(1) ** power
 
-    @Regularizer.declare("Largest displacement.", needs=("forward", "batch"))
-    def longest(forward, spacing):  # type: ignore[no-untyped-def]
+    @Regularizer.declare("Largest displacement.", needs=("forward", "pair_dependence"))
+    def longest(forward, pair_dependence, spacing):  # type: ignore[no-untyped-def]
         return forward.abs().amax()
 
     monkeypatch.setitem(SIMILARITY, "largest", largest)
@@ -89,4 +89,4 @@ def test_toy_entries_join_the_objective(monkeypatch: pytest.MonkeyPatch) -> None
     )
     assert objective.terms["largest"].item() == pytest.approx(0.75, abs=1e-4)
     assert objective.terms["longest"].item() == 0
-    assert longest.training_only and required_inputs({"longest": {}}) == {"forward", "batch"}
+    assert longest.training_only and required_inputs({"longest": {}}) == {"forward", "pair_dependence"}
