@@ -12,7 +12,7 @@ from atlasmith.affine.working_image import WorkingImage, resample
 from atlasmith.config import Config
 from atlasmith.core.errors import AtlasmithError, look_up
 from atlasmith.core.grid import Grid
-from atlasmith.io.files import read_json
+from atlasmith.io.files import read_json, require
 from atlasmith.io.images import Image, read_antialiased, read_image, write_image
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject, read_cohort
@@ -58,8 +58,7 @@ def align_subject(config: Config, subject_id: str) -> None:
     """
     layout = config.layout
     subject = look_up({s.id: s for s in read_cohort(layout.cohort)}, subject_id, "subject")
-    if not layout.affine_reference.exists():
-        raise AtlasmithError(f"{layout.affine_reference} is missing. Run `atlasmith affine-reference` first.")
+    require(layout.affine_reference, "affine-reference")
     grid = Grid.from_dict(read_json(layout.grid))
     spacing = min(grid.tensor_spacing)
     engine = look_up(ENGINES, config.affine.engine, "affine engine")

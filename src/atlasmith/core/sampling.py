@@ -18,6 +18,7 @@ from torch import Tensor
 Mode = Literal["bilinear", "nearest"]
 Padding = Literal["zeros", "border"]
 
+MASK_THRESHOLD = 0.99  # of an interpolated mask, above which a voxel has data
 TIE = 1e-6  # weights that differ by less are equal, whatever the rounding
 LABEL_CHUNK = 2**20  # points at a time, which bounds memory
 

@@ -13,17 +13,6 @@ from atlasmith.io.images import Image
 from atlasmith.io.tables import MISSING
 
 
-def require(path: Path, stage: str) -> Path:
-    """Return a path, which an earlier stage writes.
-
-    Raises:
-        AtlasmithError: If it is missing.
-    """
-    if not path.exists():
-        raise AtlasmithError(f"{path} is missing. Run `atlasmith {stage}` first.")
-    return path
-
-
 def parse_score(text: str) -> float:
     """Read a value from a table of scores; NaN where it is missing."""
     return np.nan if text == MISSING else float(text)

@@ -10,11 +10,12 @@ from atlasmith.config import Config
 from atlasmith.core.errors import AtlasmithError, look_up
 from atlasmith.core.grid import Array
 from atlasmith.core.labels import label_index
-from atlasmith.evaluation.inputs import object_mask, parse_score, require
+from atlasmith.evaluation.inputs import object_mask, parse_score
 from atlasmith.evaluation.metrics import SEGMENTATION_METRICS
 from atlasmith.evaluation.registration_scores import align_centroids, image_scores
 from atlasmith.evaluation.scores import COLUMNS, Row, Score, label_scores, to_rows
 from atlasmith.evaluation.segmentation_scores import evaluate, single_atlas_dice
+from atlasmith.io.files import require
 from atlasmith.io.images import Image, read_image, read_labels
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import MEAN, Subject, read_cohort, read_label_values, read_tsv, write_tsv

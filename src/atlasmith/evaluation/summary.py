@@ -10,9 +10,10 @@ import numpy as np
 
 from atlasmith.config import Config
 from atlasmith.evaluation import metrics, statistics
-from atlasmith.evaluation.inputs import mask_points, object_mask, parse_score, require
+from atlasmith.evaluation.inputs import mask_points, object_mask, parse_score
 from atlasmith.evaluation.scores import COLUMNS, Row, make_score, to_rows
 from atlasmith.evaluation.template_scores import displacement_scores, sharpness_scores
+from atlasmith.io.files import require
 from atlasmith.io.images import read_image
 from atlasmith.io.tables import MEAN, Subject, read_cohort, read_tsv, write_tsv
 from atlasmith.io.transforms import read_composite

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from atlasmith.core.errors import AtlasmithError
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
@@ -84,3 +86,14 @@ def nifti_files(folder: Path, subject: str, suffix: str) -> list[Path]:
     folder = Path(os.path.abspath(folder / f"sub-{subject}" / "anat"))
     pattern = re.compile(rf"sub-{subject}(_.*)?_{re.escape(suffix)}\.nii(\.gz)?")
     return sorted(path for path in folder.glob("*") if pattern.fullmatch(path.name))
+
+
+def require(path: Path, stage: str) -> Path:
+    """Return a path, which an earlier stage writes.
+
+    Raises:
+        AtlasmithError: If it is missing.
+    """
+    if not path.exists():
+        raise AtlasmithError(f"{path} is missing. Run `atlasmith {stage}` first.")
+    return path

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atlasmith.core.errors import AtlasmithError
-from atlasmith.io.files import atomic_write
+from atlasmith.io.files import atomic_write, require
 from atlasmith.io.layout import SUBPOPULATIONS
 
 MISSING = "n/a"
@@ -116,9 +115,7 @@ def read_cohort(path: str | Path) -> list[Subject]:
     Raises:
         AtlasmithError: If there is no such file.
     """
-    if not Path(path).exists():
-        raise AtlasmithError(f"{path} is missing. Run `atlasmith cohort` first.")
-    found = Path(path).with_name(SUBPOPULATIONS)
+    found = require(Path(path), "cohort").with_name(SUBPOPULATIONS)
     subpopulations = {row.pop("participant_id"): row for row in read_tsv(found)} if found.exists() else {}
     return [
         Subject(

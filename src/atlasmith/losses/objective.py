@@ -12,7 +12,7 @@ from torch import Tensor
 
 from atlasmith.core.errors import look_up
 from atlasmith.core.fields import compose, per_channel, resize_displacement, to_mm
-from atlasmith.core.sampling import resize, warp
+from atlasmith.core.sampling import MASK_THRESHOLD, resize, warp
 from atlasmith.losses.regularizers import REGULARIZERS, Regularizer
 from atlasmith.losses.similarity import SIMILARITY
 from atlasmith.transforms import DIRECTIONS, FORWARD, INVERSE, Velocity
@@ -20,8 +20,6 @@ from atlasmith.transforms.stationary import stationary_velocity
 
 # For each similarity or regularizer, by name, its `weight` and its settings.
 Terms = Mapping[str, Mapping[str, Any]]
-
-MASK_THRESHOLD = 0.99  # of an interpolated mask, above which a voxel has data
 
 
 @dataclass(frozen=True)

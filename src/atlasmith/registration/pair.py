@@ -14,7 +14,7 @@ from atlasmith.config.template import TemplateSection
 from atlasmith.core.fields import resize_displacement
 from atlasmith.core.grid import Array, Grid, Step
 from atlasmith.core.intensity import antialias, normalize
-from atlasmith.core.sampling import half_shape, resize
+from atlasmith.core.sampling import MASK_THRESHOLD, half_shape, resize
 from atlasmith.core.world import resample
 from atlasmith.io.images import Image, as_image
 from atlasmith.registration.deformation import Deformation, displacements, optimize_velocity
@@ -24,7 +24,6 @@ from atlasmith.training.instance_optimization import instance_objective
 Terms = Mapping[str, Mapping[str, Any]]
 
 SMALLEST_AXIS = 16  # voxels of an axis that a coarse level keeps
-DATA_WEIGHT = 0.99  # interpolated weight of data above which a voxel lies in the field of view
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +144,7 @@ def _resampled(moving: Image, affine: Array, grid: Grid) -> tuple[Array, Array]:
     tensor = torch.from_numpy(moving.grid.squeeze(data))
     both = torch.stack([tensor, torch.ones_like(tensor)])[None]
     image, weight = resample(both, moving.grid, [affine], grid)[0].numpy()
-    return grid.unsqueeze(image), grid.unsqueeze((weight > DATA_WEIGHT).astype(np.float32))
+    return grid.unsqueeze(image), grid.unsqueeze((weight > MASK_THRESHOLD).astype(np.float32))
 
 
 def _level_shapes(grid: Grid, levels: int) -> list[tuple[int, ...]]:
@@ -171,4 +170,4 @@ def _level(images: Sequence[Array], grid: Grid, shape: tuple[int, ...]) -> list[
     smooth = [antialias(data, grid, size) for data in images[:2]]
     tensors = [torch.from_numpy(grid.squeeze(x))[None, None].float() for x in (*smooth, images[2])]
     image, other, mask = (resize(x, shape) for x in tensors)
-    return [image, other, (mask > DATA_WEIGHT).float()]
+    return [image, other, (mask > MASK_THRESHOLD).float()]

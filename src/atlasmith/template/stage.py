@@ -13,11 +13,10 @@ from torch import Tensor
 
 from atlasmith.config import Config
 from atlasmith.core import distributed
-from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.fields import resize_displacement
 from atlasmith.core.grid import Grid
 from atlasmith.core.sampling import warp
-from atlasmith.io.files import read_json
+from atlasmith.io.files import read_json, require
 from atlasmith.io.tables import Subject, read_cohort, read_label_values
 from atlasmith.losses import pairwise_terms, required_inputs
 from atlasmith.networks import CovariateCode, Groupwise, held_out_folds, label_codes
@@ -55,10 +54,8 @@ def train(config: Config) -> None:
     subjects = [subject for subject in read_cohort(config.layout.cohort) if subject.in_template]
     refinement = config.template.refinement
     fewest = min(len(subjects), refinement.subjects if refinement.rounds else len(subjects))
-    if config.template.subpopulations > 1 and not config.layout.subpopulations.exists():
-        raise AtlasmithError(
-            f"{config.layout.subpopulations} is missing. Run `atlasmith subpopulations` first."
-        )
+    if config.template.subpopulations > 1:
+        require(config.layout.subpopulations, "subpopulations")
     with distributed.process_group(config.template.batch_size, fewest):
         TemplateTraining(config, subjects).run()
 

@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from atlasmith.core.grid import Grid, Step
-from atlasmith.core.sampling import sample
+from atlasmith.core.sampling import MASK_THRESHOLD, sample
 from atlasmith.core.world import displacement_to_field, resample, resampling_coordinates
 from atlasmith.io.images import read_antialiased, read_grid, read_image, read_labels
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject
 from atlasmith.io.transforms import read_affine
-
-DATA_WEIGHT = 0.99  # interpolated weight of data above which a voxel lies in the field of view
 
 
 class Cache:
@@ -57,7 +55,7 @@ def field_of_view(layout: Layout, subject: Subject, grid: Grid) -> Tensor:
     """Compute the mask (*shape) of where a subject's affinely aligned image has data, on `grid`."""
     native = read_grid(subject.image)
     ones = torch.ones(1, 1, *native.tensor_shape)
-    return resample(ones, native, [read_affine(layout.affine(subject.id))], grid)[0, 0] > DATA_WEIGHT
+    return resample(ones, native, [read_affine(layout.affine(subject.id))], grid)[0, 0] > MASK_THRESHOLD
 
 
 class AlignedImages:
@@ -112,7 +110,7 @@ class AlignedImages:
         data = torch.from_numpy(native.grid.squeeze(native.data))[None, None]
         points = resampling_coordinates(native.grid, steps, self.grid)
         both = sample(torch.cat([data, torch.ones_like(data)], dim=1).float(), points)
-        mask = (both[:, 1:] > DATA_WEIGHT).float()
+        mask = (both[:, 1:] > MASK_THRESHOLD).float()
         return both[:, :1] * mask, mask
 
     def labels(self, index: int) -> Tensor:

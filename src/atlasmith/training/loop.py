@@ -139,7 +139,7 @@ def _step(
     distributed.average_gradients(module)
     sums = distributed.all_reduce_sum(torch.stack([value.detach() for value in terms.values()]))
     values = dict(zip(terms, (sums / distributed.world_size()).tolist(), strict=True))
-    if keep_best and values.get("validation", math.inf) < state.lowest:
+    if keep_best and "validation" in values and values["validation"] < state.lowest:
         state.best = {name: value.detach().clone() for name, value in module.state_dict().items()}
     state.rows.append({"step": index + 1, **values})
     state.step = index + 1
