@@ -40,7 +40,10 @@ def test_a_valid_cohort_is_written(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) 
     assert [s.labels for s in subjects] == [*(tiny.labels(f"sub-0{n}") for n in (1, 2, 3)), None]
     assert subjects[0].covariates == {"age": 70.0, "sex": "M"}
     assert subjects[2].covariates == {"age": None, "sex": "M"}
-    assert read_tsv(layout.labels) == [{"index": "1", "name": "left part"}, {"index": "7", "name": "label7"}]
+    assert read_tsv(layout.labels) == [
+        {"index": "1", "name": "left part", "color": "#e6194b"},
+        {"index": "7", "name": "label7", "color": "#3cb44b"},
+    ]
     # Boxes of 12 x 12 x 10 mm, 4 mm of margin on each side: 20, 20, 18 mm, so 10, 10, 9 voxels.
     grid = Grid.from_dict(read_json(layout.grid))
     assert grid.shape == (16, 16, 16)
@@ -57,7 +60,9 @@ def test_a_valid_cohort_is_written(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) 
         assert found == hashlib.sha256(Path(path).read_bytes()).hexdigest()
     assert "*_xfm.*" in (config.output / ".bidsignore").read_text()
     in_order_of_the_table = [
-        (row["participant_id"][4:], row["role"], True, (row["age"], row["sex"])) for row in tiny.rows
+        (name[4:], row["role"], True, (row["age"], row["sex"]), (tiny.image(name).name,))
+        for row in tiny.rows
+        for name in [row["participant_id"]]
     ]
     assert read_participants(config) == in_order_of_the_table
     assert sorted(checked_participants(config).values()) == sorted(in_order_of_the_table)
@@ -73,7 +78,7 @@ def test_paths_are_absolute_where_the_configs_are_not(tiny: Tiny, monkeypatch: p
 
 def test_the_same_cohort_gives_the_same_bytes(tiny: Tiny) -> None:
     config = tiny.config()
-    files = ("config.yaml", "cohort.tsv", "labels.tsv", "grid.json", "dataset_description.json")
+    files = ("config.yaml", "cohort.tsv", "dseg.tsv", "grid.json", "dataset_description.json")
     write_checked_cohort(config)
     before = [(config.output / name).read_bytes() for name in files]
     write_checked_cohort(config)

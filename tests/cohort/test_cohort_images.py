@@ -9,12 +9,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from tiny import ROWS, Tiny, only, with_nan
+from tiny import AFFINE, ROWS, Tiny, only, with_nan
 
-from atlasmith.cohort import (
-    check_cohort,
-)
+from atlasmith.cohort import check_cohort, check_image
 from atlasmith.cohort.images import foreground_extent
+from atlasmith.core.errors import InputError
 from atlasmith.core.grid import Array, Grid
 from atlasmith.io.images import Image
 
@@ -135,3 +134,82 @@ def test_one_dark_voxel_changes_nothing(tiny: Tiny) -> None:
 
     tiny.change(tiny.image("sub-03"), darken)
     assert check_cohort(tiny.config()).grid.same_as(expected)
+
+
+def forms(
+    tiny: Tiny, sform: Array | None, qform: Array | None, pixdim: float | None = None, two: bool = False
+) -> Path:
+    """Write the header of an image and its labels anew, of NIfTI-2 if asked for."""
+    for path in (tiny.image("sub-03"), tiny.labels("sub-03")):
+        old = nib.load(path)
+        file = (nib.Nifti2Image if two else nib.Nifti1Image)(np.asarray(old.dataobj), old.affine)
+        file.set_sform(sform, 1 if sform is not None else 0)
+        file.set_qform(qform, 1 if qform is not None else 0)
+        if pixdim is not None:
+            file.header["pixdim"][1:4] = pixdim
+        file.to_filename(path)
+    return tiny.image("sub-03")
+
+
+@pytest.mark.parametrize("pixdim", [1.0, 1.9, 2.1])
+def test_pixdim_that_differs_from_the_sform(tiny: Tiny, pixdim: float) -> None:
+    """ITK takes voxel sizes from pixdim, nibabel from the sform."""
+    path = forms(tiny, AFFINE, None, pixdim)
+    problems = tiny.problems()
+    assert len(problems) == 2  # image and labels
+    assert str(path) in problems[0]
+    assert f"pixdim says that voxels measure {pixdim:g} x {pixdim:g} x {pixdim:g} mm" in problems[0]
+    assert "the sform 2 x 2 x 2" in problems[0]
+
+
+@pytest.mark.parametrize("two", [False, True], ids=["NIfTI-1", "NIfTI-2"])
+def test_forms_within_a_tenth_of_a_voxel(tiny: Tiny, two: bool) -> None:
+    sheared = AFFINE.copy()
+    sheared[0, 1] = 2 * 0.005  # a twentieth of a voxel over ten voxels
+    forms(tiny, sheared, AFFINE, two=two)
+    check_cohort(tiny.config())
+    forms(tiny, sheared, None, 2.0005, two=two)
+    check_cohort(tiny.config())
+    sheared[0, 1] = 2 * 0.05
+    path = forms(tiny, sheared, AFFINE, two=two)
+    assert str(path) in tiny.problems()[0] and "qform and sform disagree" in tiny.problems()[0]
+
+
+def test_labels_may_have_the_axes_of_the_image_s_other_form(tiny: Tiny) -> None:
+    """A tool that reads the qform writes it: tolerances of both comparisons agree."""
+    sheared = AFFINE.copy()
+    sheared[0, 1] = 2 * 0.005
+    for name in ("sub-01", "sub-03"):
+        file = nib.load(tiny.image(name))
+        file.set_sform(sheared, 1)
+        file.set_qform(AFFINE, 1)
+        nib.Nifti1Image(np.asarray(file.dataobj), None, file.header).to_filename(tiny.image(name))
+    check_cohort(tiny.config())
+
+
+def test_intensities_that_float32_can_not_tell_apart_are_constant(tiny: Tiny) -> None:
+    random = np.random.default_rng(0)
+    tiny.change(tiny.image("sub-03"), lambda data: 1e4 + 1e-3 * random.random(data.shape, np.float32))
+    only(tiny.problems(), tiny.image("sub-03"), "every voxel is 10000")
+
+
+@pytest.mark.parametrize("slices", [2, 3, 5])
+def test_thin_slabs_are_taken(tiny: Tiny, slices: int) -> None:
+    for row in ROWS:
+        name = row["participant_id"]
+        tiny.change(tiny.image(name), lambda data: data[:, :, 3 : 3 + slices])
+        if row["role"] != "train":
+            tiny.change(tiny.labels(name), lambda data: data[:, :, 3 : 3 + slices])
+    assert check_cohort(tiny.config()).grid.ndim == 3
+
+
+@pytest.mark.parametrize("extension", [".img", ".mgz"])
+def test_an_image_of_another_format_is_named(tiny: Tiny, extension: str) -> None:
+    path = tiny.image("sub-03").with_name(f"sub-03_T1w{extension}")
+    old = nib.load(tiny.image("sub-03"))
+    kind = nib.AnalyzeImage if extension == ".img" else nib.MGHImage
+    kind(np.asarray(old.dataobj), old.affine).to_filename(path)
+    with pytest.raises(InputError, match="Convert it to one NIfTI file"):
+        check_image(path)
+    tiny.image("sub-03").unlink()
+    only(tiny.problems(), "no such image", path.name, "Images are read from .nii and .nii.gz")

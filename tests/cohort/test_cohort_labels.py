@@ -51,16 +51,17 @@ def test_labels_on_another_grid(tiny: Tiny, name: str, change: str) -> None:
     if change == "shape":
         data = data[:-1]
     else:
-        affine[0, 3] += 0.1
+        affine[0, 3] += 0.5
     tiny.save(path, data, affine)
     only(tiny.problems(), path, "another grid", "nearest neighbor")
 
 
-def test_labels_within_a_thousandth_of_a_voxel_are_on_the_same_grid(tiny: Tiny) -> None:
+@pytest.mark.parametrize("shift_mm", [1e-4, 0.1])
+def test_labels_within_a_tenth_of_a_voxel_are_on_the_same_grid(tiny: Tiny, shift_mm: float) -> None:
     path = tiny.labels("sub-01")
     file = nib.load(path)
     affine = file.affine.copy()
-    affine[0, 3] += 1e-4
+    affine[0, 3] += shift_mm
     tiny.save(path, np.array(file.dataobj), affine)
     check_cohort(tiny.config())
 
@@ -91,3 +92,31 @@ def test_a_bad_table_of_label_names(tiny: Tiny, text: str) -> None:
     path = tiny.bids / "derivatives/manual/dseg.tsv"
     path.write_text(text)
     only(tiny.problems(), path, "no table of labels")
+
+
+@pytest.mark.parametrize("text", ["index\tname\n1\tleft\tred\n", "index\tname\n1\n", "index\tindex\n1\t1\n"])
+def test_a_ragged_table_of_label_names(tiny: Tiny, text: str) -> None:
+    path = tiny.bids / "derivatives/manual/dseg.tsv"
+    path.write_text(text)
+    only(tiny.problems(), path)
+
+
+def test_a_label_with_two_names(tiny: Tiny) -> None:
+    path = tiny.bids / "derivatives/manual/dseg.tsv"
+    path.write_text("index\tname\n1\tleft\n1\tright\n")
+    only(tiny.problems(), path, "label 1 has two names, 'left' and 'right'")
+
+
+def test_quotes_in_names_of_labels_are_text(tiny: Tiny) -> None:
+    path = tiny.bids / "derivatives/manual/dseg.tsv"
+    path.write_text('index\tname\n1\t"left\n7\tn/a\n')
+    assert check_cohort(tiny.config()).label_names == {1: '"left', 7: "label7"}
+
+
+def test_scaled_labels_are_taken(tiny: Tiny) -> None:
+    path = tiny.labels("sub-01")
+    old = nib.load(path)
+    file = nib.Nifti1Image(np.asarray(old.dataobj).astype(np.int16) * 85, old.affine)
+    file.header.set_slope_inter(1 / 85, 0)
+    file.to_filename(path)
+    assert list(check_cohort(tiny.config()).label_names) == [1, 7]

@@ -177,7 +177,7 @@ class TestTemplateSubjects:
         ("values", "parts"),
         [
             (["yes", "yes", "maybe", "no"], ["column 'build'", "'maybe' (sub-03)", "yes or no"]),
-            (["yes", "no", "no", "no"], ["column 'build'", "1 rows say yes"]),
+            (["yes", "no", "no", "no"], ["column 'build'", "1 subject has yes"]),
         ],
     )
     def test_the_column_has_yes_or_no(self, some: Tiny, values: list[str], parts: list[str]) -> None:
@@ -206,3 +206,27 @@ class TestTemplateSubjects:
     def test_subpopulations_need_all_subjects(self, some: Tiny) -> None:
         problems = some.problems(cohort={"template_subjects": "build"}, template={"subpopulations": 2})
         only(problems, "template.subpopulations", "atlasmith segment")
+
+
+@pytest.mark.parametrize("note", ['"claustrophobic', '"', 'a "coil"'])
+def test_quotes_in_a_note_are_text(tiny: Tiny, note: str) -> None:
+    for row in tiny.rows:
+        row["notes"] = "fine"
+    tiny.rows[1]["notes"] = note
+    tiny.write_table()
+    assert [subject.id for subject in check_cohort(tiny.config()).subjects] == ["01", "02", "03", "04"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ("M\nsub-03", "M\textra\nsub-03", "row 2: it has 5 cells, and the header has 4"),
+        ("\tM\nsub-03", "\nsub-03", "row 2: it has 3 cells, and the header has 4"),
+        ("\tage\t", "\trole\t", "2 columns 'role'"),
+    ],
+)
+def test_a_ragged_table(tiny: Tiny, old: str, new: str, found: str) -> None:
+    text = tiny.table.read_text()
+    assert old in text
+    tiny.table.write_text(text.replace(old, new, 1))
+    only(tiny.problems(), tiny.table, found)

@@ -169,3 +169,52 @@ def test_an_unknown_choice_is_named_with_the_nearest_known_one(
         check_choices(parse_config(values))
     assert len(caught.value.problems) == 1
     assert where in str(caught.value) and hint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b"seed: 1\ncohort: {bids: x}\nseed: 2\n", "the key 'seed' occurs 2 times"),
+        (b"cohort: {bids: x}\ntemplate:\n  steps: 3\n  name: A\n  steps: 4\n", "'steps' occurs 2 times"),
+        ("cohort: {bids: Größe}\n".encode("latin-1"), "not YAML"),
+    ],
+)
+def test_yaml_that_would_be_mended_in_silence(tmp_path: Path, text: bytes, found: str) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_bytes(text)
+    with pytest.raises(InputError) as caught:
+        load_config(path)
+    assert found in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_a_byte_order_mark_and_a_folder(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text("cohort: {bids: x}\n", encoding="utf-8-sig")
+    assert load_config(path).cohort.bids == Path("x")
+    with pytest.raises(AtlasmithError, match="no such config file"):
+        load_config(tmp_path)
+
+
+def test_keys_of_single_channels_name_channels() -> None:
+    cohort = {"bids": "d", "suffix": ["T1w", "T2w", "T1w"]}
+    values = {
+        "cohort": cohort,
+        "preprocess": {"window": {"T2w": [5, 0], "CT": [0, 80]}},
+        "template": {"channel_similarity": {"T2": {"mi": {"weight": 1}}, "T1w": {}}},
+    }
+    message = message_of(values)
+    for part in (
+        "cohort.suffix: 'T1w' is named twice",
+        "preprocess.window.T2w: this is [5.0, 0.0]",
+        "preprocess.window.CT: 'CT' isn't among the channels",
+        "template.channel_similarity.T2: 'T2' isn't among the channels",
+        "template.channel_similarity.T1w: there is no similarity",
+    ):
+        assert part in message
+    cohort["suffix"] = ["T1w", "T2w"]
+    own = {"mi": {"weight": 1.0}}
+    config = parse_config({"cohort": cohort, "template": {"channel_similarity": {"T2w": own}}})
+    assert config.objective["channel_similarity"] == {1: own}
+    config.template.channel_similarity["T2w"] = {"mii": {"weight": 1.0}}
+    with pytest.raises(InputError, match=r"channel_similarity\.T2w.*unknown similarity 'mii'"):
+        check_choices(config)

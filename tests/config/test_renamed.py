@@ -16,6 +16,7 @@ OLD_KEYS = [
     "chunk",
     "cohort.builders",
     "affine.n4",
+    "preprocess.masks",
     "template.populations",
     "template.squarings",
     "template.labels",

@@ -7,8 +7,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from nibabel import orientations
 
+from atlasmith.core.errors import InputError
 from atlasmith.core.grid import Array
 from atlasmith.io.images import read_grid, read_image, read_labels, small_integer_type, write_image
 
@@ -127,3 +129,89 @@ def test_an_image_of_another_grid_is_refused_and_nothing_is_left(tmp_path: Path)
     with pytest.raises(ValueError, match="can't be written on the grid"):
         write_image(tmp_path / "b.nii.gz", image.data[:4], image.grid, like=tmp_path / "a.nii.gz")
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7), (5, 6, 1), (5, 6)], ids=str)
+def test_nifti_2_is_read_and_results_are_nifti_1(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """ITK reads NIfTI-1 alone."""
+    one, two, copy = (tmp_path / f"{name}.nii.gz" for name in ("one", "two", "copy"))
+    data, affine = save(one, shape, affine_of("LPS", 20)), affine_of("LPS", 20)
+    file = nib.Nifti2Image(data, affine)
+    file.set_sform(affine, 1)
+    file.set_qform(affine, 1)
+    file.header.set_xyzt_units("mm")
+    file.to_filename(two)
+    assert type(nib.load(two)) is nib.Nifti2Image
+    image = read_image(two)
+    np.testing.assert_array_equal(image.data, read_image(one).data)
+    np.testing.assert_array_equal(read_labels(two).data, read_labels(one).data)
+    assert read_grid(two).same_as(read_grid(one)) and image.grid.same_as(read_grid(one))
+    write_image(copy, image.data, image.grid, like=two)
+    written = nib.load(copy)
+    assert type(written) is nib.Nifti1Image
+    np.testing.assert_array_equal(np.asarray(written.dataobj), data)
+    for get in ("get_qform", "get_sform"):
+        (found, code), (expected, _) = (getattr(f, get)(coded=True) for f in (written, nib.load(two)))
+        assert code == 1
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert written.header.get_xyzt_units()[0] == "mm"
+    if len(shape) == 3:
+        assert sitk.ReadImage(str(copy)).GetSize() == shape
+
+
+def test_an_axis_too_long_for_nifti_1_is_written_as_nifti_2(tmp_path: Path) -> None:
+    path, copy = tmp_path / "a.nii", tmp_path / "b.nii.gz"
+    data = np.zeros((40000, 2, 2), np.int16)
+    data[39999, 1, 0] = 7
+    nib.Nifti2Image(data, np.eye(4)).to_filename(path)
+    for image in (read_image(path), read_labels(path)):
+        write_image(copy, image.data, image.grid, like=path)
+        np.testing.assert_array_equal(np.asarray(nib.load(copy).dataobj), data)
+
+
+@pytest.mark.parametrize("kind", [nib.AnalyzeImage, nib.Nifti1Pair, nib.MGHImage])
+def test_other_formats_are_refused(tmp_path: Path, kind: type) -> None:
+    path = tmp_path / ("a.mgz" if kind is nib.MGHImage else "a.img")
+    kind(np.zeros((3, 4, 5), np.int16), np.eye(4)).to_filename(path)
+    for read in (read_image, read_labels, read_grid):
+        with pytest.raises(InputError, match="Convert it to one NIfTI file"):
+            read(path)
+
+
+def scaled(path: Path, stored: Array, slope: float, inter: float = 0.0) -> None:
+    file = nib.Nifti1Image(stored, np.eye(4))
+    file.header.set_slope_inter(slope, inter)
+    file.to_filename(path)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64, np.uint64, np.float32, np.float64])
+def test_labels_of_any_type_are_integers(tmp_path: Path, kind: type) -> None:
+    labels = np.array([0, 1, 2, 17, 1035, 12175] * 4).reshape(2, 3, 4)
+    nib.Nifti1Image(labels.astype(kind), np.eye(4), dtype=kind).to_filename(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.nii.gz").data, labels)
+
+
+@pytest.mark.parametrize(("factor", "slope"), [(85, 1 / 85), (10, 0.1), (2, 0.5), (30, 1 / 30)])
+def test_scaled_labels_are_integers_within_a_thousandth(tmp_path: Path, factor: int, slope: float) -> None:
+    """A slope of 1/85 in single precision makes 2.0000000391 of 2."""
+    labels = np.array([0, 1, 2, 3, 17, 300] * 4).reshape(2, 3, 4)
+    scaled(tmp_path / "a.nii.gz", (labels * factor).astype(np.int16), slope)
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.nii.gz").data, labels)
+    scaled(tmp_path / "a.nii.gz", (labels - 5).astype(np.int16), 1.0, 5.0)
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.nii.gz").data, labels)
+
+
+def test_values_between_integers_are_shown_in_full_with_their_scaling(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    scaled(path, np.full((2, 3, 4), 85, np.int16), 1.01 / 85)
+    with pytest.raises(InputError) as caught:
+        read_labels(path)
+    assert "24 voxels are no integers, such as 1.00999997" in str(caught.value)
+    assert "scl_slope is 0.01188235" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [2**40, -(2**40), 1e20, np.inf, np.nan, 0.5])
+def test_values_that_are_no_labels(tmp_path: Path, value: float) -> None:
+    nib.Nifti1Image(np.full((2, 3, 4), value, np.float64), np.eye(4)).to_filename(tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match=r"a\.nii\.gz"):
+        read_labels(tmp_path / "a.nii.gz")

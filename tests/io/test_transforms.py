@@ -9,11 +9,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, DisplacementField, Grid, Step
+from atlasmith.core.world import resample
 from atlasmith.io.images import Image, read_image
 from atlasmith.io.transforms import (
     LPS,
@@ -203,3 +205,27 @@ def test_sitk_image_lies_where_the_file_does(tmp_path: Path, name: str) -> None:
     index = ours.TransformPhysicalPointToIndex(center)
     np.testing.assert_allclose(ours.TransformIndexToPhysicalPoint(index), center, atol=1e-4)
     assert ours[index] == theirs[8, 9, 7]
+
+
+def test_what_the_docs_say_of_files_of_two_axes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ITK can't apply a 3-D transform to them; to their copies with a third axis it can."""
+    monkeypatch.chdir(tmp_path)
+    data = (np.indices((20, 16)).sum(axis=0) % 7).astype(np.float32)
+    affine = np.array([[-1.5, 0, 0, 12.0], [0, 1.5, 0, -9.0], [0, 0, 3, 7.0], [0, 0, 0, 1]])
+    flat = nib.Nifti1Image(data, affine)
+    flat.set_qform(affine, 1)
+    flat.to_filename("sub-01_T1w.nii.gz")
+    grid = Grid((18, 14, 1), np.array([[1.5, 0, 0, -12.0], [0, 1.5, 0, -9.0], [0, 0, 1.5, 0], [0, 0, 0, 1]]))
+    shift = np.eye(4)
+    shift[:3, 3] = [2.3, -1.1, 7]
+    write_composite("xfm.h5", [shift])
+    template, transform = to_sitk(np.zeros(grid.shape, np.float32), grid), sitk.ReadTransform("xfm.h5")
+    with pytest.raises(RuntimeError, match="mension"):
+        sitk.Resample(sitk.ReadImage("sub-01_T1w.nii.gz"), template, transform)
+    text = (Path(__file__).parents[2] / "docs/outputs.md").read_text(encoding="utf-8")
+    exec(text.split("```python\n")[1].split("```")[0], {})
+    moved = from_sitk(sitk.Resample(sitk.ReadImage("sub-01_slice.nii.gz"), template, transform))
+    image = read_image("sub-01_T1w.nii.gz")
+    ours = resample(torch.from_numpy(image.grid.squeeze(image.data))[None, None], image.grid, [shift], grid)
+    np.testing.assert_allclose(moved[..., 0], ours[0, 0].numpy(), atol=1e-4)
+    assert moved.std() > 1

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from atlasmith.core.errors import AtlasmithError
-from atlasmith.io.weights import read_weights
+from atlasmith.io.weights import read_weights, write_tensors
 
 
 class Executed:
@@ -30,3 +32,31 @@ def test_weights_that_are_none(bytes_: bytes, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(AtlasmithError, match=r"template\.safetensors"):
         read_weights(path)
     assert not (tmp_path / "pwned").exists()
+
+
+def test_weights_are_readable_as_other_files_are(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_tensors(tmp_path / "a.safetensors", {"a": torch.arange(3)}, {"b": 1})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o644
+    about, tensors = read_weights(tmp_path / "a.safetensors")
+    assert about == {"b": 1} and tensors["a"].tolist() == [0, 1, 2]
+
+
+def test_weights_that_may_not_be_read_are_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {}, {})
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(
+        AtlasmithError, match=r"can't be read \(Permission denied\).*the right to read"
+    ) as found:
+        read_weights(path)
+    assert "train" not in str(found.value).lower()

@@ -1,4 +1,4 @@
-"""Image files: finding them, and checks of headers, orientation and voxels."""
+"""Checks of images and masks: headers, orientation and voxels."""
 
 from __future__ import annotations
 
@@ -6,46 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from nibabel.openers import ImageOpener
 
-from atlasmith.cohort.problems import Problems, abbreviate, refuse
-from atlasmith.config import Config
+from atlasmith.cohort.problems import Problems, refuse
 from atlasmith.core.errors import InputError
 from atlasmith.core.grid import Array, Grid
-from atlasmith.core.intensity import apply_mask, find_background, looks_like_hounsfield, normalize
-from atlasmith.io.files import nifti_files
-from atlasmith.io.images import Image, read_grid, read_image, read_mask
+from atlasmith.core.inpainting import fill
+from atlasmith.core.intensity import (
+    apply_mask,
+    find_background,
+    is_constant,
+    looks_like_hounsfield,
+    normalize,
+)
+from atlasmith.io.images import Image, load_nifti, read_grid, read_image, read_mask
 
-FORM_TOLERANCE = 0.1  # voxels that a qform and an sform may differ by
-
-
-def find_images(config: Config, ids: Sequence[str], problems: Problems) -> dict[str, Path]:
-    """Find the image of each subject.
-
-    Args:
-        config: The run's config.
-        ids: Ids without `sub-`.
-        problems: Where subjects without image, or with several, are added.
-
-    Returns:
-        Absolute paths by id.
-    """
-    bids, suffix = config.cohort.bids, config.cohort.suffix
-    found = {name: nifti_files(bids, name, suffix) for name in ids}
-    if ids and not any(found.values()):
-        remedy = "Check cohort.bids and cohort.suffix; session folders (ses-*) aren't searched."
-        problems.add(bids, f"no subject has an image sub-X/anat/sub-X_*{suffix}.nii.gz", remedy)
-        return {}
-    for name, paths in found.items():
-        if not paths:
-            path = bids / f"sub-{name}" / "anat" / f"sub-{name}_{suffix}.nii.gz"
-            problems.add(path, "no such image", "Add it, or remove the subject from participants.tsv.")
-        elif len(paths) > 1:
-            names = abbreviate([path.name for path in paths])
-            problems.add(paths[0].parent, f"several images: {names}", f"Leave one *_{suffix} image there.")
-    return {name: paths[0] for name, paths in found.items() if len(paths) == 1}
+FORM_TOLERANCE = 0.1  # voxels by which the positions that a header gives in several ways may differ
+OVERLAP_SAMPLES = 32  # along each axis
 
 
 def check_image(path: Path, window: Sequence[float] | None = None) -> None:
@@ -79,7 +57,7 @@ def check_header(path: Path) -> Grid:
     Raises:
         InputError: With the first problem found.
     """
-    file: Any = nib.load(path)
+    file: Any = load_nifti(path)
     if len([n for n in file.shape if n > 1]) < 2 or len(file.shape) not in (2, 3):
         refuse(path, f"the shape is {file.shape}", "Give one volume (X, Y, Z) or slice (X, Y) per subject.")
     if file.get_data_dtype().kind not in "iuf":
@@ -121,42 +99,79 @@ def _check_affine(path: Path, file: Any) -> None:
     corners = np.array([(*np.multiply(corner, np.subtract(shape, 1)), 1) for corner in np.ndindex(2, 2, 2)])
     places = np.array([corners @ form.T for form in forms])
     distance = float(np.linalg.norm(places[0] - places[-1], axis=1).max())
-    if distance > FORM_TOLERANCE * min(file.header.get_zooms()[: len(file.shape)]):
+    zooms = np.array(file.header.get_zooms())
+    if distance > FORM_TOLERANCE * zooms.min():
         refuse(
             path,
             f"qform and sform disagree by up to {distance:.3g} mm, and tools differ in which they use",
             "Keep the right one: set the other equal to it, or its code to 0.",
         )
+    lengths = lengths[: len(zooms)]
+    if np.any(np.abs(lengths - zooms) * file.shape > FORM_TOLERANCE * zooms):
+        refuse(
+            path,
+            f"pixdim says that voxels measure {_join(zooms)} mm, and the sform {_join(lengths)}; tools "
+            "differ in which they use",
+            "Write the true voxel sizes into both.",
+        )
 
 
-def find_masks(config: Config, ids: Sequence[str], problems: Problems) -> dict[str, Path]:
-    """Find the mask of each subject, where the config names a folder of masks.
+def _join(sizes: Array) -> str:
+    return " x ".join(f"{size:.6g}" for size in sizes)
+
+
+def check_mask(path: Path, image: Path, grid: Grid, required: bool) -> Array:
+    """Check a mask.
 
     Args:
-        config: The run's config.
-        ids: Ids without `sub-`.
-        problems: Where subjects without mask, or with several, are added.
+        path: A NIfTI file.
+        image: The image that it is of.
+        grid: The image's grid.
+        required: Whether an empty mask is an error.
 
     Returns:
-        Absolute paths by id.
+        Where it isn't 0 (X, Y, Z).
+
+    Raises:
+        InputError: For another grid than the image's, voxels that are no integers, or an empty mask.
     """
-    if config.preprocess.masks is None:
-        return {}
-    folder = config.cohort.bids / config.preprocess.masks
-    masks = {}
-    for name in ids:
-        paths = nifti_files(folder, name, "mask")
-        if len(paths) == 1:
-            masks[name] = paths[0]
-        else:
-            path = folder / f"sub-{name}" / "anat" / f"sub-{name}_mask.nii.gz"
-            found = f"there are {len(paths)} masks of this subject"
-            problems.add(path, found, "Give each subject one mask, or set preprocess.masks to null.")
-    return masks
+    check_header(path)
+    mask = read_mask(path)
+    if not mask.grid.same_as(grid, FORM_TOLERANCE):
+        found = f"the mask lies on another grid ({mask.grid.shape} voxels) than {image.name} ({grid.shape})"
+        refuse(path, found, "Resample it onto the image with nearest neighbor.")
+    if required and not mask.data.any():
+        refuse(path, "the mask is empty", "Mark where the image may be looked at.")
+    return mask.data
+
+
+def check_overlap(path: Path, grid: Grid, reference: Path, reference_grid: Grid) -> None:
+    """Raise `InputError` where two channels of a scan show no place in common."""
+    if grid.ndim != reference_grid.ndim:
+        found = f"it is {grid.ndim}-D, and {reference.name} is {reference_grid.ndim}-D"
+        refuse(path, found, "Channels of a scan are all 2-D or all 3-D.")
+    if not (_shows(grid, reference_grid) or _shows(reference_grid, grid)):
+        refuse(
+            path,
+            f"its field of view and that of {reference.name} have nothing in common",
+            "Channels of a scan lie in one space: correct the headers, or register one to the other.",
+        )
+
+
+def _shows(grid: Grid, other: Grid) -> bool:
+    """Whether a grid has some of the places of another, which are sampled from edge to edge."""
+    axes = [np.linspace(-0.5, size - 0.5, min(2 * size + 1, OVERLAP_SAMPLES)) for size in other.shape]
+    voxels = np.stack([*np.meshgrid(*axes, indexing="ij"), np.ones([len(axis) for axis in axes])], axis=-1)
+    moved = (voxels @ (np.linalg.inv(grid.affine) @ other.affine).T)[..., :3]
+    return bool(np.all((moved > -0.5) & (moved < np.array(grid.shape) - 0.5), axis=-1).any())
 
 
 def check_voxels(
-    path: Path, margin: float, window: Sequence[float] | None, mask_path: Path | None = None
+    path: Path,
+    margin: float,
+    window: Sequence[float] | None,
+    mask: Array | None = None,
+    exclude: tuple[Path, Array] | None = None,
 ) -> Array:
     """Check the intensities of an image.
 
@@ -164,20 +179,22 @@ def check_voxels(
         path: A NIfTI file with a valid header.
         margin: See `foreground_extent`, mm.
         window: Of `preprocess.window`.
-        mask_path: The image's mask, if there is one.
+        mask: Where the image may be looked at (X, Y, Z).
+        exclude: What may not be learned from (X, Y, Z), and its file.
 
     Returns:
         Size of the object (3,), mm: see `foreground_extent`.
 
     Raises:
-        InputError: If intensities are NaN or infinite, have no contrast, or need a window.
+        InputError: If intensities are NaN or infinite, have no contrast, or need a window, or if all of the
+            object is excluded.
     """
     image = read_image(path)
     bad = int(np.count_nonzero(~np.isfinite(image.data)))
     if bad:
         refuse(path, f"{bad} voxels are NaN or infinite", "Replace them, by 0 for example.")
     low, high = float(image.data.min()), float(image.data.max())
-    if low == high:
+    if is_constant(image.data):
         refuse(path, f"every voxel is {low:g}", "Replace or leave out the image.")
     if window is None and looks_like_hounsfield(image.data):
         refuse(
@@ -185,14 +202,15 @@ def check_voxels(
             f"intensities from {low:g} to {high:g} look like CT in Hounsfield units",
             "Set preprocess.window to the tissue's range, such as [-160, 240], or [0, 80] for the brain.",
         )
-    raw = image.data
-    if mask_path is not None:
-        mask = read_mask(mask_path)
-        if not mask.grid.same_as(image.grid) or not mask.data.any():
-            remedy = "Give a mask on the image's grid that is not empty."
-            refuse(mask_path, f"the mask doesn't fit {path.name}", remedy)
-        raw = apply_mask(raw, mask.data)
-    data = normalize(raw, window)
+    values, region = image.data, None
+    if exclude is not None:
+        rest = values[~exclude[1] if mask is None else mask & ~exclude[1]]
+        if not rest.size or np.ptp(normalize(rest, window)) == 0:
+            found = f"everything that {path.name} shows is excluded"
+            refuse(exclude[0], found, "Exclude less, or leave out the image.")
+        region = exclude[1]
+        values = fill(values, region, mask, image.grid.spacing)
+    data = normalize(values if mask is None else apply_mask(values, mask), window, region)
     if data.min() == data.max():
         refuse(
             path,
@@ -215,12 +233,16 @@ def foreground_extent(image: Image, margin: float) -> Array:
     Returns:
         Size (3,) along the image's axes, mm.
     """
-    spacing = np.array(image.grid.spacing)
-    if find_background(image.data) is None:
+    spacing, mask = np.array(image.grid.spacing), _object(image.data)
+    if mask.all():
         return np.array(image.grid.shape) * spacing
-    mask = image.data > 0.01
     extent = []
     for axis in range(3):
         inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
         extent.append(inside[-1] - inside[0] + 1)
     return np.array(extent) * spacing + 2 * margin
+
+
+def _object(data: Array) -> Array:
+    """Where normalized intensities (X, Y, Z) show the object; everywhere, if there is no background."""
+    return np.ones(data.shape, dtype=bool) if find_background(data) is None else data > 0.01

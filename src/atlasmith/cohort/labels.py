@@ -1,58 +1,36 @@
-"""Label files: finding them, and checks of their voxels and names."""
+"""Checks of label files: voxels, names and colors."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable
+from itertools import cycle
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 
-from atlasmith.cohort.images import nifti_files
-from atlasmith.cohort.problems import Problems, abbreviate, refuse
+from atlasmith.cohort.images import FORM_TOLERANCE
+from atlasmith.cohort.problems import Problems, refuse
 from atlasmith.config import Config
 from atlasmith.core.grid import Grid
-from atlasmith.io.tables import read_tsv
+from atlasmith.io.images import read_labels
+from atlasmith.io.tables import MISSING, read_tsv
 
-
-def find_labels(config: Config, roles: Mapping[str, str], problems: Problems) -> dict[str, Path]:
-    """Find the label file of each subject that has one; an atlas must.
-
-    Args:
-        config: The run's config.
-        roles: Roles by id without `sub-`.
-        problems: Where atlases without labels, and subjects with several files, are added.
-
-    Returns:
-        Absolute paths by id.
-    """
-    if config.cohort.labels is None:
-        problems.add("config: cohort.labels", "this is null", "Name the folder of the atlases' labels.")
-        return {}
-    folder = config.cohort.bids / config.cohort.labels
-    if not folder.is_dir():
-        problems.add(folder, "no such folder", "Set cohort.labels to the folder of the atlases' labels.")
-        return {}
-    labels = {}
-    for name, role in roles.items():
-        paths = nifti_files(folder, name, "dseg")
-        if len(paths) > 1:
-            names = abbreviate([path.name for path in paths])
-            problems.add(paths[0].parent, f"several label files: {names}", "Leave one *_dseg file there.")
-        elif paths:
-            labels[name] = paths[0]
-        elif role == "atlas":
-            path = folder / f"sub-{name}" / "anat" / f"sub-{name}_dseg.nii.gz"
-            remedy = "Add them, or give the subject the role 'train'."
-            problems.add(path, "the atlas has no labels", remedy)
-    return labels
+# Twenty colors that are easy to tell apart (Trubetskoy 2017).
+PALETTE = (
+    *("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c"),
+    *("#fabebe", "#008080", "#e6beff", "#9a6324", "#fffac8", "#800000", "#aaffc3", "#808000", "#ffd8b1"),
+    *("#000075", "#808080"),
+)
 
 
 def check_label_grid(path: Path, label_grid: Grid, image: Path, grid: Grid) -> None:
-    """Raise `InputError` if labels and image lie on different grids."""
-    if not label_grid.same_as(grid):
+    """Raise `InputError` if labels and image lie on different grids.
+
+    They may differ by as much as an image's own qform and sform: labels drawn in a tool that reads the one
+    have the axes of that.
+    """
+    if not label_grid.same_as(grid, FORM_TOLERANCE):
         refuse(
             path,
             f"the labels lie on another grid ({label_grid.shape} voxels, "
@@ -74,15 +52,10 @@ def check_labels(path: Path) -> set[int]:
     Raises:
         InputError: With the first problem found.
     """
-    file: Any = nib.load(path)
-    data = np.asanyarray(file.dataobj)
-    broken = data[data != np.rint(data)] if data.dtype.kind == "f" else data[:0]
-    if broken.size:
-        found = f"{broken.size} voxels are no integers, such as {broken.flat[0]:g}"
-        refuse(path, found, "Resample labels with nearest neighbor, and save integers.")
-    if data.min() < 0 or data.max() > np.iinfo(np.int32).max:
+    data = read_labels(path).data
+    if data.min() < 0:
         found = f"labels go from {data.min()} to {data.max()}"
-        refuse(path, found, "Labels lie between 0 and 2147483647.")
+        refuse(path, found, f"Labels lie between 0 and {np.iinfo(np.int32).max}.")
     labels = {int(value) for value in np.unique(data)} - {0}
     if not labels:
         refuse(path, "every voxel is background", "Add labels, or give the subject the role 'train'.")
@@ -102,10 +75,33 @@ def read_label_names(config: Config, labels: set[int], problems: Problems) -> di
     """
     names: dict[int, str] = {}
     table = config.cohort.bids / (config.cohort.labels or "") / "dseg.tsv"
-    if table.is_file():
+    for row in (problems.collect(read_tsv, table) or []) if table.is_file() else []:
         try:
-            names = {int(row["index"]): row["name"] for row in read_tsv(table)}
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            index, name = int(row["index"]), row["name"]
+        except (KeyError, ValueError) as error:
             found = f"this is no table of labels ({type(error).__name__}: {error})"
             problems.add(table, found, "It needs columns `index`, an integer, and `name`.")
+            break
+        if index in names:
+            found = f"label {index} has two names, '{names[index]}' and '{name}'"
+            problems.add(table, found, "Keep one row per label.")
+        names[index] = "" if name == MISSING else name
     return {label: names.get(label) or f"label{label}" for label in sorted(labels)}
+
+
+def read_label_colors(config: Config, labels: Iterable[int]) -> dict[int, str]:
+    """Read the colors of labels from the dseg.tsv beside them.
+
+    Args:
+        config: The run's config.
+        labels: The labels, without background.
+
+    Returns:
+        Colors as #RRGGBB by label; where the table has no valid one, the next of `PALETTE`.
+    """
+    table = config.cohort.bids / (config.cohort.labels or "") / "dseg.tsv"
+    given = {int(row["index"]): row.get("color", "") for row in read_tsv(table)} if table.is_file() else {}
+    return {
+        label: given[label].lower() if re.fullmatch(r"#[0-9A-Fa-f]{6}", given.get(label, "")) else color
+        for label, color in zip(labels, cycle(PALETTE), strict=False)
+    }

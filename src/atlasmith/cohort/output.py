@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from atlasmith.cohort.problems import Problems, abbreviate, refuse
 from atlasmith.config import Config, load_config
 from atlasmith.core.errors import AtlasmithError, InputError
 from atlasmith.io.files import read_json, write_json, write_text
+from atlasmith.io.sidecars import BIDS_VERSION, RAW, read_description
 from atlasmith.workflow.provenance import software_versions
 
 # Sections that may not change within an output folder; what depends on the others is computed again.
@@ -22,19 +24,45 @@ BIDSIGNORE = """\
 *_jacobian.*
 *_confidence.*
 *_uncertainty.*
-*_volumes.tsv
-*_metrics.tsv
+*_volumes.*
+*_metrics.*
+*_desc-propagated_*
 tpl-*/template_description.json
-cohort.tsv
+cohort.*
 config.yaml
+failures
 grid.json
 inputs.sha256
-labels.tsv
-subpopulations.tsv
-logs/
-model/
+subpopulations.*
+logs
+model
+report
 report.html
-scores/
+scores
+"""
+
+# Entries of the cohort's dataset_description.json that are true of what is made from it.
+INHERITED = ("License", "Authors", "Acknowledgements", "HowToAcknowledge", "Funding", "ReferencesAndLinks")
+ORIGIN = {"DOI": "DatasetDOI"}  # entries of a source dataset, and what they are there
+
+README = """\
+# {name}
+
+Made by atlasmith from the dataset "{source}". `dataset_description.json` says where it lies, and which
+versions of which software were used; `config.yaml` holds every setting.
+
+| file | what it is |
+| --- | --- |
+| `report.html` | the report: start here |
+| `tpl-*` | the template, in the layout of TemplateFlow |
+| `sub-*/anat/*_xfm.h5` | transforms between each image and the template |
+| `sub-*/anat/*_dseg.nii.gz` | segmentations, one for each fusion method |
+| `sub-*/anat/*_volumes.tsv` | their volumes |
+| `dseg.tsv` | names and colors of the labels |
+| `scores` | scores of every stage |
+
+Each image and table has a JSON file beside it, which says what it is and what it was made from. In these,
+`bids:raw:` stands for the source dataset, `bids::` for this one.
 """
 
 
@@ -80,23 +108,34 @@ def check_output(config: Config) -> None:
 
 
 def mark_output(config: Config) -> None:
-    """Write dataset_description.json and .bidsignore, which mark the folder as a BIDS derivative.
+    """Write dataset_description.json, README.md and .bidsignore, which mark the folder as a BIDS derivative.
+
+    Authors, license and the like are those of the cohort. A README.md that is there already is kept.
 
     Args:
         config: The run's config.
     """
+    layout, bids = config.layout, config.cohort.bids
+    source = read_description(bids)
+    name = f"{config.template.name}: template, registrations and segmentations"
+    origin = {key: source[found] for key, found in ORIGIN.items() if found in source}
     write_json(
-        config.layout.description,
+        layout.description,
         {
-            "Name": f"{config.template.name}: template, registrations and segmentations",
-            "BIDSVersion": "1.11.1",
+            "Name": name,
+            "BIDSVersion": BIDS_VERSION,
             "DatasetType": "derivative",
+            **{key: source[key] for key in INHERITED if key in source},
             "GeneratedBy": [
                 {"Name": name, "Version": version} for name, version in software_versions().items()
             ],
+            **({"SourceDatasets": [origin]} if origin else {}),
+            "DatasetLinks": {RAW: os.path.relpath(bids, config.output)},
         },
     )
-    write_text(config.layout.bidsignore, BIDSIGNORE)
+    if not layout.readme.exists():
+        write_text(layout.readme, README.format(name=name, source=source.get("Name", bids.name)))
+    write_text(layout.bidsignore, BIDSIGNORE)
 
 
 def read_generators(description: Path) -> dict[str, str | None]:

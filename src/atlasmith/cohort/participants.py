@@ -1,55 +1,63 @@
-"""The table of participants: ids, roles, template subjects, covariates."""
+"""The tables of participants and sessions: ids, roles, template subjects, covariates."""
 
 from __future__ import annotations
 
-import csv
-import math
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from atlasmith import __version__
+from atlasmith.cohort.covariates import IN_TEMPLATE, check_covariate, is_in_template
 from atlasmith.cohort.output import read_generators
 from atlasmith.cohort.problems import Problems, abbreviate
+from atlasmith.cohort.scans import input_files, label_files, scans_of
+from atlasmith.cohort.sessions import Row, read_sessions
 from atlasmith.config import Config
 from atlasmith.core.errors import InputError, did_you_mean
-from atlasmith.io.tables import COLUMNS, format_value, parse_covariate, read_cohort, read_tsv
-
-Row = dict[str, str]
+from atlasmith.io.tables import (
+    MISSING,
+    format_value,
+    matching_scans,
+    parse_covariate,
+    participant_of,
+    read_cohort,
+    read_tsv,
+)
 
 ROLES = ("atlas", "target", "train")
-IN_TEMPLATE = {"yes": True, "no": False}
+VALID_ID = re.compile("[A-Za-z0-9]+")  # of a participant, after `sub-`
 
 
 class Participant(NamedTuple):
-    """A subject as the tables have it.
+    """A scan as the tables have it.
 
     Attributes:
-        id: Without `sub-`.
+        id: Of the scan, without `sub-`.
         role: atlas, target or train.
         in_template: Whether the subject takes part in building the template.
         covariates: The texts of the config's covariates, in their order.
+        files: Names of its images and masks.
     """
 
     id: str
     role: str
     in_template: bool
     covariates: tuple[str, ...]
+    files: tuple[str, ...]
 
 
 def read_participants(config: Config) -> list[Participant]:
-    """Read the subjects from participants.tsv alone.
+    """Read the scans from the tables and the names of files alone.
 
     Args:
         config: The run's config.
 
     Returns:
-        Subjects in the order of the table.
+        Scans in the order of participants.tsv, and of their sessions.
 
     Raises:
-        InputError: With every problem of the table.
+        InputError: With every problem of the tables.
     """
     problems = Problems()
     rows = read_rows(config, problems)
@@ -58,22 +66,23 @@ def read_participants(config: Config) -> list[Participant]:
     return [
         Participant(
             name,
-            row[config.cohort.role],
+            row[config.cohort.role_column],
             is_in_template(config, row),
             tuple(format_value(parse_covariate(row[key])) for key in config.cohort.covariates),
+            tuple(path.name for path in input_files(config, name)),
         )
         for name, row in rows.items()
     ]
 
 
 def checked_participants(config: Config) -> dict[str, Participant]:
-    """Read the subjects as the cohort stage found them when it last ran.
+    """Read the scans as the cohort stage found them when it last ran.
 
     Args:
         config: The run's config.
 
     Returns:
-        Subjects by id; none where this version of the cohort stage hasn't run yet.
+        Scans by id; none where this version of the cohort stage hasn't run yet.
     """
     layout = config.layout
     if not layout.cohort.exists() or read_generators(layout.description).get("atlasmith") != __version__:
@@ -84,104 +93,130 @@ def checked_participants(config: Config) -> dict[str, Participant]:
             subject.role,
             subject.in_template,
             tuple(format_value(subject.covariates.get(key)) for key in config.cohort.covariates),
+            tuple(path.name for path in subject.files if path != subject.labels),
         )
         for subject in read_cohort(layout.cohort)
     }
 
 
-def is_in_template(config: Config, row: Row) -> bool:
-    """Return whether the subject of a row takes part in building the template."""
-    column = config.cohort.template_subjects
-    return column is None or IN_TEMPLATE.get(row[column], True)
-
-
 def read_rows(config: Config, problems: Problems) -> dict[str, Row]:
-    """Read and check participants.tsv.
+    """Read and check participants.tsv, and the tables of sessions.
 
     Args:
         config: The run's config.
         problems: Where problems are added.
 
     Returns:
-        Rows by id without `sub-`, in the table's order, with held-out atlases as targets; none where the
+        Rows by scan without `sub-`, in the table's order, with held-out atlases as targets; none where the
         table or one of its columns is missing.
     """
     table = config.cohort.bids / "participants.tsv"
-    rows = _read_table(table, problems)
-    if not rows or not _check_columns(config, table, list(rows[0]), problems):
+    participants = _read_table(config, table, problems)
+    if not participants or not _check_columns(table, ["participant_id"], participants[0], problems):
         return {}
-    by_id = _rows_by_id(table, rows, problems)
-    _check_subpopulations(config, rows, problems)
-    _check_template_subjects(config, table, rows, problems)
-    _hold_out(config, table, by_id, problems)
-    _check_roles(config, table, rows, problems)
-    for name in config.cohort.covariates:
-        if name in rows[0]:
-            _check_covariate(config, name, table, rows, problems)
-    return by_id
+    by_id = _rows_by_id(table, participants, problems)
+    scans, of_sessions = _rows_by_scan(config, by_id, problems)
+    cohort, columns = config.cohort, {*participants[0], *of_sessions}
+    required = [name for name in (cohort.role, cohort.template_subjects) if name is not None]
+    known = [name for name in cohort.covariates if _check_columns(table, [name], columns, problems)]
+    if not _check_columns(table, required, columns, problems):
+        return {}
+    _check_subpopulations(config, scans, problems)
+    _check_template_subjects(config, table, scans, problems)
+    _hold_out(config, table, scans, problems)
+    _check_roles(config, table, scans, problems)
+    for name in known:
+        tables = f"{table}{' and sub-*/sub-*_sessions.tsv' if name in of_sessions else ''}"
+        check_covariate(config, name, f"{tables}: column '{name}'", scans, problems)
+    return {name: row for name, row in scans.items() if VALID_ID.fullmatch(participant_of(name))}
 
 
-def _read_table(table: Path, problems: Problems) -> list[Row]:
+def _read_table(config: Config, table: Path, problems: Problems) -> list[Row]:
+    if config.cohort.role is None and not table.exists():
+        folders = sorted(path for path in config.cohort.bids.glob("sub-*") if path.is_dir())
+        if not folders:
+            problems.add(config.cohort.bids, "there is no folder sub-*", "Name a BIDS folder with images.")
+        return [{"participant_id": folder.name} for folder in folders]
     if not table.is_file():
         problems.add(table, "no such file", "cohort.bids must name a BIDS folder with a participants.tsv.")
         return []
-    try:
-        rows = [{key: value or "" for key, value in row.items()} for row in read_tsv(table)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        problems.add(table, f"this is no table ({error})", "Save it as tab-separated text in UTF-8.")
+    rows = problems.collect(read_tsv, table)
+    if rows is None:
         return []
     if not rows:
         problems.add(table, "the table has no rows", "Give each subject a row, columns divided by tabs.")
     return rows
 
 
-def _check_columns(config: Config, table: Path, columns: Sequence[str], problems: Problems) -> bool:
-    """Return whether there are the columns without which the rows can't be read."""
-    cohort = config.cohort
-    required = [
-        "participant_id",
-        cohort.role,
-        *([cohort.template_subjects] if cohort.template_subjects else []),
-    ]
-    for name in (*required, *cohort.covariates):
-        if name not in columns:
-            problems.add(table, f"there is no column '{name}'", did_you_mean(name, columns))
-    return set(required) <= set(columns)
+def _check_columns(table: Path, names: Sequence[str], columns: Collection[str], problems: Problems) -> bool:
+    """Return whether there are some columns; those that are missing are problems."""
+    missing = [name for name in names if name not in columns]
+    for name in missing:
+        hint = ". Or set cohort.role: null, if those with labels are the atlases" if name == "role" else ""
+        problems.add(table, f"there is no column '{name}'", did_you_mean(name, columns) + hint)
+    return not missing
 
 
 def _rows_by_id(table: Path, rows: Sequence[Row], problems: Problems) -> dict[str, Row]:
+    """Rows by id without `sub-`; a malformed id stays, so that its row counts in the other checks."""
     by_id: dict[str, Row] = {}
     for number, row in enumerate(rows, start=1):
         name, where = row["participant_id"], f"{table}: row {number}"
-        if not re.fullmatch("sub-[A-Za-z0-9]+", name):
+        plain = name.removeprefix("sub-")
+        if plain == name or not VALID_ID.fullmatch(plain):
             remedy = "An id is `sub-` and then letters and digits alone."
             problems.add(where, f"the participant_id is {name!r}", remedy)
-        elif name.removeprefix("sub-") in by_id:
-            problems.add(where, f"{name} has a row already", "Keep one row per subject.")
+            by_id[f"row {number}"] = row
+        elif plain in by_id:
+            sessions = f" Sessions go into {name}/{name}_sessions.tsv." if "session_id" in row else ""
+            problems.add(where, f"{name} has a row already", f"Keep one row per subject.{sessions}")
         else:
-            by_id[name.removeprefix("sub-")] = row
+            by_id[plain] = row
     return by_id
 
 
-def _check_subpopulations(config: Config, rows: Sequence[Row], problems: Problems) -> None:
-    count = config.template.subpopulations
-    if count > 1 and len(rows) < 2 * count:
-        found = f"{count} subpopulations of {len(rows)} subjects"
+def _rows_by_scan(
+    config: Config, by_id: Mapping[str, Row], problems: Problems
+) -> tuple[dict[str, Row], set[str]]:
+    """Rows of all scans, and the columns that tables of sessions have."""
+    scans: dict[str, Row] = {}
+    columns: set[str] = set()
+    cohort = config.cohort
+    needed = (cohort.role, cohort.template_subjects, *cohort.covariates)
+    missing = {name: MISSING for name in needed if name is not None}
+    for participant, row in by_id.items():
+        names = scans_of(config, participant) if VALID_ID.fullmatch(participant) else [participant]
+        sessions = read_sessions(config, participant, names, problems) if names != [participant] else {}
+        for name in names:
+            own = sessions.get(name, {})
+            columns |= own.keys()
+            scans[name] = {**missing, **row, **own}
+            if cohort.role is None:
+                scans[name][cohort.role_column] = "atlas" if label_files(config, name) else "target"
+    return scans, columns
+
+
+def _check_subpopulations(config: Config, scans: Mapping[str, Row], problems: Problems) -> None:
+    count, subjects = config.template.subpopulations, len({participant_of(name) for name in scans})
+    if count > 1 and subjects < 2 * count:
+        found = f"{count} subpopulations of {subjects} subjects"
         problems.add("config: template.subpopulations", found, "Lower it: each needs 2 or more subjects.")
 
 
-def _check_template_subjects(config: Config, table: Path, rows: Sequence[Row], problems: Problems) -> None:
+def _check_template_subjects(
+    config: Config, table: Path, scans: Mapping[str, Row], problems: Problems
+) -> None:
     column = config.cohort.template_subjects
     if column is None:
         return
     where = f"{table}: column '{column}'"
-    wrong = [f"'{row[column]}' ({row['participant_id']})" for row in rows if row[column] not in IN_TEMPLATE]
-    count = sum(row[column] == "yes" for row in rows)
+    wrong = [f"'{row[column]}' (sub-{name})" for name, row in scans.items() if row[column] not in IN_TEMPLATE]
+    count = len({participant_of(name) for name, row in scans.items() if row[column] == "yes"})
     if wrong:
         problems.add(where, f"found {abbreviate(wrong)}", "Write yes or no.")
     elif count < 2:
-        problems.add(where, f"{count} rows say yes", "A template needs 2 or more.")
-    elif config.template.subpopulations > 1 and count < len(rows):
+        problems.add(where, f"{count or 'no'} subject has yes", "A template needs 2 or more.")
+    elif config.template.subpopulations > 1 and any(row[column] == "no" for row in scans.values()):
         problems.add(
             "config: template.subpopulations",
             f"subjects with no in {where} belong to no subpopulation",
@@ -189,93 +224,57 @@ def _check_template_subjects(config: Config, table: Path, rows: Sequence[Row], p
         )
 
 
-def _hold_out(config: Config, table: Path, by_id: dict[str, Row], problems: Problems) -> None:
-    """Make targets of the atlases that the config holds out, in place."""
-    role = config.cohort.role
-    atlases = [f"sub-{name}" for name, row in by_id.items() if row[role] == "atlas"]
-    for name in config.cohort.hold_out:
-        if name in atlases:
-            by_id[name.removeprefix("sub-")][role] = "target"
-        else:
-            found = f"'{name}' is no atlas of {table}"
-            problems.add("config: cohort.hold_out", found, did_you_mean(name, atlases))
+def _hold_out(config: Config, table: Path, scans: dict[str, Row], problems: Problems) -> None:
+    """Make targets of the atlases that the config holds out, in place: of all scans of a participant."""
+    role, key = config.cohort.role_column, "config: cohort.hold_out"
+    atlases = [name for name, row in scans.items() if row[role] == "atlas"]
+    for wanted in config.cohort.hold_out:
+        held_out = matching_scans(atlases, wanted)
+        for name in held_out:
+            scans[name][role] = "target"
+        if not held_out:
+            names = [f"sub-{name}" for name in atlases]
+            problems.add(key, f"'{wanted}' is no atlas of {table}", did_you_mean(wanted, names))
+    held_out = [name for name in atlases if scans[name][role] == "target"]
+    remaining = [name for name in atlases if scans[name][role] == "atlas"]
+    for participant in sorted({participant_of(name) for name in held_out}):
+        if others := matching_scans(remaining, participant):
+            found = f"sub-{others[0]} remains an atlas, and another scan of that subject is held out"
+            problems.add(key, found, f"Write sub-{participant}, which holds out all its scans.")
 
 
-def _check_roles(config: Config, table: Path, rows: Sequence[Row], problems: Problems) -> None:
-    role = config.cohort.role
-    counts = Counter(row[role] for row in rows)
-    unknown = [value for value in counts if value not in ROLES]
+def _check_roles(config: Config, table: Path, scans: Mapping[str, Row], problems: Problems) -> None:
+    role = config.cohort.role_column
+    unknown = dict.fromkeys(row[role] for row in scans.values() if row[role] not in ROLES)
     for value in unknown:
-        names = [row["participant_id"] for row in rows if row[role] == value]
+        names = [f"sub-{name}" for name, row in scans.items() if row[role] == value]
         problems.add(table, f"the role of {abbreviate(names)} is '{value}'", did_you_mean(value, ROLES))
     if not unknown:
         # Networks are trained on atlases propagated to one another.
         networks = config.fusion.networks
         least = 2 if networks else 1
-        if counts["atlas"] < least:
+        targets = [name for name, row in scans.items() if row[role] == "target"]
+        atlases = {participant_of(name) for name, row in scans.items() if row[role] == "atlas"}
+        alone = [f"sub-{name}" for name in targets if atlases == {participant_of(name)}]
+        if len(atlases) < least:
             reason = f", since fusion.methods has {' and '.join(networks)}" if networks else ""
-            problems.add(
-                table,
-                f"{counts['atlas'] or 'no'} subject has the role 'atlas'",
-                f"Give that role to {least} or more subjects with manual labels{reason}.",
-            )
-        if not counts["target"]:
+            found = f"{len(atlases) or 'no'} subject has the role 'atlas'"
+            remedy = f"Give that role to {least} or more subjects with manual labels{reason}."
+            if config.cohort.role is None:
+                found = f"{len(atlases) or 'no'} subject has labels"
+                remedy = f"Add sub-X/anat/sub-X_dseg.nii.gz of {least} or more subjects{reason}."
+                table = config.cohort.bids / (config.cohort.labels or "")
+            problems.add(table, found, remedy)
+        elif alone:
+            found = f"the only atlases for {abbreviate(alone)} are scans of the same subject"
+            remedy = "Give other subjects that role, too: a subject isn't segmented by its own labels."
+            problems.add(table, found, remedy)
+        if not targets:
             remedy = "Give that role to the subjects to segment."
-            problems.add(table, "no subject has the role 'target'", remedy)
-    if len(rows) < 2:
+            found = "no subject has the role 'target'"
+            if config.cohort.role is None:
+                found = "every subject has labels, and none is left to segment"
+                remedy = "Add images without labels, or hold atlases out: cohort.hold_out: [sub-X]."
+            problems.add(table, found, remedy)
+    if len({participant_of(name) for name in scans}) < 2:
         problems.add(table, "there is only one subject", "A template needs 2 or more.")
-
-
-def _check_covariate(config: Config, name: str, table: Path, rows: Sequence[Row], problems: Problems) -> None:
-    where = f"{table}: column '{name}'"
-    remedy = "Write n/a where a value is missing, or remove the name from cohort.covariates."
-    if name in COLUMNS:
-        problems.add(where, "this name has another use here", "Rename the column.")
-        return
-    values = {row["participant_id"]: parse_covariate(row[name]) for row in rows}
-    given = {key: value for key, value in values.items() if value is not None}
-    texts = {key: value for key, value in given.items() if isinstance(value, str)}
-    infinite = [key for key, value in given.items() if isinstance(value, float) and not math.isfinite(value)]
-    if not given:
-        problems.add(where, "every value is missing", remedy)
-    elif texts and len(texts) < len(given):
-        found = abbreviate([f"'{value}' ({key})" for key, value in texts.items()])
-        problems.add(where, f"{found} is no number, while other rows hold numbers", remedy)
-    elif infinite:
-        problems.add(where, f"the value of {abbreviate(infinite)} is no finite number", remedy)
-    else:
-        template_ids = {row["participant_id"] for row in rows if is_in_template(config, row)}
-        _check_template_covariate(config, name, where, given, template_ids, problems)
-
-
-def _check_template_covariate(
-    config: Config,
-    name: str,
-    where: str,
-    given: dict[str, float | str],
-    template_ids: set[str],
-    problems: Problems,
-) -> None:
-    """Check what the template needs of a covariate: values that differ, and those of every subject."""
-    known = {value for key, value in given.items() if key in template_ids}
-    conditional = name in config.template.condition_on
-    categorical = any(isinstance(value, str) for value in given.values())
-    unseen = [f"'{value}' ({key})" for key, value in given.items() if categorical and value not in known]
-    if conditional and len(known) <= 1:
-        remedy = "A template can't depend on it: remove it from template.condition_on."
-        problems.add(where, f"every value is {next(iter(known), 'missing')}", remedy)
-        return
-    if conditional and unseen:
-        column = config.cohort.template_subjects
-        problems.add(
-            where,
-            f"no subject that builds the template has {abbreviate(unseen)}",
-            f"Write n/a, or let a subject with that value build the template too: column '{column}'.",
-        )
-        return
-    key = f"config: template.evaluate_at.{name}"
-    for value in config.template.evaluate_at.get(name, []):
-        if categorical and value not in known:
-            problems.add(key, f"no subject has {value!r}", f"See {where}.")
-        if not categorical and not isinstance(value, int | float):
-            problems.add(key, f"{value!r} is no number", f"See {where}.")

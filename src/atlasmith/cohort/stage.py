@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from tqdm import tqdm
 
+from atlasmith.cohort.covariates import is_in_template
+from atlasmith.cohort.finding import find_images, find_labels, find_masks
 from atlasmith.cohort.grid import common_grid
-from atlasmith.cohort.images import check_header, check_voxels, find_images, find_masks
-from atlasmith.cohort.labels import check_label_grid, check_labels, find_labels, read_label_names
+from atlasmith.cohort.images import check_header, check_mask, check_overlap, check_voxels
+from atlasmith.cohort.labels import check_label_grid, check_labels, read_label_colors, read_label_names
 from atlasmith.cohort.output import check_output, mark_output
-from atlasmith.cohort.participants import Row, is_in_template, read_rows
+from atlasmith.cohort.participants import read_rows
 from atlasmith.cohort.problems import Problems
+from atlasmith.cohort.sessions import Row
 from atlasmith.config import Config
 from atlasmith.config.choices import check_choices
 from atlasmith.core.errors import InputError
 from atlasmith.core.grid import Array, Grid
+from atlasmith.core.progress import track
 from atlasmith.io.files import write_json, write_text
 from atlasmith.io.tables import Subject, parse_covariate, write_cohort, write_tsv
 from atlasmith.workflow.provenance import checksums
@@ -41,18 +44,29 @@ class CheckedCohort:
 
 @dataclass
 class _FileFindings:
-    """Grids by subject id, extents (3,) in mm of the template subjects, and the atlases' labels."""
+    """Grids by scan, extents (3,) in mm of the template subjects, and the atlases' labels."""
 
     grids: dict[str, Grid] = field(default_factory=dict)
     extents: list[Array] = field(default_factory=list)
     labels: set[int] = field(default_factory=set)
 
 
-def check_cohort(config: Config) -> CheckedCohort:
-    """Check table, images and labels, the names in the config, and the output folder.
+@dataclass(frozen=True)
+class _Inputs:
+    """The input files of a scan; images by channel."""
 
-    Every image is read, and the labels of atlases. Labels of other subjects are attached where there are
-    any, but of their files only the header is read.
+    id: str
+    images: dict[str, Path]
+    labels: Path | None
+    mask: Path | None
+    exclude: Path | None
+
+
+def check_cohort(config: Config) -> CheckedCohort:
+    """Check tables, images, masks and labels, the names in the config, and the output folder.
+
+    Every image and mask is read, and the labels of atlases. Labels of other subjects are attached where
+    there are any, but of their files only the header is read.
 
     Args:
         config: The run's config.
@@ -67,11 +81,16 @@ def check_cohort(config: Config) -> CheckedCohort:
     problems.collect(check_choices, config)
     problems.collect(check_output, config)
     rows = dict(sorted(read_rows(config, problems).items()))
-    roles = {name: row[config.cohort.role] for name, row in rows.items()}
+    roles = {name: row[config.cohort.role_column] for name, row in rows.items()}
     images = find_images(config, list(rows), problems)
     labels = find_labels(config, roles, problems) if rows else {}
-    masks = find_masks(config, list(images), problems)
-    findings = _check_files(config, rows, images, labels, masks, problems)
+    masks = find_masks(config, "masks", images, True, problems)
+    exclude = find_masks(config, "exclude", images, False, problems)
+    inputs = [
+        _Inputs(name, images.get(name, {}), labels.get(name), masks.get(name), exclude.get(name))
+        for name in rows
+    ]
+    findings = _check_files(config, rows, inputs, problems)
     label_names = read_label_names(config, findings.labels, problems)
     grid = common_grid(config, findings.grids, findings.extents, problems)
     if problems:
@@ -79,50 +98,67 @@ def check_cohort(config: Config) -> CheckedCohort:
     assert grid is not None
     subjects = [
         Subject(
-            id=name,
-            role=roles[name],
-            image=images[name],
-            labels=labels.get(name),
-            covariates={key: parse_covariate(row[key]) for key in config.cohort.covariates},
-            in_template=is_in_template(config, row),
+            id=scan.id,
+            role=roles[scan.id],
+            image=next(iter(scan.images.values())),
+            labels=scan.labels,
+            covariates={key: parse_covariate(rows[scan.id][key]) for key in config.cohort.covariates},
+            in_template=is_in_template(config, rows[scan.id]),
+            channels=scan.images if len(config.cohort.channels) > 1 else {},
+            mask=scan.mask,
+            exclude=scan.exclude,
         )
-        for name, row in rows.items()
+        for scan in inputs
     ]
     return CheckedCohort(subjects, label_names, grid)
 
 
 def _check_files(
-    config: Config,
-    rows: Mapping[str, Row],
-    images: Mapping[str, Path],
-    labels: Mapping[str, Path],
-    masks: Mapping[str, Path],
-    problems: Problems,
+    config: Config, rows: Mapping[str, Row], inputs: Sequence[_Inputs], problems: Problems
 ) -> _FileFindings:
     findings = _FileFindings()
-    for name, row in tqdm(rows.items(), desc="cohort", unit="image", disable=None):
-        grid = None
-        if name in images:
-            grid = problems.collect_from_file(check_header, images[name])
-        if grid is not None:
-            findings.grids[name] = grid
-            extent = problems.collect_from_file(
-                check_voxels,
-                images[name],
-                config.template.margin,
-                config.preprocess.window,
-                masks.get(name),
-            )
-            if extent is not None and is_in_template(config, row):
-                findings.extents.append(extent)
-        if name not in labels:
+    for scan in track(inputs, "cohort"):
+        row = rows[scan.id]
+        grid = _check_images(config, scan, is_in_template(config, row), findings, problems)
+        if scan.labels is None:
             continue
-        label_grid = problems.collect_from_file(check_header, labels[name])
+        label_grid = problems.collect_from_file(check_header, scan.labels)
         if label_grid is not None and grid is not None:
-            problems.collect(check_label_grid, labels[name], label_grid, images[name], grid)
-        if label_grid is not None and row[config.cohort.role] == "atlas":
-            findings.labels |= problems.collect_from_file(check_labels, labels[name]) or set()
+            image = next(iter(scan.images.values()))
+            problems.collect(check_label_grid, scan.labels, label_grid, image, grid)
+        if label_grid is not None and row[config.cohort.role_column] == "atlas":
+            findings.labels |= problems.collect_from_file(check_labels, scan.labels) or set()
     return findings
+
+
+def _check_images(
+    config: Config, scan: _Inputs, in_template: bool, findings: _FileFindings, problems: Problems
+) -> Grid | None:
+    """Check channels and masks of a scan; returns the grid of its first channel."""
+    grids = {path: problems.collect_from_file(check_header, path) for path in scan.images.values()}
+    if not grids or (grid := next(iter(grids.values()))) is None:
+        return None
+    findings.grids[scan.id] = grid
+    margin, channels = config.template.margin, {path: channel for channel, path in scan.images.items()}
+    windows = {path: config.preprocess.window_of(channel) for path, channel in channels.items()}
+    first, *others = grids
+    masks = {
+        path: problems.collect_from_file(check_mask, path, first, grid, path == scan.mask)
+        for path in (scan.mask, scan.exclude)
+        if path is not None
+    }
+    if all(mask is not None for mask in masks.values()):
+        mask = None if scan.mask is None else masks[scan.mask]
+        exclude = None if scan.exclude is None else (scan.exclude, masks[scan.exclude])
+        extent = problems.collect_from_file(check_voxels, first, margin, windows[first], mask, exclude)
+        if extent is not None and in_template:
+            findings.extents.append(extent)
+    for path in others:
+        other = grids[path]
+        if other is not None:
+            problems.collect(check_overlap, path, other, first, grid)
+            problems.collect_from_file(check_voxels, path, margin, windows[path])
+    return grid
 
 
 def write_checked_cohort(config: Config) -> None:
@@ -140,9 +176,9 @@ def write_checked_cohort(config: Config) -> None:
     layout = config.layout
     mark_output(config)  # first: a folder with other files and without the mark is refused
     write_text(layout.config, yaml.safe_dump(config.resolved(), sort_keys=False))
-    rows = [{"index": index, "name": name} for index, name in checked.label_names.items()]
-    write_tsv(layout.labels, rows, ["index", "name"])
+    colors = read_label_colors(config, checked.label_names)
+    rows = [{"index": i, "name": name, "color": colors[i]} for i, name in checked.label_names.items()]
+    write_tsv(layout.labels, rows, ["index", "name", "color"])
     write_json(layout.grid, checked.grid.to_dict())
-    files = [file for subject in checked.subjects for file in (subject.image, subject.labels) if file]
-    write_text(layout.inputs, checksums(files))
+    write_text(layout.inputs, checksums(file for subject in checked.subjects for file in subject.files))
     write_cohort(layout.cohort, checked.subjects, config.cohort.covariates)

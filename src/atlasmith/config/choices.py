@@ -61,10 +61,21 @@ def chosen_entries(config: Config) -> Iterator[tuple[str, str, Choice[Any]]]:
         >>> next(name for _, name, _ in chosen_entries(parse_config({"cohort": {"bids": "data"}})))
         'lncc'
     """
-    for key, kind in {**WEIGHTED, **NAMED}.items():
+    for _, terms, kind in _weighted(config):
+        for name in terms:
+            yield kind, name, read_table(kind)[name]
+    for key, kind in NAMED.items():
         value = attrgetter(key)(config)
         for name in [value] if isinstance(value, str) else value:
             yield kind, name, read_table(kind)[name]
+
+
+def _weighted(config: Config) -> Iterator[tuple[str, Mapping[str, Mapping[str, Any]], str]]:
+    """List the keys of terms with weights, the terms, and the kind of table that they are from."""
+    for key, kind in WEIGHTED.items():
+        yield key, attrgetter(key)(config), kind
+    for channel, terms in config.template.channel_similarity.items():
+        yield f"template.channel_similarity.{channel}", terms, "similarity"
 
 
 def check_choices(config: Config) -> None:
@@ -74,8 +85,8 @@ def check_choices(config: Config) -> None:
         InputError: With every unknown name and every unusable parameter.
     """
     problems = []
-    for key, kind in WEIGHTED.items():
-        problems += _term_problems(f"config: {key}", attrgetter(key)(config), kind)
+    for key, terms, kind in _weighted(config):
+        problems += _term_problems(f"config: {key}", terms, kind)
     for key, kind in NAMED.items():
         value = attrgetter(key)(config)
         names = [value] if isinstance(value, str) else value

@@ -27,14 +27,43 @@ def load_config(path: str | Path) -> Config:
         AtlasmithError: If there is no such file.
         InputError: With every problem of the file.
     """
+    return parse_config(read_values(path), path)
+
+
+def read_values(path: str | Path) -> Any:
+    """Read a YAML config without checking its keys and values.
+
+    Args:
+        path: The file.
+
+    Raises:
+        AtlasmithError: If there is no such file.
+        InputError: If it isn't YAML.
+    """
     path = Path(path)
-    if not path.exists():
-        raise AtlasmithError(f"{path}: no such config file. Copy config.yaml from the project and edit it.")
+    if not path.exists() or path.is_dir():
+        raise AtlasmithError(
+            f"{path}: no such config file. `atlasmith init BIDS --out {path}` writes one to edit."
+        )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError([Problem(path, f"not YAML: {error}", "Correct the syntax.")]) from None
-    return parse_config(values, path)
+        return yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        remedy = "Correct the syntax, and save it in UTF-8."
+        raise InputError([Problem(path, f"not YAML: {error}", remedy)]) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """A loader that refuses a key which occurs twice, of which YAML's own takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Make a dict of a node."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' occurs {keys.count(key)} times", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 def parse_config(values: dict[str, Any], where: str | Path = "config") -> Config:

@@ -12,6 +12,7 @@ RENAMED = {
     "chunk": "subjects_per_job",
     "cohort.builders": "cohort.template_subjects",
     "affine.n4": "preprocess.n4",
+    "preprocess.masks": "cohort.masks",
     "template.populations": "template.subpopulations",
     "template.squarings": "template.integration_steps",
     "template.labels": "template.label_similarity",

@@ -15,23 +15,49 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, create_model, model_validator
 
-from atlasmith.config.section import Count, Label, NotNegative, Positive, Section
+from atlasmith.config.section import (
+    Count,
+    Folder,
+    FolderName,
+    Label,
+    NotNegative,
+    Positive,
+    Section,
+)
 from atlasmith.config.template import TemplateSection
 from atlasmith.io.layout import Layout
+
+EntityValue = str | int | None
+Entities = dict[str, EntityValue | list[EntityValue]]
+Window = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class CohortSection(Section):
     """The BIDS cohort: images, labels and the table of participants."""
 
-    bids: Path = Field(description="BIDS folder with `participants.tsv` and `sub-X/anat/`; required")
-    suffix: Label = Field(
-        "T1w", description="suffix of the images: `T1w` reads `sub-X/anat/sub-X_*T1w.nii.gz`"
+    bids: Folder = Field(
+        description="BIDS folder with `participants.tsv`, and `sub-X/anat/` or `sub-X/ses-Y/anat/`; required"
     )
-    labels: str | None = Field(
+    suffix: Label | Annotated[list[Label], Field(min_length=1)] = Field(
+        "T1w",
+        description="suffix of the images: `T1w` reads `sub-X/anat/sub-X_*T1w.nii.gz`; several, such as "
+        "`[T1w, T2w]`, are channels, of which the first is the reference and any may be absent in a subject",
+    )
+    entities: Entities = Field(
+        default_factory=dict,
+        description="BIDS entities that choose among several images of a scan, and among sessions, such as "
+        "`{acq: mprage, run: 1}`; a list lets several values through, null those without the entity",
+    )
+    label_entities: Entities = Field(
+        default_factory=dict, description="BIDS entities that choose among several label files of a scan"
+    )
+    labels: FolderName | None = Field(
         "derivatives/manual", description="folder of the label files (`dseg`), relative to `cohort.bids`"
     )
-    role: str = Field(
-        "role", description="column of `participants.tsv` with the role: `atlas`, `target` or `train`"
+    role: str | None = Field(
+        "role",
+        description="column of `participants.tsv` with the role: `atlas`, `target` or `train`; null: images "
+        "with labels are atlases and the others targets, and `participants.tsv` may be missing",
     )
     template_subjects: str | None = Field(
         None,
@@ -40,28 +66,50 @@ class CohortSection(Section):
     )
     hold_out: list[str] = Field(
         default_factory=list,
-        description="atlases, such as `[sub-01, sub-07]`, that are segmented and scored as targets",
+        description="atlases, such as `[sub-01, sub-07]`, that are segmented and scored as targets; all "
+        "scans of a subject together",
     )
     covariates: list[str] = Field(
         default_factory=list,
-        description="columns of `participants.tsv`: numbers are continuous, texts categorical, `n/a` missing",
+        description="columns of `participants.tsv`, or of `sub-X/sub-X_sessions.tsv`: numbers are "
+        "continuous, texts categorical, `n/a` missing",
     )
+    masks: FolderName | None = Field(
+        None,
+        description="folder of masks (`sub-X/anat/sub-X_mask.nii.gz`), relative to `cohort.bids`: voxels "
+        "outside a subject's mask become background; null: none",
+    )
+    exclude: FolderName | None = Field(
+        None,
+        description="folder of masks of lesions or devices, relative to `cohort.bids`: no similarity, "
+        "template or fusion learns from their voxels; a subject without a file excludes nothing; null: none",
+    )
+
+    @property
+    def role_column(self) -> str:
+        """The column of the role, which is made where the config names none."""
+        return self.role or "role"
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The suffixes of the channels, the reference first."""
+        return (self.suffix,) if isinstance(self.suffix, str) else tuple(self.suffix)
 
 
 class PreprocessSection(Section):
     """Bias correction and intensity normalization, once per subject."""
 
     n4: bool = Field(False, description="correct the bias field by N4 first")
-    window: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(
+    window: Window | dict[Label, Window] | None = Field(
         None,
         description="intensities that are mapped to 0 and 1, in the scanner's units, such as `[-160, 240]` "
-        "for CT in Hounsfield units; null: from the image's percentiles",
+        "for CT in Hounsfield units, or `{CT: [-160, 240]}` for one of several channels; null, and channels "
+        "that aren't named: from the image's percentiles",
     )
-    masks: str | None = Field(
-        None,
-        description="folder of masks (`sub-X/anat/sub-X_mask.nii.gz`), relative to `cohort.bids`: voxels "
-        "outside a mask become background; null: none",
-    )
+
+    def window_of(self, channel: str) -> list[float] | None:
+        """Return the window of a channel, or None."""
+        return self.window.get(channel) if isinstance(self.window, dict) else self.window
 
 
 class AffineSection(Section):
@@ -189,14 +237,21 @@ class ScoreSection(Section):
 class ReportSection(Section):
     """The HTML report."""
 
-    subjects: Count = Field(4, description="number of subjects shown in pictures")
+    subjects: Count = Field(
+        20,
+        description="number of subjects with a page of their own: those that need review first, then others, "
+        "evenly by rank",
+    )
 
 
 class Config(Section):
-    """The whole config: paths are as in the file, and relative ones start at the working directory."""
+    """The whole config.
+
+    Paths may have `~` and environment variables; relative ones start at the working directory.
+    """
 
     seed: int = Field(0, description="seed of all random numbers; equal seeds give equal files on a CPU")
-    output: Path = Field(Path("results"), description="folder of all results")
+    output: Folder = Field(Path("results"), description="folder of all results")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where networks run: `auto` (a GPU if there is one), `cpu` or `cuda`"
     )
@@ -219,7 +274,14 @@ class Config(Section):
     @property
     def layout(self) -> Layout:
         """The file names of this run."""
-        return Layout(self.output, self.template.name, self.cohort.suffix)
+        return Layout(self.output, self.template.name, self.cohort.channels, self.cohort.bids)
+
+    @property
+    def objective(self) -> dict[str, Any]:
+        """What `atlasmith.losses.registration_objective` needs of the config, in training and afterwards."""
+        own = self.template.channel_similarity
+        channels = enumerate(self.cohort.channels)
+        return self.template.objective | {"channel_similarity": {i: own[c] for i, c in channels if c in own}}
 
     def resolved(self) -> dict[str, Any]:
         """Return every value, defaults included, as plain types."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from atlasmith.io.files import expand_path
+
+Folder = Annotated[Path, AfterValidator(expand_path)]  # where ~ and environment variables are expanded
+FolderName = Annotated[str, AfterValidator(lambda name: str(expand_path(name)))]  # relative to another one
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

@@ -102,6 +102,11 @@ class TemplateSection(Section):
         min_length=1,
         description="similarities of warped image and template, each with its `weight` and parameters",
     )
+    channel_similarity: dict[Label, Terms] = Field(
+        default_factory=dict,
+        description="similarities of single channels of `cohort.suffix`, in the place of `similarity`: "
+        "`{T2w: {mi: {weight: 1}}}`",
+    )
     label_similarity: Terms = Field(
         default_factory=dict,
         description="similarities of the label probabilities that segmentation networks, trained on the "
@@ -134,7 +139,7 @@ class TemplateSection(Section):
 
     @property
     def objective(self) -> dict[str, Any]:
-        """What `atlasmith.losses.registration_objective` needs of the config, in training and afterwards."""
+        """The part of `Config.objective` that doesn't depend on the channels."""
         return {
             "similarity": self.similarity,
             "regularization": self.regularization,

@@ -24,7 +24,7 @@ def cross_key_problems(config: Config, where: str | Path) -> list[Problem]:
     Returns:
         A problem for each violated rule.
     """
-    checks = (_window, _covariates, _subpopulations, _processes, _adversary, _registration)
+    checks = (_window, _channels, _covariates, _subpopulations, _processes, _adversary, _registration)
     return [
         Problem(f"{where}: {key}", found, remedy) for check in checks for key, found, remedy in check(config)
     ]
@@ -32,8 +32,30 @@ def cross_key_problems(config: Config, where: str | Path) -> list[Problem]:
 
 def _window(config: Config) -> Iterator[Finding]:
     window = config.preprocess.window
-    if window and not -math.inf < window[0] < window[1] < math.inf:
-        yield "preprocess.window", f"this is {window}", "Give two finite numbers, the smaller one first."
+    windows = window if isinstance(window, dict) else {"": window}
+    for channel, values in windows.items():
+        if values and not -math.inf < values[0] < values[1] < math.inf:
+            key = f"preprocess.window.{channel}".rstrip(".")
+            yield key, f"this is {values}", "Give two finite numbers, the smaller one first."
+
+
+def _channels(config: Config) -> Iterator[Finding]:
+    channels, window = config.cohort.channels, config.preprocess.window
+    for channel in dict.fromkeys(channels):
+        if channels.count(channel) > 1:
+            yield "cohort.suffix", f"'{channel}' is named twice", "Name each channel once."
+    for key, named in (
+        ("preprocess.window", window if isinstance(window, dict) else {}),
+        ("template.channel_similarity", config.template.channel_similarity),
+    ):
+        for channel in named:
+            if channel not in channels:
+                found = f"'{channel}' isn't among the channels of cohort.suffix"
+                yield f"{key}.{channel}", found, did_you_mean(channel, channels)
+    for channel, terms in config.template.channel_similarity.items():
+        if not terms:
+            key = f"template.channel_similarity.{channel}"
+            yield key, "there is no similarity", "Name one with its weight, or leave the channel out."
 
 
 def _covariates(config: Config) -> Iterator[Finding]:

@@ -14,7 +14,19 @@ T = TypeVar("T")
 
 
 class AtlasmithError(Exception):
-    """An error that a user can correct; the CLI prints its message without a traceback and exits with 2."""
+    """An error that a user can correct; the CLI prints its message without a traceback.
+
+    Attributes:
+        exit_code: Of the command line.
+    """
+
+    exit_code = 2
+
+
+class IncompleteError(AtlasmithError):
+    """Some results are there, and others failed or need review."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,10 @@ REMEDIES = {
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # in the messages of torch
 
 
+# Those that have nothing to do with the subject that is computed: every other would meet them, too.
+MACHINE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ENOMEM)
+
+
 def system_fault(error: Exception) -> str | None:
     """Describe an error of the system, such as a full disk, a missing file or too little memory.
 
@@ -72,14 +88,30 @@ def system_fault(error: Exception) -> str | None:
     Returns:
         A message with the remedy, or None for other errors.
     """
+    number = _fault_number(error)
+    if number is None:
+        return None
+    if number == errno.ENOMEM:
+        return f"out of memory. {REMEDIES[number]}"
+    if getattr(error, "errno", None) == number:
+        where = getattr(error, "filename", None) or "a file"
+        return f"{where}: {os.strerror(number)}. {REMEDIES[number]}"
+    return f"{error}. {REMEDIES[number]}"
+
+
+def is_machine_fault(error: Exception) -> bool:
+    """Tell whether an error is the machine's, such as a full disk, and not of the data at hand."""
+    return _fault_number(error) in MACHINE_FAULTS
+
+
+def _fault_number(error: Exception) -> int | None:
+    """The system's number of an error, which libraries often leave out; None for other errors."""
     message = str(error)
     if isinstance(error, MemoryError) or any(words in message for words in OUT_OF_MEMORY):
-        return f"out of memory. {REMEDIES[errno.ENOMEM]}"
-    for number, remedy in REMEDIES.items():
-        if getattr(error, "errno", None) == number:
-            return f"{getattr(error, 'filename', None) or 'a file'}: {os.strerror(number)}. {remedy}"
-        if os.strerror(number) in message:
-            return f"{message}. {remedy}"
+        return errno.ENOMEM
+    for number in REMEDIES:
+        if getattr(error, "errno", None) == number or os.strerror(number) in message:
+            return number
     return None
 
 

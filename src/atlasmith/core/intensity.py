@@ -13,6 +13,7 @@ FWHM = np.sqrt(8 * np.log(2))  # full width at half maximum of a Gaussian of sig
 BACKGROUND_SHARE = 10  # % of the voxels that a uniform background has at least
 OUTLIER_SHARE = 1  # % of the voxels that may be darker than it
 AIR = -500.0  # Hounsfield units; no MR or nuclear image is so far below zero
+FLAT_CONTRAST = 1e-6  # of the largest intensity: by less, float32 can't tell intensities apart
 NOISE_SHARE = 1e-3  # of the contrast: intensities that differ by less are equal
 
 
@@ -44,7 +45,20 @@ def find_background(data: Array) -> tuple[float, float] | None:
     return float(level), float(level + tolerance)
 
 
-def normalize(data: Array, window: Sequence[float] | None = None) -> Array:
+def foreground(image: Array) -> Array:
+    """Segment the object from the background: where an image exceeds a threshold, with holes filled.
+
+    Args:
+        image: (*shape), 2-D or 3-D.
+
+    Returns:
+        A boolean mask (*shape); the threshold lies at 10 % between the 1st and the 99th percentile.
+    """
+    low, high = np.percentile(image, (1, 99))
+    return ndimage.binary_fill_holes(image > low + 0.1 * (high - low))
+
+
+def normalize(data: Array, window: Sequence[float] | None = None, ignore: Array | None = None) -> Array:
     """Scale intensities to [0, 1], robustly.
 
     Without a window: from the background to the foreground's 99.5th percentile where the image has a
@@ -53,6 +67,7 @@ def normalize(data: Array, window: Sequence[float] | None = None) -> Array:
     Args:
         data: Intensities of any shape, in the scanner's units.
         window: The intensities that become 0 and 1; None takes them from the image.
+        ignore: Boolean of the same shape, voxels that have no part in this; not all of them.
 
     Returns:
         float32 of the same shape; zeros where there is no contrast.
@@ -61,17 +76,29 @@ def normalize(data: Array, window: Sequence[float] | None = None) -> Array:
         >>> normalize(np.array([-1000.0, 0.0, 40.0, 3000.0]), window=(-160, 240))
         array([0. , 0.4, 0.5, 1. ], dtype=float32)
     """
+    known = data if ignore is None else data[~ignore]
     if window is not None:
         low, high = window
-    elif (background := find_background(data)) is not None:
+    elif (background := find_background(known)) is not None:
         low, threshold = background
-        foreground = data[data > threshold]
+        foreground = known[known > threshold]
         high = float(np.percentile(foreground, 99.5)) if foreground.size else low
     else:
-        low, high = (float(value) for value in np.percentile(data, [1, 99]))
+        low, high = (float(value) for value in np.percentile(known, [1, 99]))
     if high <= low:
         return np.zeros(data.shape, dtype=np.float32)
     return np.clip((data.astype(np.float32) - low) / (high - low), 0, 1).astype(np.float32)
+
+
+def is_constant(data: Array) -> bool:
+    """Return whether intensities of any shape are the same, within what float32 can tell apart.
+
+    Example:
+        >>> is_constant(np.array([1000.0, 1000.0001])), is_constant(np.array([0.0, 1e-4]))
+        (True, False)
+    """
+    low, high = float(data.min()), float(data.max())
+    return high - low <= FLAT_CONTRAST * max(abs(low), abs(high))
 
 
 def apply_mask(data: Array, mask: Array) -> Array:

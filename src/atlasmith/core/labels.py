@@ -9,6 +9,8 @@ from scipy.ndimage import find_objects
 
 from atlasmith.core.grid import Array
 
+MAX_SPAN = 2**22  # from the smallest to the largest label, up to which a table ranks them faster than sorting
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -34,8 +36,20 @@ def bounding_boxes(labels: Array) -> list[tuple[int, tuple[slice, ...]]]:
     Returns:
         For each label its value and the slices of (N, *shape) that contain it.
     """
-    values, index = np.unique(labels, return_inverse=True)
-    return list(zip(values.tolist(), find_objects(index.reshape(labels.shape) + 1), strict=True))
+    values, position = _rank(labels)
+    return list(zip(values.tolist(), find_objects(position), strict=True))
+
+
+def _rank(labels: Array) -> tuple[Array, Array]:
+    """Return the distinct labels, sorted, and 1 + the position of each voxel's label among them."""
+    low, span = int(labels.min()), int(np.ptp(labels)) + 1
+    if span > MAX_SPAN:
+        values, position = np.unique(labels, return_inverse=True)
+        return values, position.reshape(labels.shape) + 1
+    offset = labels - low
+    present = np.zeros(span, dtype=bool)
+    present[offset] = True
+    return np.flatnonzero(present) + low, present.cumsum(dtype=np.int32)[offset]
 
 
 def label_index(data: Array, labels: Array) -> Array:

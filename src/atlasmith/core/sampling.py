@@ -184,3 +184,27 @@ def resize(image: Tensor, shape: Sequence[int]) -> Tensor:
     """Interpolate images (B, C, *old) linearly on a grid of `shape` whose corner voxels coincide."""
     mode = "bilinear" if len(shape) == 2 else "trilinear"
     return F.interpolate(image, size=tuple(shape), mode=mode, align_corners=True)
+
+
+def local_mean(maps: Tensor, radius: int) -> Tensor:
+    """Average maps over the neighborhood of each voxel, of which only the part within the image counts.
+
+    Args:
+        maps: (N, *shape), 2-D or 3-D, of any size.
+        radius: Half the side of the neighborhood, voxels.
+
+    Returns:
+        (N, *shape).
+
+    Example:
+        >>> local_mean(torch.tensor([[[0.0, 3.0, 6.0]]]), 1)
+        tensor([[[1.5000, 3.0000, 4.5000]]])
+    """
+    ndim = maps.ndim - 1
+    pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[ndim]
+
+    def mean_with_zeros(x: Tensor) -> Tensor:
+        # Padded here, since the pooling refuses an image that is smaller than the neighborhood.
+        return pool(F.pad(x[:, None], [radius] * 2 * ndim), 2 * radius + 1, 1)[:, 0]
+
+    return mean_with_zeros(maps) / mean_with_zeros(torch.ones_like(maps[:1]))

@@ -6,14 +6,19 @@ import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel import orientations
 
+from atlasmith.core.errors import AtlasmithError, InputError, Problem
 from atlasmith.core.grid import Array, Grid
-from atlasmith.core.intensity import antialias
+from atlasmith.core.intensity import antialias, is_constant
 from atlasmith.io.files import atomic_write
+from atlasmith.io.memory import kept
+
+INTEGER_TOLERANCE = 1e-3  # from an integer, that a label may be: as by the rounding of a scaled header
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,29 +44,53 @@ def as_image(image: Image | Array, spacing: float | Sequence[float] = 1.0) -> Im
     Returns:
         The image, (X, Y, 1) in 2-D.
 
+    Raises:
+        AtlasmithError: For an array that is neither 2-D nor 3-D, voxels that are no finite numbers, or an
+            image that is constant: there is nothing to register.
+
     Example:
-        >>> as_image(np.zeros((8, 6)), spacing=(1.0, 1.5)).grid.tensor_spacing
+        >>> as_image(np.eye(8, 6), spacing=(1.0, 1.5)).grid.tensor_spacing
         (1.0, 1.5)
     """
+    data = np.asarray(image.data if isinstance(image, Image) else image)
+    if data.ndim not in (2, 3) or 0 in data.shape or data.dtype.kind not in "biuf":
+        raise AtlasmithError(f"the image is {data.dtype} of shape {data.shape}. Give numbers (X, Y[, Z]).")
+    if bad := int(np.count_nonzero(~np.isfinite(data))):
+        raise AtlasmithError(
+            f"{bad} voxels of the image are NaN or infinite. Replace them, by 0 for example."
+        )
+    if is_constant(data):
+        raise AtlasmithError(f"every voxel of the image is {data.flat[0]:g}. Give an image with contrast.")
     if isinstance(image, Image):
         return image
+    image = data
     sizes = np.broadcast_to(np.asarray(spacing, dtype=float), image.ndim)
     shape = (*image.shape, 1)[:3]
     return Image(image.reshape(shape), Grid(shape, np.diag([*sizes, 1.0, 1.0][:3] + [1.0])))
 
 
-def _load(path: str | Path) -> nib.Nifti1Image:
-    return nib.Nifti1Image.from_filename(path)
+def load_nifti(path: str | Path) -> nib.Nifti1Image:
+    """Open a NIfTI file, of version 1 or 2.
+
+    Raises:
+        InputError: For a file of another format.
+    """
+    file = nib.load(path)
+    if not isinstance(file, nib.Nifti1Image):  # which NIfTI-2 is too, but no pair of .hdr and .img
+        found = f"this can't be read as NIfTI: it is of type {type(file).__name__.removesuffix('Image')}"
+        raise InputError([Problem(path, found, "Convert it to one NIfTI file (.nii.gz).")])
+    return file
 
 
 def _to_three_axes(image: nib.Nifti1Image) -> nib.Nifti1Image:
     """Make (X, Y, 1) of a 2-D file (X, Y)."""
     if len(image.shape) == 2:
         data = np.asanyarray(image.dataobj)[:, :, None]
-        return nib.Nifti1Image(data, image.affine, image.header)
+        return type(image)(data, image.affine, image.header)
     return image
 
 
+@kept
 def read_image(path: str | Path) -> Image:
     """Read intensities.
 
@@ -71,7 +100,7 @@ def read_image(path: str | Path) -> Image:
     Returns:
         float32 voxels, scaled as the header says.
     """
-    image = nib.as_closest_canonical(_to_three_axes(_load(path)))
+    image = nib.as_closest_canonical(_to_three_axes(load_nifti(path)))
     data = np.ascontiguousarray(image.dataobj, dtype=np.float32)
     return Image(data, Grid(data.shape[:3], image.affine))
 
@@ -82,18 +111,45 @@ def read_antialiased(path: str | Path, spacing: float) -> Image:
     return Image(antialias(image.data, image.grid, spacing), image.grid)
 
 
+@kept
 def read_labels(path: str | Path) -> Image:
     """Read labels.
 
     Args:
-        path: A NIfTI file of integers, or of floats that are rounded: the cohort's checks refuse others.
+        path: A NIfTI file of integers, or of floats within `INTEGER_TOLERANCE` of integers.
 
     Returns:
         int32 voxels.
+
+    Raises:
+        InputError: For other values.
     """
-    image = nib.as_closest_canonical(_to_three_axes(_load(path)))
-    data = np.ascontiguousarray(np.rint(np.asanyarray(image.dataobj)), dtype=np.int32)
+    file = load_nifti(path)
+    integers = type(file)(_integers(path, file), file.affine)
+    image = nib.as_closest_canonical(_to_three_axes(integers))
+    data = np.ascontiguousarray(image.dataobj)
     return Image(data, Grid(data.shape[:3], image.affine))
+
+
+def _integers(path: str | Path, file: nib.Nifti1Image) -> Array:
+    """Return the voxels of a label file as int32; raise `InputError` where they are no integers."""
+    data = np.asanyarray(file.dataobj)
+    if data.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            broken = data[~(np.abs(data - np.rint(data)) <= INTEGER_TOLERANCE)]
+        if broken.size:
+            found = f"{broken.size} voxels are no integers, such as {float(broken.flat[0])!r}"
+            stored: Any = file.dataobj
+            if (stored.slope, stored.inter) != (1, 0):
+                found += f" (scl_slope is {stored.slope:.9g}, and scl_inter {stored.inter:.9g})"
+            remedy = "Resample labels with nearest neighbor, and save integers without scaling."
+            raise InputError([Problem(path, found, remedy)])
+        data = np.rint(data)
+    limits = np.iinfo(np.int32)
+    if data.size and (data.min() < limits.min or data.max() > limits.max):
+        found = f"labels go from {data.min()} to {data.max()}"
+        raise InputError([Problem(path, found, f"Labels lie between 0 and {limits.max}.")])
+    return data.astype(np.int32)
 
 
 def read_mask(path: str | Path) -> Image:
@@ -104,7 +160,7 @@ def read_mask(path: str | Path) -> Image:
 
 def read_grid(path: str | Path) -> Grid:
     """Read the closest-RAS grid of a NIfTI file from its header alone."""
-    image = _load(path)
+    image = load_nifti(path)
     shape = tuple(image.shape[:3]) + (1,) * (3 - len(image.shape[:3]))
     axes = nib.io_orientation(image.affine)
     affine = image.affine @ orientations.inv_ornt_aff(axes, shape)
@@ -132,8 +188,21 @@ def small_integer_type(labels: Array) -> type:
     raise ValueError(f"labels from {low} to {high} don't fit 32 bits")
 
 
-def write_image(path: str | Path, data: Array, grid: Grid, like: str | Path | None = None) -> None:
-    """Write an image as NIfTI.
+def _nifti1_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
+    """Copy a header; make one of NIfTI-1 with the same geometry of NIfTI-2, which ITK can't read."""
+    if not isinstance(header, nib.Nifti2Header):
+        return header.copy()
+    copy = nib.Nifti1Header()
+    for name in header:
+        if name.startswith(("pixdim", "xyzt", "qform", "quatern", "qoffset", "sform", "srow")):
+            copy[name] = header[name]
+    return copy
+
+
+def write_image(
+    path: str | Path, data: Array, grid: Grid, like: str | Path | None = None, compression: int = 4
+) -> None:
+    """Write an image as NIfTI-1, or as NIfTI-2 where an axis is too long.
 
     Args:
         path: The file; `.gz` compresses it.
@@ -142,6 +211,7 @@ def write_image(path: str | Path, data: Array, grid: Grid, like: str | Path | No
         grid: Where they lie.
         like: A file whose axis order, dimension, form codes and units the new one gets; `grid` must be its
             closest-RAS grid.
+        compression: Level of gzip, from 0, none, to 9.
 
     Raises:
         ValueError: If the voxels don't fit the grid of `like`.
@@ -158,21 +228,24 @@ def write_image(path: str | Path, data: Array, grid: Grid, like: str | Path | No
     affine = grid.affine
     header = None
     if like is not None:
-        template = _load(like)
+        template = load_nifti(like)
         axes = nib.io_orientation(template.affine)
         back = orientations.ornt_transform(orientations.axcodes2ornt("RAS"), axes)
         data = orientations.apply_orientation(data, back)
         affine = template.affine
-        header = template.header.copy()
+        header = _nifti1_header(template.header)
         header.set_slope_inter(1, 0)
         header["cal_min"] = header["cal_max"] = 0
         if len(template.shape) == 2 and data.ndim == 3:
             data = data[:, :, 0]
         if data.shape[: len(template.shape)] != template.shape[:3]:
             raise ValueError(f"{data.shape} voxels can't be written on the grid of {like}, {template.shape}")
-    image = nib.Nifti1Image(data, affine, header)
+    fits = max(data.shape) <= np.iinfo(np.int16).max
+    image = (nib.Nifti1Image if fits else nib.Nifti2Image)(data, affine, header)
     image.set_data_dtype(kind)
-    if header is None:
+    if header is not None:  # nibabel forgets the thickness of a slice with two axes
+        image.header["pixdim"][:4] = template.header["pixdim"][:4]
+    else:
         image.set_sform(affine, code=2)
         image.set_qform(affine, code=2)
         image.header.set_xyzt_units("mm")
@@ -181,7 +254,7 @@ def write_image(path: str | Path, data: Array, grid: Grid, like: str | Path | No
             # No time stamp or file name in the gzip header: the same voxels give the same bytes.
             with (
                 partial.open("wb") as raw,
-                gzip.GzipFile("", "wb", compresslevel=4, fileobj=raw, mtime=0) as packed,
+                gzip.GzipFile("", "wb", compresslevel=compression, fileobj=raw, mtime=0) as packed,
             ):
                 image.to_stream(packed)
         else:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from atlasmith.io.model_files import ModelFiles
+
 SUBPOPULATIONS = "subpopulations.tsv"  # in the folder of the cohort's table
+FAILURES = "failures"  # the same
 
 
 def method_label(method: str) -> str:
@@ -13,29 +16,53 @@ def method_label(method: str) -> str:
     return method.replace("_", "")
 
 
+def sidecar_path(path: Path) -> Path:
+    """Name the sidecar of an image or table.
+
+    Example:
+        >>> sidecar_path(Path("sub-01_T1w.nii.gz")).name
+        'sub-01_T1w.json'
+    """
+    return path.with_name(path.name.removesuffix(".gz")).with_suffix(".json")
+
+
 @dataclass(frozen=True)
-class Layout:
+class Layout(ModelFiles):
     """Names of the files of a run.
 
     Attributes:
         output: The folder of all results.
         template: The template's name.
-        suffix: Suffix of the images, such as T1w.
+        channels: Suffixes of the images, such as T1w; the first is that of the reference channel.
+        bids: The cohort's BIDS folder, to which sidecars refer.
+
+    A scan's id is that of its subject, such as `01`, or with a session `01_ses-02`.
 
     Example:
-        >>> Layout(Path("results"), "Demo", "T1w").affine_image("01").name
-        'sub-01_space-Demo_desc-affine_T1w.nii.gz'
+        >>> Layout(Path("results"), "Demo", ("T1w",)).affine_image("01_ses-02").as_posix()
+        'results/sub-01/ses-02/anat/sub-01_ses-02_space-Demo_desc-affine_T1w.nii.gz'
     """
 
     output: Path
     template: str
-    suffix: str
+    channels: tuple[str, ...]
+    bids: Path | None = None
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the reference channel."""
+        return self.channels[0]
 
     # The cohort
     @property
     def description(self) -> Path:
         """What BIDS requires of a derivative; it names the software."""
         return self.output / "dataset_description.json"
+
+    @property
+    def readme(self) -> Path:
+        """What the folder holds."""
+        return self.output / "README.md"
 
     @property
     def bidsignore(self) -> Path:
@@ -64,8 +91,8 @@ class Layout:
 
     @property
     def labels(self) -> Path:
-        """Indices and names of the atlases' labels."""
-        return self.output / "labels.tsv"
+        """Indices, names and colors of the atlases' labels."""
+        return self.output / "dseg.tsv"
 
     @property
     def grid(self) -> Path:
@@ -75,6 +102,21 @@ class Layout:
     def log(self, stage: str, name: str = "all") -> Path:
         """The log of a job."""
         return self.output / "logs" / stage / f"{name}.log"
+
+    @property
+    def failures(self) -> Path:
+        """A file for each subject that failed, with the stage and the message."""
+        return self.output / FAILURES
+
+    @property
+    def snakemake_log(self) -> Path:
+        """What Snakemake wrote during each `atlasmith run`."""
+        return self.output / "logs" / "snakemake.log"
+
+    @property
+    def run_config(self) -> Path:
+        """The config as `atlasmith run` gave it to Snakemake."""
+        return self.output / "logs" / "run.yaml"
 
     @property
     def lock(self) -> Path:
@@ -95,17 +137,30 @@ class Layout:
     @property
     def affine_reference(self) -> Path:
         """The groupwise affine reference."""
-        return self.of_template("res-1_desc-affine", self.suffix)
+        return self.affine_reference_channel(self.suffix)
+
+    def affine_reference_channel(self, channel: str) -> Path:
+        """A channel of the groupwise affine reference."""
+        return self.of_template("res-1_desc-affine", channel)
 
     @property
     def template_image(self) -> Path:
         """The template at the cohort's mean covariates: the common space of all subjects."""
-        return self.of_template("res-1", self.suffix)
+        return self.template_channel(self.suffix)
 
-    def template_at(self, index: int) -> Path:
+    def template_channel(self, channel: str) -> Path:
+        """A channel of the template at the cohort's mean covariates."""
+        return self.of_template("res-1", channel)
+
+    def template_at(self, index: int, channel: str | None = None) -> Path:
         """The template at the `index`-th (from 1) covariates of `template_description.json`."""
         folder = self.output / f"tpl-{self.template}" / f"cohort-{index}"
-        return folder / f"tpl-{self.template}_cohort-{index}_res-1_{self.suffix}.nii.gz"
+        return folder / f"tpl-{self.template}_cohort-{index}_res-1_{channel or self.suffix}.nii.gz"
+
+    @property
+    def template_mask(self) -> Path:
+        """Mask of the template's object."""
+        return self.of_template("res-1_desc-brain", "mask")
 
     @property
     def template_labels(self) -> Path:
@@ -114,7 +169,7 @@ class Layout:
 
     @property
     def template_label_table(self) -> Path:
-        """Indices and names of the template's labels."""
+        """Indices, names and colors of the template's labels."""
         return self.of_template("res-1_desc-atlases", "dseg", ".tsv")
 
     @property
@@ -133,10 +188,9 @@ class Layout:
         """Covariates of the query."""
         return self.template_image.with_name("query.json")
 
-    @property
-    def query_spread(self) -> Path:
+    def query_spread(self, channel: str | None = None) -> Path:
         """Standard deviation of the subjects' intensities about the template."""
-        return self.of_template("res-1_desc-spread", self.suffix)
+        return self.of_template("res-1_desc-spread", channel or self.suffix)
 
     def query_rate(self, covariate: str) -> Path:
         """Rate of change of local volume with a covariate."""
@@ -148,88 +202,39 @@ class Layout:
         """Volume of each label over each covariate."""
         return self.template_image.with_name("volumes.tsv")
 
-    # Networks and models
+    # New images that a finished run was applied to
     @property
-    def template_weights(self) -> Path:
-        """The trained template and registration network."""
-        return self.output / "model" / "template.safetensors"
-
-    @property
-    def template_training(self) -> Path:
-        """Losses of the training, step by step."""
-        return self.output / "model" / "template_training.tsv"
-
-    @property
-    def template_checkpoint(self) -> Path:
-        """Last checkpoint of the training."""
-        return self.output / "model" / "template_checkpoint.safetensors"
-
-    @property
-    def refinement_checkpoint(self) -> Path:
-        """Folder with the template after the last finished round, and the subjects' velocities."""
-        return self.output / "model" / "refinement_checkpoint"
-
-    @property
-    def template_refinement(self) -> Path:
-        """Changes of the template in each round of refinement."""
-        return self.output / "model" / "template_refinement.tsv"
-
-    @property
-    def segmenter_training(self) -> Path:
-        """Losses of the segmentation networks, step by step."""
-        return self.output / "model" / "segmenter_training.tsv"
-
-    @property
-    def segmenter_checkpoint(self) -> Path:
-        """Last checkpoint of the segmentation networks."""
-        return self.output / "model" / "segmenter_checkpoint.safetensors"
-
-    def fuser_weights(self, network: str) -> Path:
-        """Weights of a fusion method's network, such as votenet or autocontext."""
-        return self.output / "model" / f"{network}.safetensors"
-
-    def fuser_training(self, network: str) -> Path:
-        """Losses of a fusion method's network, step by step."""
-        return self.output / "model" / f"{network}_training.tsv"
-
-    def fuser_checkpoint(self, network: str) -> Path:
-        """Last checkpoint of a fusion method's network."""
-        return self.output / "model" / f"{network}_checkpoint.safetensors"
-
-    @property
-    def quality_model(self) -> Path:
-        """Model of a segmentation's quality, calibrated on the atlases."""
-        return self.output / "model" / "quality.json"
-
-    @property
-    def quality_table(self) -> Path:
-        """Quality of the atlases' segmentations, against their manual labels."""
-        return self.output / "model" / "quality.tsv"
-
-    @property
-    def atlas_qc(self) -> Path:
-        """Quality control of the atlases, each compared with the others."""
-        return self.output / "model" / "atlas_qc.tsv"
+    def predictions(self) -> Path:
+        """Volumes and quality of all new images."""
+        return self.output / "predictions.tsv"
 
     # One subject
     def of_subject(self, subject: str, entities: str, suffix: str, extension: str = ".nii.gz") -> Path:
         """A file of a subject.
 
         Args:
-            subject: Id without `sub-`.
-            entities: What stands between `sub-X` and the suffix, such as `desc-preproc`.
+            subject: The scan's id without `sub-`.
+            entities: What stands between `sub-X[_ses-Y]` and the suffix, such as `desc-preproc`.
             suffix: Such as T1w or dseg.
             extension: With the leading dot.
         """
-        return self.output / f"sub-{subject}" / "anat" / f"sub-{subject}_{entities}_{suffix}{extension}"
+        return self.subject_folder(subject) / f"sub-{subject}_{entities}_{suffix}{extension}"
 
-    def preprocessed(self, subject: str) -> Path:
+    def subject_folder(self, subject: str) -> Path:
+        """The folder of a scan's files: `sub-X/anat` or `sub-X/ses-Y/anat`."""
+        return self.output.joinpath(*f"sub-{subject}".split("_"), "anat")
+
+    def preprocessed(self, subject: str, channel: str | None = None) -> Path:
         """The normalized image in native space: what every later stage reads."""
-        return self.of_subject(subject, "desc-preproc", self.suffix)
+        return self.of_subject(subject, "desc-preproc", channel or self.suffix)
 
-    def preprocessed_sidecar(self, subject: str) -> Path:
+    def preprocessed_sidecar(self, subject: str, channel: str | None = None) -> Path:
         """How the image was preprocessed."""
-        return self.of_subject(subject, "desc-preproc", self.suffix, ".json")
+        return self.of_subject(subject, "desc-preproc", channel or self.suffix, ".json")
+
+    def valid_mask(self, subject: str) -> Path:
+        """Where the image may be learned from (1), on its own grid, if the config excludes regions."""
+        return self.of_subject(subject, "desc-valid", "mask")
 
     def affine(self, subject: str) -> Path:
         """Affine transform that resamples the subject's image onto the template's grid."""
@@ -237,9 +242,9 @@ class Layout:
             subject, f"from-{self.suffix}_to-{self.template}_mode-image_desc-affine", "xfm", ".mat"
         )
 
-    def affine_image(self, subject: str) -> Path:
+    def affine_image(self, subject: str, channel: str | None = None) -> Path:
         """Preprocessed image, affinely aligned, on the template's grid."""
-        return self.of_subject(subject, f"space-{self.template}_desc-affine", self.suffix)
+        return self.of_subject(subject, f"space-{self.template}_desc-affine", channel or self.suffix)
 
     def forward(self, subject: str) -> Path:
         """Transform that resamples the subject's image onto the template's grid."""
@@ -254,9 +259,9 @@ class Layout:
         entities = f"from-{self.template}_to-{self.suffix}_mode-image_desc-labelfree"
         return self.of_subject(atlas, entities, "xfm", ".h5")
 
-    def warped(self, subject: str) -> Path:
+    def warped(self, subject: str, channel: str | None = None) -> Path:
         """Preprocessed image, registered, on the template's grid."""
-        return self.of_subject(subject, f"space-{self.template}_desc-warped", self.suffix)
+        return self.of_subject(subject, f"space-{self.template}_desc-warped", channel or self.suffix)
 
     def log_jacobian(self, subject: str) -> Path:
         """Logarithm of the deformation's Jacobian determinant, on the template's grid."""
@@ -266,13 +271,21 @@ class Layout:
         """Folding, log-Jacobian, inverse consistency and displacement of the registration."""
         return self.of_subject(subject, f"space-{self.template}_desc-registration", "metrics", ".tsv")
 
+    def atlas_labels(self, atlas: str) -> Path:
+        """An atlas's manual labels, as in the cohort: a run is applied without files outside its folder."""
+        return self.of_subject(atlas, "desc-manual", "dseg")
+
     def propagated_labels(self, subject: str) -> Path:
         """Atlas labels in the subject's space, one atlas per volume of the fourth axis."""
         return self.of_subject(subject, f"space-{self.suffix}_desc-propagated", "dseg")
 
-    def propagated_images(self, subject: str) -> Path:
+    def propagated_images(self, subject: str, channel: str | None = None) -> Path:
         """Atlas intensities in the subject's space, as `propagated_labels`."""
-        return self.of_subject(subject, f"space-{self.suffix}_desc-propagated", self.suffix)
+        return self.of_subject(subject, f"space-{self.suffix}_desc-propagated", channel or self.suffix)
+
+    def propagated_valid(self, subject: str) -> Path:
+        """Where the propagated atlases may be learned from (1), as `propagated_labels`."""
+        return self.of_subject(subject, f"space-{self.suffix}_desc-propagated", "mask")
 
     def propagated_sidecar(self, subject: str) -> Path:
         """Ids of the atlases in the order of the fourth axis, and how they were resampled."""
@@ -322,3 +335,22 @@ class Layout:
     def report(self) -> Path:
         """The HTML report."""
         return self.output / "report.html"
+
+    @property
+    def report_folder(self) -> Path:
+        """The report's pages of the template and of single subjects, and what they share."""
+        return self.output / "report"
+
+    @property
+    def template_page(self) -> Path:
+        """The template in a viewer."""
+        return self.report_folder / "template.html"
+
+    def subject_page(self, subject: str) -> Path:
+        """A subject in a viewer: its labels, before and after registration, and its volumes."""
+        return self.report_folder / f"sub-{subject}.html"
+
+    @property
+    def report_volumes(self) -> Path:
+        """Volumes of all subjects' labels by the last fusion method."""
+        return self.report_folder / "volumes.tsv"

@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, DisplacementField, Grid, Step
 from atlasmith.io.files import atomic_write
+from atlasmith.io.memory import kept
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # its own inverse: RAS to LPS and back
 
@@ -128,6 +129,7 @@ def _text(value: str) -> Array:
     return np.array([value.encode("ascii")], dtype=h5py.string_dtype("ascii"))
 
 
+@kept
 def read_composite(path: str | Path) -> list[Step]:
     """Read a transform from an ITK composite (`.h5`).
 

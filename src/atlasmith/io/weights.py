@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from atlasmith.core.errors import AtlasmithError
@@ -33,7 +33,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Mappin
     found = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_write(path) as partial:
         # One entry: safetensors writes several in any order, and equal tensors should be equal bytes.
-        save_file(found, partial, {"atlasmith": json.dumps(about)})
+        # Not save_file, which lets the owner alone read what it writes.
+        partial.write_bytes(save(found, {"atlasmith": json.dumps(about)}))
 
 
 def read_network(path: str | Path, build: Callable[..., Network]) -> Network:
@@ -68,14 +69,22 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         The values of `about`, and the tensors by name.
 
     Raises:
-        AtlasmithError: If the file is unreadable, or from another program.
+        AtlasmithError: If the file may not be read, is damaged, or is from another program.
     """
+    try:
+        with Path(path).open("rb"):
+            pass
+    except OSError as error:
+        raise AtlasmithError(
+            f"{path}: can't be read ({error.strerror}). If the run is another user's, ask for the right to "
+            "read its folder `model`."
+        ) from None
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return json.loads(file.metadata()["atlasmith"]), tensors
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise AtlasmithError(
-            f"{path}: no weights of atlasmith ({type(error).__name__}: {error}). Train again, or copy "
-            "the file again."
+            f"{path}: damaged, or no weights of atlasmith ({type(error).__name__}: {error}). Copy the file "
+            "again, or train again."
         ) from None
