@@ -62,6 +62,15 @@ def test_mean_transform_is_the_identity() -> None:
     np.testing.assert_allclose(common, [common[0]] * 6, atol=1e-9)
 
 
+def test_an_image_that_is_turned_does_not_tilt_the_mean() -> None:
+    rng = np.random.default_rng(0)
+    matrices = [expm(np.r_[rng.normal(0, 0.1, (3, 4)), np.zeros((1, 4))]) for _ in range(5)]
+    turned = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrices[0]
+    centered = center_matrices([*matrices, turned])
+    np.testing.assert_allclose(centered[:5], center_matrices(matrices), atol=1e-9)
+    np.testing.assert_allclose(centered[5], turned @ np.linalg.inv(matrices[0]) @ centered[0], atol=1e-9)
+
+
 def test_choice_of_subjects_is_stable() -> None:
     subjects = [f"{index:03d}" for index in range(30)]
     chosen = choose(subjects, 10)

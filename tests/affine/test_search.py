@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from phantom import assert_close, centered_grid, head, normalized, transformed, world
+from phantom import assert_close, centered_grid, head, normalized, pose, slab, transformed, world
 from scipy.spatial.transform import Rotation
 
 from atlasmith.affine import align, search
@@ -32,6 +32,40 @@ def test_large_rotation_is_found(seed: int, engine: str) -> None:
     assert_close(align(fixed, moving, engine=engine), planted, points[head(points) > 0.3], 0.5)
 
 
+@pytest.mark.parametrize("axis", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
+@pytest.mark.parametrize("degrees", [90, 180])
+def test_a_header_that_is_wrong_by_a_turn(axis: tuple[int, int, int], degrees: int) -> None:
+    planted = np.eye(4)
+    planted[:3, :3] = Rotation.from_rotvec(np.deg2rad(degrees) * np.array(axis)).as_matrix()
+    grid = centered_grid((44, 44, 44))
+    points = world(grid)
+    fixed, moving = (Image(function(points), grid) for function in (head, transformed(head, planted)))
+    assert_close(align(fixed, moving), planted, points[head(points) > 0.3], 0.5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_nearly_symmetric_object_keeps_its_pose(seed: int) -> None:
+    """Turned by half a turn it matches as well, but for noise: the header decides."""
+    grid = centered_grid((44, 44, 1))
+    x, y, _ = np.moveaxis(world(grid), -1, 0)
+    ring = np.exp(-((np.hypot(x / 14, y / 9) - 1) ** 2) / 0.1)
+    random = np.random.default_rng(seed)
+    fixed, moving = (Image(ring + 0.15 * random.normal(size=ring.shape), grid) for _ in range(2))
+    assert np.abs(align(fixed, moving)[:2, :2] - np.eye(2)).max() < 0.5
+
+
+@pytest.mark.parametrize(("slices", "engine"), [(2, "torch"), (3, "torch"), (5, "torch"), (3, "simpleitk")])
+def test_thin_slabs(slices: int, engine: str) -> None:
+    """A recursive Gaussian needs four voxels along each axis."""
+    grid = centered_grid((40, 40, slices))
+    grid.affine[2] *= 4
+    points = world(grid)
+    planted = pose(offset=(4.5, -3, 0))
+    fixed, moving = (Image(function(points), grid) for function in (slab, transformed(slab, planted)))
+    found = align(fixed, moving, engine=engine)
+    assert np.abs((found - planted)[:2, :] @ [8, 8, 0, 1]).max() < 0.3
+
+
 def test_a_good_alignment_is_optimized_once() -> None:
     grid = centered_grid((36, 40, 34))
     image = WorkingImage.from_image(normalized(head, grid), 1)
@@ -48,8 +82,9 @@ def test_a_good_alignment_is_optimized_once() -> None:
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_every_rotation_has_its_inverse(ndim: int) -> None:
-    matrices = [matrix[:3, :3] for matrix in search.rotations(ndim)]
-    assert len(matrices) == {2: 6, 3: 78}[ndim]
+    sets = [search.rotations(ndim, angles) for angles in (search.ANGLES, search.TURNS)]
+    assert [len(matrices) for matrices in sets] == {2: [6, 5], 3: [78, 65]}[ndim]
+    matrices = [matrix[:3, :3] for matrix in itertools.chain(*sets)]
     for matrix in matrices:
         np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-12)
         assert min(np.abs(matrix.T - other).max() for other in matrices) < 1e-12

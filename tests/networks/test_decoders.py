@@ -9,17 +9,18 @@ from torch import Tensor
 from atlasmith.networks import DECODERS, decoders
 
 
-def build(name: str, size: int, shape: tuple[int, ...]) -> decoders.CovariateDecoder:
+def build(name: str, size: int, shape: tuple[int, ...], channels: int = 1) -> decoders.CovariateDecoder:
     torch.manual_seed(0)
-    return DECODERS[name](size, shape)
+    return DECODERS[name](size, shape, channels)
 
 
 @pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("shape", [(17, 9), (8, 40), (13, 16, 11)])
-def test_any_size_starts_near_zero(name: str, shape: tuple[int, ...]) -> None:
-    decoder = build(name, 3, shape)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_any_size_starts_near_zero(name: str, shape: tuple[int, ...], channels: int) -> None:
+    decoder = build(name, 3, shape, channels)
     image = decoder(torch.randn(2, 3))
-    assert image.shape == (2, 1, *shape)
+    assert image.shape == (2, channels, *shape)
     assert image.abs().max() < 1e-3
     torch.nn.init.normal_(decoder.head.weight)
     image = decoder(torch.stack([torch.zeros(3), torch.ones(3)]))

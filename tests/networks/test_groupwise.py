@@ -7,7 +7,7 @@ import torch
 
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Grid
-from atlasmith.networks import CovariateCode, Groupwise
+from atlasmith.networks import DECODERS, CovariateCode, Groupwise
 
 GRIDS = [
     Grid((17, 14, 1), torch.eye(4).numpy()),
@@ -98,3 +98,30 @@ def test_label_probabilities_join_the_intensities(grid: Grid, tmp_path: Path) ->
 def test_unknown_network_is_named() -> None:
     with pytest.raises(AtlasmithError, match=r"unknown network 'unett'. Did you mean 'unet'"):
         Groupwise(GRIDS[0], CovariateCode({}, {}), "unett", [4, 8], 5)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_model_of_two_channels_is_stored_and_rebuilt(decoder: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    grid, code = GRIDS[0], CovariateCode.of(["age", "sex"], COHORT)
+    settings = {"outputs": 3, "channels": [4, 4], "without": [["a"], ["b"]]}
+    model = Groupwise(
+        grid, code, "unet_half", [4, 8], 5, segmenter=settings, decoder=decoder, image_channels=2
+    )
+    torch.nn.init.normal_(model.base)
+    assert model.slopes is not None
+    torch.nn.init.normal_(model.slopes)
+    model.save(tmp_path / "model.safetensors")
+    again = Groupwise.load(tmp_path / "model.safetensors")
+    codes = torch.stack([code.encode(row) for row in COHORT])
+    template = model.eval().template(codes)
+    assert template.shape == (len(COHORT), 2, *grid.tensor_shape)
+    torch.testing.assert_close(again.template(codes), template, rtol=0, atol=0)
+    # The slopes of a channel are those of no other.
+    slopes = model.slopes.unflatten(0, (code.size, 2))
+    linear = model.base + torch.einsum("bk,kc...->bc...", codes, slopes)
+    assert (template - linear).abs().max() < 1e-2 * template.abs().max()
+    features = [model.features(template), model.template_features(codes)]
+    assert features[0].shape[1] == 5
+    torch.testing.assert_close(features[0], features[1])
+    assert model.velocity(features[0], features[1]).mean.shape[1] == grid.ndim

@@ -26,10 +26,10 @@ ORIENTATIONS = {
 }
 
 
-def preprocessed(tiny: Tiny, **settings: object) -> tuple[Config, Array]:
+def preprocessed(tiny: Tiny, masks: str | None = None, **settings: object) -> tuple[Config, Array]:
     """Check the cohort and preprocess subject 02 in a new output folder; config and voxels as in the file."""
     shutil.rmtree(tiny.output, ignore_errors=True)
-    config = tiny.config(preprocess=settings)
+    config = tiny.config(preprocess=settings, cohort={"masks": masks})
     write_checked_cohort(config)
     preprocess_subject(config, "02")
     return config, np.asanyarray(nib.load(config.layout.preprocessed("02")).dataobj)
@@ -80,7 +80,7 @@ def test_a_window_is_applied_before_everything_else_is_decided(tiny: Tiny) -> No
 def test_the_sidecar_names_source_window_and_software(tiny: Tiny) -> None:
     config, _ = preprocessed(tiny, window=[60, 90])
     sidecar = read_json(config.layout.preprocessed_sidecar("02"))
-    assert sidecar["Sources"] == [str(tiny.image("sub-02"))]
+    assert sidecar["Sources"] == ["bids:raw:sub-02/anat/sub-02_T1w.nii.gz"]
     assert sidecar["Normalization"] == [60, 90] and sidecar["BiasCorrection"] == "none"
     assert sidecar["GeneratedBy"] == f"atlasmith {__version__}"
     config, _ = preprocessed(tiny)
@@ -168,7 +168,7 @@ def test_masks_that_are_missing_or_do_not_fit_are_reported_together(tiny: Tiny) 
     path.unlink()
     tiny.save(path.parents[2] / "sub-02" / "anat" / "sub-02_mask.nii.gz", np.ones((3, 3, 3), np.uint8))
     tiny.save(path.parents[2] / "sub-03" / "anat" / "sub-03_mask.nii.gz", np.zeros((12, 10, 9), np.uint8))
-    problems = tiny.problems(preprocess={"masks": "masks"})
+    problems = tiny.problems(cohort={"masks": "masks"})
     assert len(problems) == 3
     for problem, subject in zip(problems, ("sub-01", "sub-02", "sub-03"), strict=True):
         assert subject in problem and "mask" in problem

@@ -138,7 +138,7 @@ def test_terms_are_checked() -> None:
     with pytest.raises(AtlasmithError, match=r"unknown regularizer 'difusion'.*Did you mean 'diffusion'"):
         register(image, image, regularization={"difusion": {"weight": 1.0}}, device="cpu")
     with pytest.raises(ValueError, match="2-D and a 3-D image"):
-        register(image, np.zeros((24, 24, 24)), device="cpu")
+        register(image, np.stack([image] * 24), device="cpu")
 
 
 def test_equal_images_stay_where_they_are() -> None:
@@ -146,3 +146,70 @@ def test_equal_images_stay_where_they_are() -> None:
     result = register(image, image, device="cpu")
     assert result.metrics["displacement_mm"] < 0.1
     assert np.abs(result.warped - image).mean() < 0.005
+
+
+def with_nucleus(shift: float, level: float = 0.9) -> dict[str, Array]:
+    """A disc that both channels show, and a nucleus in it, `shift` pixels aside, that only T2w shows."""
+    x, y = np.mgrid[:40, :40] - 19.5
+    disc, nucleus = np.hypot(x, y) < 15, np.hypot(x - shift, y) < 5
+    return {
+        "T1w": gaussian_filter(0.8 * disc, 0.7),
+        "T2w": gaussian_filter(np.where(nucleus, level, 0.4) * disc, 0.7),
+    }
+
+
+def nucleus_after(result: RegistrationResult, moving: Array) -> float:
+    """Dice of the nucleus of T2w in the fixed image, where it isn't shifted, and of the warped one."""
+    grid = as_image(moving).grid
+    points = torch.from_numpy(moving)[None, None].float()
+    warped = resample(points, grid, result.forward, grid)[0, 0].numpy() > 0.5
+    fixed = with_nucleus(0.0)["T2w"] > 0.65
+    return float(2 * (warped & fixed).sum() / (warped.sum() + fixed.sum()))
+
+
+def test_the_channel_that_shows_a_structure_aligns_it() -> None:
+    fixed, moving = with_nucleus(0.0), with_nucleus(3.0)
+    nucleus = (moving["T2w"] > 0.65).astype(float)
+    one = register(fixed["T1w"], moving["T1w"], device="cpu")
+    both = register(fixed, moving, device="cpu")
+    swapped, back = ({name: image[name] for name in ("T2w", "T1w")} for image in (fixed, moving))
+    again = register(swapped, back, device="cpu")
+    assert nucleus_after(one, nucleus) < 0.7 < 0.9 < nucleus_after(both, nucleus)
+    assert not one.warped_channels and [*both.warped_channels] == ["T1w", "T2w"]
+    np.testing.assert_array_equal(both.warped, both.warped_channels["T1w"])
+    np.testing.assert_allclose(again.warped_channels["T2w"], both.warped_channels["T2w"], atol=1e-3)
+
+
+def test_a_channel_of_inverted_contrast_needs_its_own_similarity() -> None:
+    fixed, moving = with_nucleus(0.0), with_nucleus(3.0, level=0.1)
+    nucleus = (with_nucleus(3.0)["T2w"] > 0.65).astype(float)
+    terms = {"similarity": {"mse": {"weight": 50.0}}, "device": "cpu"}
+    wrong = register(fixed, moving, **terms)
+    right = register(fixed, moving, channel_similarity={"T2w": {"mi": {"weight": 3.0}}}, **terms)
+    assert nucleus_after(wrong, nucleus) < 0.8 < 0.9 < nucleus_after(right, nucleus)
+
+
+@pytest.mark.parametrize("damaged", ["fixed", "moving"])
+def test_an_excluded_lesion_of_either_image_moves_nothing(damaged: str) -> None:
+    shape, spacing = CASES["2d"]
+    fixed, moving, _ = plant(shape, spacing)
+    offsets = np.indices(shape) - np.array(shape).reshape(2, 1, 1) * 0.55
+    distance = np.hypot(*offsets)
+    images = {"fixed": fixed, "moving": moving}
+    intact = register(*images.values(), spacing, device="cpu")
+    images[damaged] = np.where(distance < 4, 3 * fixed.max(), images[damaged])
+    excluded = register(*images.values(), spacing, device="cpu", **{f"exclude_{damaged}": distance < 5})
+    included = register(*images.values(), spacing, device="cpu")
+    first, *others = (result.forward[0].vectors for result in (intact, excluded, included))
+    with_mask, without = (np.linalg.norm(other - first) / np.linalg.norm(first) for other in others)
+    assert with_mask < 0.25 * without
+
+
+def test_channels_and_exclusions_that_do_not_fit_are_refused() -> None:
+    image = with_nucleus(0.0)
+    with pytest.raises(ValueError, match="common channel"):
+        register({"T1w": image["T1w"]}, {"T2w": image["T2w"]}, device="cpu")
+    with pytest.raises(ValueError, match="one grid"):
+        register(image, {"T1w": image["T1w"], "T2w": image["T2w"][:30]}, device="cpu")
+    with pytest.raises(ValueError, match="shape"):
+        register(image, image, device="cpu", exclude_fixed=np.ones((3, 3), dtype=bool))

@@ -74,6 +74,26 @@ def test_simpleitk_applies_the_composite_to_the_same_result(toy_registered: Conf
     assert np.abs(from_sitk(theirs) - ours)[inside].mean() < 0.01 * np.ptp(ours)
 
 
+def test_points_move_by_the_opposite_transform(toy_registered: Config) -> None:
+    """The center of a scan's hole lands on that of the hole of its labels, resampled onto the template."""
+    layout = toy_registered.layout
+    reference = sitk.ReadImage(str(layout.template_image))
+
+    def center(labels: sitk.Image) -> tuple[float, ...]:
+        statistics = sitk.LabelShapeStatisticsImageFilter()
+        statistics.Execute(sitk.Cast(labels == 1000, sitk.sitkUInt8))
+        return statistics.GetCentroid(1)
+
+    for subject in read_cohort(layout.cohort)[:3]:
+        labels = sitk.ReadImage(str(subject.labels))
+        forward, inverse = (
+            sitk.ReadTransform(str(path(subject.id))) for path in (layout.forward, layout.inverse)
+        )
+        expected = center(sitk.Resample(labels, reference, forward, sitk.sitkNearestNeighbor))
+        assert np.linalg.norm(np.subtract(inverse.TransformPoint(center(labels)), expected)) < 1
+        assert np.linalg.norm(np.subtract(forward.TransformPoint(center(labels)), expected)) > 3
+
+
 def test_ants_applies_the_composite_to_the_same_result(toy_registered: Config) -> None:
     """As above, by `ants.apply_transforms`, on the files as they are."""
     ants = pytest.importorskip("ants", reason="antspyx isn't installed")

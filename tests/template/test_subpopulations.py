@@ -81,6 +81,25 @@ def test_planted_subpopulations_are_found(mixture: Config) -> None:
     assert found == ["B", "A", "A"] * 4
 
 
+def test_scans_of_a_participant_are_of_one_subpopulation(mixture: Config, tmp_path: Path) -> None:
+    sessions = {"00": "a_ses-1", "01": "a_ses-2", "03": "a_ses-3"}  # of B, A, B
+    subjects = read_cohort(mixture.layout.cohort)
+    values = mixture.resolved() | {"output": str(tmp_path)}
+    config = parse_config(values)
+    shutil.copy(mixture.layout.grid, tmp_path)
+    renamed = [replace(s, id=sessions.get(s.id, s.id), covariates={}) for s in subjects]
+    write_cohort(config.layout.cohort, renamed, [])
+    for old, new in zip(subjects, renamed, strict=True):
+        target = config.layout.affine_image(new.id)
+        target.parent.mkdir(parents=True)
+        for name in ("affine", "affine_image"):
+            shutil.copy(getattr(mixture.layout, name)(old.id), getattr(config.layout, name)(new.id))
+    find_subpopulations(config)
+    found = {s.id: s.covariates["subpopulation"] for s in read_cohort(config.layout.cohort)}
+    assert {found[name] for name in sessions.values()} == {"B"}
+    assert [found[name] for name in ("02", "04", "06", "09")] == ["A", "A", "B", "B"]
+
+
 def test_each_subpopulation_has_its_template(mixture: Config) -> None:
     cohorts = read_json(mixture.layout.template_description)["cohort"]
     assert [cohort["covariates"] for cohort in cohorts.values()] == [
@@ -96,7 +115,7 @@ def test_query_of_a_subpopulation(mixture: Config, tmp_path: Path) -> None:
     holes = {}
     for name in "AB":
         query_template(mixture.output, {"subpopulation": name}, tmp_path / name)
-        found = Layout(tmp_path / name, "Toy", "T1w").template_labels
+        found = Layout(tmp_path / name, "Toy", ("T1w",)).template_labels
         holes[name] = int((read_labels(found).data == 1000).sum())
     assert holes["B"] > 2 * holes["A"]
     with pytest.raises(InputError, match=r"no subject of the cohort has subpopulation 'C'.*A, B"):

@@ -24,6 +24,7 @@ print(json.dumps({
     "templates": api.templates(),
     "mean": names(suffix="T1w", cohort=None, desc=None, resolution=1),
     "second": names(suffix="T1w", cohort=2),
+    "mask": names(suffix="mask", desc="brain"),
     "labels": names(suffix="dseg", extension=".nii.gz"),
     "probabilities": names(suffix="probseg"),
     "metadata": api.get_metadata("Mine"),
@@ -33,12 +34,13 @@ print(json.dumps({
 
 def test_the_client_finds_the_template(tmp_path: Path) -> None:
     pytest.importorskip("templateflow", reason="TemplateFlow's client isn't installed")
-    layout = Layout(tmp_path / "results", "Mine", "T1w")
+    layout = Layout(tmp_path / "results", "Mine", ("T1w",))
     images = [
         layout.template_image,
         layout.affine_reference,
         layout.template_at(1),
         layout.template_at(2),
+        layout.template_mask,
         layout.template_labels,
         layout.template_label_table,
         layout.template_probabilities,
@@ -56,6 +58,7 @@ def test_the_client_finds_the_template(tmp_path: Path) -> None:
     assert found["templates"] == ["Mine"]
     assert found["mean"] == [layout.template_image.name]
     assert found["second"] == [layout.template_at(2).name]
+    assert found["mask"] == [layout.template_mask.name]
     assert found["labels"] == [layout.template_labels.name]
     assert found["probabilities"] == [layout.template_probabilities.name]
     assert found["metadata"]["Identifier"] == "Mine"

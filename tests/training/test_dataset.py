@@ -17,7 +17,7 @@ SHAPE = (10, 9, 8)
 @pytest.fixture
 def images(tmp_path) -> AlignedImages:
     """One atlas and one target, whose images lack the grid's first three planes."""
-    layout, grid = Layout(tmp_path, "T", "T1w"), Grid(SHAPE, np.eye(4))
+    layout, grid = Layout(tmp_path, "T", ("T1w",)), Grid(SHAPE, np.eye(4))
     native = grid.cropped([slice(3, 10), slice(0, 9), slice(0, 8)])
     subjects = []
     for name in ("atlas", "target"):

@@ -12,15 +12,16 @@ from atlasmith.core.grid import Grid
 from atlasmith.losses import registration_objective
 from atlasmith.networks import CovariateCode, Groupwise
 from atlasmith.training import memory
-from atlasmith.workflow.resources import GIB, SAVED_BYTES, SPARE, STEP_OVERHEAD, memory_mb
+from atlasmith.workflow.resources import CHANNEL_BYTES, GIB, SAVED_BYTES, SPARE, STEP_OVERHEAD, memory_mb
 
 
 def config(**template: object) -> Config:
     return parse_config({"cohort": {"bids": "d"}, "template": template})
 
 
-def model_of(shape: tuple[int, int, int], network: str = "unet_half") -> Groupwise:
-    return Groupwise(Grid(shape, np.eye(4)), CovariateCode.of([], [{}]), network, None, 6)
+def model_of(shape: tuple[int, int, int], network: str = "unet_half", channels: int = 1) -> Groupwise:
+    grid, code = Grid(shape, np.eye(4)), CovariateCode.of([], [{}])
+    return Groupwise(grid, code, network, None, 6, image_channels=channels)
 
 
 def saved_bytes(settings: Config, model: Groupwise) -> int:
@@ -69,8 +70,11 @@ def test_a_small_grid_predicts_the_memory_of_a_large_one(network: str, save_memo
     assert predicted == pytest.approx(saved_bytes(settings, model), rel=0.15)
 
 
-def test_the_constant_of_the_resources_is_what_the_default_network_saves() -> None:
-    assert measured_per_voxel(config(), model_of((40, 40, 40))) == pytest.approx(SAVED_BYTES, rel=0.15)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_constants_of_the_resources_are_what_the_default_network_saves(channels: int) -> None:
+    wanted = SAVED_BYTES + CHANNEL_BYTES * (channels - 1)
+    model = model_of((40, 40, 40), channels=channels)
+    assert measured_per_voxel(config(), model) == pytest.approx(wanted, rel=0.15)
 
 
 @pytest.mark.parametrize("batch_size", [2, 4, 16])

@@ -27,3 +27,32 @@ def test_voxels_outside_a_mask_are_left_out() -> None:
     masks = [torch.tensor([[[1.0, 1, 0, 0]]]), torch.tensor([[[1.0, 0, 0, 1]]])]
     base, _ = regression(zip(maps, masks, strict=True), torch.zeros(2, 0))
     torch.testing.assert_close(base, torch.tensor([[[2.0, 1, 0, 3]]]))
+
+
+@pytest.mark.parametrize("covariates", [1, 3])
+def test_a_missing_subject_is_as_one_that_is_not_in_the_cohort(covariates: int) -> None:
+    """Two channels, of which subjects lack one or have holes: each voxel is a ridge on those that it has."""
+    random = np.random.default_rng(0)
+    codes, maps = random.normal(0.3, 1, (9, covariates)), random.normal(5, 1, size=(9, 2, 5, 4))
+    masks = np.ones(maps.shape, dtype=bool)
+    masks[:4, 1] = False  # absent channel
+    masks[6, :, 2:4, 1:3] = False
+    masks[:, 0, 4, 3] = False
+    values = (
+        (torch.from_numpy(m)[None], torch.from_numpy(w)[None].double())
+        for m, w in zip(np.where(masks, maps, 99), masks, strict=True)
+    )
+    base, slopes = (x.numpy() for x in regression(values, torch.from_numpy(codes)))
+    for place in np.ndindex(2, 5, 4):
+        there = masks[(slice(None), *place)]
+        if not there.any():
+            assert base[0][place] == 0 and (slopes[(slice(None), *place)] == 0).all()
+            continue
+        centered = codes[there] - codes[there].mean(0)
+        rows = np.block(
+            [[np.ones((there.sum(), 1)), centered], [np.zeros((covariates, 1)), np.eye(covariates)]]
+        )
+        wanted = np.concatenate([maps[(there, *place)], np.zeros(covariates)])
+        found = np.linalg.lstsq(rows, wanted, rcond=None)[0]
+        np.testing.assert_allclose(slopes[(slice(None), *place)], found[1:], atol=1e-10)
+        np.testing.assert_allclose(base[0][place], found[0] - codes[there].mean(0) @ found[1:], atol=1e-10)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from atlasmith.affine.pyramid import pyramid
-from atlasmith.affine.working_image import FULL_OVERLAP, WorkingImage, largest_overlap
+from atlasmith.affine.working_image import FULL_OVERLAP, WorkingImage, largest_overlap, smooth
 from atlasmith.core.grid import Array
 from atlasmith.core.sampling import sample
 from atlasmith.core.world import inside
@@ -86,7 +86,7 @@ def _generators(kind: str, ndim: int, radius: float) -> Tensor:
 
 def _smooth(image: sitk.Image, sigma: float) -> sitk.Image:
     """Smooth by a Gaussian of `sigma` mm."""
-    return sitk.SmoothingRecursiveGaussian(image, sigma) if sigma > 0 else image
+    return smooth(image, [sigma] * image.GetDimension()) if sigma > 0 else image
 
 
 def _to_physical(image: sitk.Image) -> tuple[Tensor, Tensor]:

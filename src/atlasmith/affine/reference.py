@@ -9,16 +9,18 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-from scipy.linalg import expm, logm
-from tqdm import tqdm
+from scipy.linalg import expm, logm, polar
 
 from atlasmith.affine.engines import AffineEngine
 from atlasmith.affine.search import one_thread, optimize_starts, register_rigid
 from atlasmith.affine.working_image import WorkingImage, resample, to_world, translation
 from atlasmith.core.grid import Array, Grid
+from atlasmith.core.progress import Progress
 from atlasmith.io.images import Image
 
 T = TypeVar("T")
+
+TURNED = 75.0  # degrees, from which on a header is wrong, rather than a head tilted
 
 
 def choose(ids: Sequence[str], count: int) -> list[str]:
@@ -40,6 +42,8 @@ def center_matrices(matrices: Sequence[Array]) -> list[Array]:
     """Multiply matrices by one common matrix such that their log-Euclidean mean is the identity.
 
     The mean is that of Arsigny et al. 2006, doi:10.1007/11866565_113; iterated, as matrices don't commute.
+    Matrices that turn by `TURNED` or more don't count, unless all do: an image whose header is wrong by half
+    a turn would tilt the mean.
 
     Args:
         matrices: Each (4, 4).
@@ -48,12 +52,19 @@ def center_matrices(matrices: Sequence[Array]) -> list[Array]:
         Each matrix times the common one, which stands on its right.
     """
     matrices = list(matrices)
+    counted = [k for k, matrix in enumerate(matrices) if _turn(matrix) < TURNED] or range(len(matrices))
     for _ in range(20):
-        mean = np.mean([np.real(logm(matrix)) for matrix in matrices], axis=0)
+        mean = np.mean([np.real(logm(matrices[k])) for k in counted], axis=0)
         matrices = [matrix @ expm(-mean) for matrix in matrices]
         if np.abs(mean).max() < 1e-12:
             break
     return matrices
+
+
+def _turn(matrix: Array) -> float:
+    """The angle, degrees, of the rotation that is nearest to a matrix (4, 4)."""
+    rotation = polar(matrix[:3, :3])[0]
+    return float(np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))
 
 
 def average(images: Iterable[Array]) -> Array:
@@ -69,7 +80,7 @@ def average(images: Iterable[Array]) -> Array:
 
 def groupwise_reference(
     images: Sequence[Image], grid: Grid, engine: AffineEngine, iterations: int, threads: int = 1
-) -> Array:
+) -> tuple[Array, list[Array]]:
     """Average images that are registered, rigidly and then affinely, to their own average.
 
     The images are first superposed by their centers of mass, then registered to their mean `iterations`
@@ -85,19 +96,20 @@ def groupwise_reference(
         threads: Images that are registered at a time.
 
     Returns:
-        (X, Y, Z) on `grid`.
+        The average (X, Y, Z) on `grid`, and for each image the world pull-back (4, 4), RAS mm, by which it
+        takes part.
     """
     spacing = min(grid.tensor_spacing)
     with (
         one_thread(),
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=2 * len(images) * (iterations + 1), desc="reference", disable=None) as bar,
+        Progress("affine reference", 2 * len(images) * (iterations + 1)) as progress,
     ):
 
         def each(function: Callable[..., T], *items: Iterable[Any]) -> Iterator[T]:
             """Yield the results in the order of the items."""
             for result in pool.map(function, *items):
-                bar.update()
+                progress.update()
                 yield result
 
         def superpose(deviations: Sequence[Array]) -> tuple[Image, list[Array]]:
@@ -124,4 +136,4 @@ def groupwise_reference(
                 for image, matrix in zip(moving, matrices, strict=True)
             ]
             mean, matrices = superpose(center_matrices(deviations))
-    return mean.data
+    return mean.data, [to_world(matrix, grid, x.grid) for matrix, x in zip(matrices, moving, strict=True)]

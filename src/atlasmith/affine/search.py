@@ -15,7 +15,14 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from atlasmith.affine.engines import ENGINES, AffineEngine
-from atlasmith.affine.working_image import WorkingImage, similarity, to_world, translation
+from atlasmith.affine.working_image import (
+    HIGHEST_SIMILARITY,
+    WorkingImage,
+    similarity,
+    smooth,
+    to_world,
+    translation,
+)
 from atlasmith.core.errors import look_up
 from atlasmith.core.grid import Array
 from atlasmith.core.intensity import antialias, normalize
@@ -24,6 +31,8 @@ from atlasmith.io.images import Image, as_image
 TOLERANCE = 0.03  # of the similarity: a later stage is dropped where it loses more
 SEARCH_SIZE = 14  # voxels of each axis at which rotated starts are compared
 ANGLES = (20, 40, 60)  # degrees, in both directions
+TURNS = (90, 135, 180)  # degrees, as where a header is wrong
+TURN_RESIDUAL = 0.6  # of what lacks to the highest similarity: a turn must leave less, or the header is right
 OPTIMIZED_STARTS = 2  # rotated starts that are optimized, at most
 
 
@@ -61,7 +70,8 @@ def align(
         The pull-back (4, 4), RAS mm, from the world of the fixed image to that of the moving one.
 
     Raises:
-        AtlasmithError: For an unknown engine.
+        AtlasmithError: For an unknown engine, and images without contrast or with voxels that aren't finite.
+        ValueError: When one image is 2-D and the other 3-D.
 
     Example:
         >>> x, y = np.indices((32, 32))
@@ -70,6 +80,8 @@ def align(
         array([3., 0.])
     """
     fixed, moving = as_image(fixed, spacing), as_image(moving, spacing)
+    if fixed.grid.ndim != moving.grid.ndim:
+        raise ValueError(f"a {fixed.grid.ndim}-D and a {moving.grid.ndim}-D image can't be registered")
     size = min(fixed.grid.tensor_spacing)
     target, source = (
         WorkingImage.from_image(Image(antialias(normalize(x.data), x.grid, size), x.grid), size)
@@ -103,20 +115,24 @@ def register_rigid(
 
     The similarity of every rotated start is computed in few voxels, in a fraction of the time of one
     optimization. Only those above the result from `starts` are optimized; after a good alignment there are
-    none.
+    none. Starts by `TURNS` must end clearly better, since an object that is nearly symmetric matches turned,
+    too.
     """
     found = optimize_starts(fixed, moving, starts, engine, "rigid")
     coarse_fixed, coarse_moving = _downsample(fixed), _downsample(moving)
-    rotated = [
-        translation(moving.center_of_mass) @ rotation @ translation(-fixed.center_of_mass)
-        for rotation in rotations(fixed.grid.ndim)
-    ]
-    scores = np.array([similarity(coarse_fixed, coarse_moving, start) for start in rotated])
-    level = similarity(coarse_fixed, coarse_moving, found)
-    better = [rotated[i] for i in np.argsort(-scores)[:OPTIMIZED_STARTS] if scores[i] > level]
-    if not better:
-        return found
-    return _select(fixed, moving, [found, optimize_starts(fixed, moving, better, engine, "rigid")])
+    for angles, residual in ((ANGLES, 1.0), (TURNS, TURN_RESIDUAL)):
+        rotated = [
+            translation(moving.center_of_mass) @ rotation @ translation(-fixed.center_of_mass)
+            for rotation in rotations(fixed.grid.ndim, angles)
+        ]
+        scores = np.array([similarity(coarse_fixed, coarse_moving, start) for start in rotated])
+        level = similarity(coarse_fixed, coarse_moving, found)
+        better = [rotated[i] for i in np.argsort(-scores)[:OPTIMIZED_STARTS] if scores[i] > level]
+        if better:
+            other = optimize_starts(fixed, moving, better, engine, "rigid")
+            lacking = [HIGHEST_SIMILARITY - similarity(fixed, moving, matrix) for matrix in (found, other)]
+            found = other if lacking[1] <= residual * lacking[0] else found
+    return found
 
 
 def optimize_starts(
@@ -135,8 +151,8 @@ def _select(
     return [c for c, score in zip(candidates, scores, strict=True) if score >= max(scores) - tolerance][-1]
 
 
-def rotations(ndim: int) -> list[Array]:
-    """Return rotations (4, 4) by `ANGLES` about a cube's axes, edges and corners, or in the plane."""
+def rotations(ndim: int, angles: Sequence[int]) -> list[Array]:
+    """Return rotations (4, 4) by angles, degrees, about a cube's axes, edges and corners, or in the plane."""
     if ndim == 2:
         axes = [np.array([0, 0, 1])]
     else:
@@ -144,7 +160,9 @@ def rotations(ndim: int) -> list[Array]:
         directions = [np.array(d) for d in itertools.product((0, 1, -1), repeat=3) if any(d)]
         axes = [d for d in directions if d[np.flatnonzero(d)[0]] > 0]
     result = []
-    for axis, degrees, sign in itertools.product(axes, ANGLES, (1, -1)):
+    for axis, degrees, sign in itertools.product(axes, angles, (1, -1)):
+        if degrees == 180 and sign < 0:
+            continue
         matrix = np.eye(4)
         vector = sign * np.deg2rad(degrees) * axis / np.linalg.norm(axis)
         matrix[:3, :3] = Rotation.from_rotvec(vector).as_matrix()
@@ -158,5 +176,5 @@ def _downsample(image: WorkingImage) -> WorkingImage:
     spacing = image.itk.GetSpacing()
     # Smoother than the voxels require, so that a start needn't be close.
     sigmas = [max(1e-3, factor / 2 * size) for factor, size in zip(factors, spacing, strict=True)]
-    smooth = sitk.SmoothingRecursiveGaussian(image.itk, sigmas) if max(factors) > 1 else image.itk
-    return replace(image, itk=sitk.Shrink(smooth, factors))
+    coarse = smooth(image.itk, sigmas) if max(factors) > 1 else image.itk
+    return replace(image, itk=sitk.Shrink(coarse, factors))

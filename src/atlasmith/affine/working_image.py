@@ -6,6 +6,7 @@ world in LPS, in 2-D the plane of the slice. `physical_to_world` leads from ther
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from atlasmith.io.images import Image
 from atlasmith.io.transforms import LPS, from_sitk, itk_affine, to_sitk
 
 FULL_OVERLAP = 0.8  # fraction of the largest overlap from which the similarity isn't reduced
+RECURSIVE_MINIMUM = 4  # voxels along each axis that ITK's recursive Gaussian takes
+HIGHEST_SIMILARITY = 2.0
 OBJECT_LEVEL = 0.1  # normalized intensity above which a voxel belongs to the object
 
 
@@ -110,6 +113,18 @@ def resample(image: Image, matrix: Array, grid: Grid, fill: float = np.nan) -> A
         fill,
     )
     return from_sitk(moved)
+
+
+def smooth(image: sitk.Image, sigmas_mm: Sequence[float]) -> sitk.Image:
+    """Smooth by a recursive Gaussian of one sigma for each axis, mm; outside are the outermost voxels."""
+    result = sitk.SmoothingRecursiveGaussian(padded(image), sigmas_mm)
+    return sitk.RegionOfInterest(result, image.GetSize()) if result.GetSize() != image.GetSize() else result
+
+
+def padded(image: sitk.Image) -> sitk.Image:
+    """Repeat the last voxels along an axis until a recursive Gaussian takes the image: a thin slab."""
+    missing = [max(0, RECURSIVE_MINIMUM - size) for size in image.GetSize()]
+    return sitk.ZeroFluxNeumannPad(image, [0] * len(missing), missing) if any(missing) else image
 
 
 def similarity(fixed: WorkingImage, moving: WorkingImage, matrix: Array) -> float:

@@ -73,6 +73,52 @@ def similarities(terms: Terms, fixed: Tensor, moved: Tensor, mask: Tensor | None
     return values
 
 
+def channel_similarities(
+    terms: Sequence[Terms], fixed: Tensor, moved: Tensor, mask: Tensor, present: Tensor
+) -> dict[str, Tensor]:
+    """Compute similarities of two images channel by channel, times their weights.
+
+    They are averaged over the channels that a subject has, then over subjects.
+
+    Args:
+        terms: For each channel, weight and settings of each similarity.
+        fixed: Images (B, C, *shape).
+        moved: Images of the same shape.
+        mask: (B, C, *shape), 1 where both are known.
+        present: (B, C), whether both images of a subject have a channel.
+
+    Returns:
+        For each name a scalar.
+
+    Raises:
+        AtlasmithError: If there is no similarity of that name.
+    """
+    values = {name: fixed.new_zeros(()) for each in terms for name in each}
+    shares = (present / present.sum(dim=1, keepdim=True).clamp(min=1)).to(fixed)
+    for channel, each in enumerate(terms):
+        rows = present[:, channel]
+        if not bool(rows.any()):
+            continue
+        chosen = slice(None) if bool(rows.all()) else rows
+        images = [x[chosen, channel : channel + 1] for x in (fixed, moved, mask)]
+        for name, settings in each.items():
+            weight, parameters = _split(settings)
+            similarity = look_up(SIMILARITY, name, "similarity")
+            found = similarity(*images, reduction="none", **parameters)
+            values[name] = values[name] + weight * ((found * shares[chosen, channel]).sum() / len(fixed))
+    return values
+
+
+def _present(mask: Tensor) -> Tensor:
+    """Whether each image has each channel, (B, C) on the CPU, of masks (B, C, *shape).
+
+    Where there is a single channel every image has it.
+    """
+    if mask.shape[1] == 1:
+        return torch.ones(len(mask), 1, dtype=torch.bool)
+    return mask.flatten(2).any(dim=2).cpu()
+
+
 def find_regularizers(terms: Terms) -> dict[str, Regularizer]:
     """Return the regularizers among `terms`, by name; raises `AtlasmithError` for an unknown one."""
     return {name: look_up(REGULARIZERS, name, "regularizer") for name in terms}
@@ -103,25 +149,29 @@ def registration_objective(
     velocity_spacing: tuple[float, ...],
     similarity: Terms,
     regularization: Terms,
+    channel_similarity: Mapping[int, Terms] | None = None,
     label_similarity: Terms | None = None,
+    template_mask: Tensor | None = None,
     save_memory: bool = False,
     pair_dependence: float = 0.0,
     directions: Sequence[int] = DIRECTIONS,
 ) -> Objective:
     """Compute the objective of the velocity between a template and images.
 
-    Similarities are averaged over the directions.
+    Similarities are averaged over the directions, and over the channels of intensities that an image has.
 
     Args:
-        template: Channels (B, C, *shape): intensities, then probabilities of labels.
-        image: Channels of the images, of the same shape.
-        mask: (B, 1, *shape), 1 where the image has data.
+        template: Features (B, C + L, *shape): C channels of intensities, then L probabilities of labels.
+        image: Features of the images, of the same shape.
+        mask: (B, C, *shape), 1 where a channel of the image has data; a channel without any is absent.
         velocity: Velocities (B, d, *half), in half-resolution voxels.
         integration_steps: Squarings of the exponential.
         velocity_spacing: Size (d) of the half-resolution voxels, mm.
         similarity: Weight and settings of each similarity of the intensities.
         regularization: Weight and settings of each regularizer.
+        channel_similarity: Similarities of single channels, by index, in the place of `similarity`.
         label_similarity: Weight and settings of each similarity of the probabilities of labels.
+        template_mask: (B, C, *shape), 1 where the template may be compared; None: everywhere.
         save_memory: As in `exponentiate`.
         pair_dependence: Of the subjects of the batch, see `centrality`.
         directions: FORWARD, INVERSE or both, which regularizers of displacements need.
@@ -135,14 +185,16 @@ def registration_objective(
     sampled = velocity.sampled
     maps = stationary_velocity(sampled, integration_steps, save_memory, directions)
     values: dict[str, list[Tensor]] = {}
+    count, present = mask.shape[1], _present(mask)
+    of_channels = [(channel_similarity or {}).get(channel, similarity) for channel in range(count)]
     for direction, displacement in maps.items():
-        fixed, moved, known = _warp_to_fixed(direction, displacement, template, image, mask)
-        for terms, prefix, channels in (
-            (similarity, "", slice(0, 1)),
-            (label_similarity or {}, "labels_", slice(1, None)),
-        ):
-            for name, value in similarities(terms, fixed[:, channels], moved[:, channels], known).items():
-                values.setdefault(prefix + name, []).append(value)
+        fixed, moved, known = _warp_to_fixed(direction, displacement, template, image, mask, template_mask)
+        found = channel_similarities(of_channels, fixed[:, :count], moved[:, :count], known, present)
+        if label_similarity:
+            labels = fixed[:, count:], moved[:, count:], known.amax(dim=1, keepdim=True)
+            found |= {f"labels_{n}": value for n, value in similarities(label_similarity, *labels).items()}
+        for name, value in found.items():
+            values.setdefault(name, []).append(value)
     means = {name: torch.stack(parts).mean() for name, parts in values.items()}
     inputs: dict[str, Any] = {name: to_mm(maps[d], velocity_spacing) for name, d in _MAP_NAMES if d in maps}
     inputs["pair_dependence"] = pair_dependence
@@ -159,14 +211,22 @@ _MAP_NAMES = (("forward", FORWARD), ("inverse", INVERSE))
 
 
 def _warp_to_fixed(
-    direction: int, displacement: Tensor, template: Tensor, image: Tensor, mask: Tensor
+    direction: int,
+    displacement: Tensor,
+    template: Tensor,
+    image: Tensor,
+    mask: Tensor,
+    template_mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Fixed and moved channels (B, C, *shape), and the mask (B, 1, *shape) where both are known."""
-    full = resize_displacement(displacement, image.shape[2:])
+    """Fixed and moved features (B, C + L, *shape), and the masks (B, C, *shape) where both are known."""
+    full, count = resize_displacement(displacement, image.shape[2:]), image.shape[1]
     if direction == INVERSE:
+        if template_mask is not None:
+            mask = mask * _binary_mask(warp(template_mask, full))
         return image, warp(template, full), mask
     moved = warp(torch.cat([image, mask], dim=1), full)
-    return template, moved[:, :-1], _binary_mask(moved[:, -1:])
+    known = _binary_mask(moved[:, count:])
+    return template, moved[:, :count], known if template_mask is None else known * template_mask
 
 
 def _regularizers(terms: Terms, inputs: Mapping[str, Any], spacing: tuple[float, ...]) -> dict[str, Tensor]:
@@ -195,10 +255,10 @@ def pairwise_terms(image: Tensor, mask: Tensor, objective: Objective, terms: Ter
     arXiv:2202.03563). These terms compare details that two subjects have in common and an average blurs.
 
     Args:
-        image: (B, 1, *shape).
-        mask: (B, 1, *shape), 1 where the image has data.
+        image: Intensities (B, C, *shape).
+        mask: (B, C, *shape), 1 where a channel of the image has data.
         objective: That of the template and these images, in both directions.
-        terms: Weight and settings of each similarity.
+        terms: Weight and settings of each similarity, the same for all channels.
 
     Returns:
         For each name, with `pairwise_` before it, a scalar.
@@ -207,6 +267,7 @@ def pairwise_terms(image: Tensor, mask: Tensor, objective: Objective, terms: Ter
         return {}
     others = [x.roll(1, 0) for x in (image, mask, objective.forward)]
     composed = resize_displacement(compose(others[2], objective.inverse), image.shape[2:])
-    moved = warp(torch.cat(others[:2], dim=1), composed)
-    values = similarities(terms, image, moved[:, :1], mask * _binary_mask(moved[:, 1:]))
+    moved, known = warp(torch.cat(others[:2], dim=1), composed).chunk(2, dim=1)
+    both = _present(mask) & _present(others[1])
+    values = channel_similarities([terms] * mask.shape[1], image, moved, mask * _binary_mask(known), both)
     return {f"pairwise_{name}": value for name, value in values.items()}

@@ -7,6 +7,8 @@ from typing import Generic, TypeVar
 
 from torch import nn
 
+from atlasmith.io.tables import participant_of
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -14,18 +16,22 @@ def held_out_folds(atlases: Sequence[str], count: int) -> list[list[str]]:
     """Divide atlases into folds, each held out from the training of one network.
 
     Args:
-        atlases: Ids.
-        count: Number of networks; fewer where there are fewer atlases.
+        atlases: Ids of scans; all scans of a participant are in one fold.
+        count: Number of networks; fewer where there are fewer participants.
 
     Returns:
-        The ids that each network is trained without; for a single network or atlas, one that uses all.
+        The ids that each network is trained without; for a single network or participant, one that uses all.
 
     Example:
-        >>> held_out_folds(["a", "b", "c"], 2)
-        [['a', 'c'], ['b']]
+        >>> held_out_folds(["a", "b_ses-1", "b_ses-2", "c"], 2)
+        [['a', 'c'], ['b_ses-1', 'b_ses-2']]
     """
-    count = min(count, len(atlases))
-    return [list(atlases[first::count]) for first in range(count)] if count > 1 else [[]]
+    participants = list(dict.fromkeys(map(participant_of, atlases)))
+    count = min(count, len(participants))
+    if count <= 1:
+        return [[]]
+    folds = (participants[first::count] for first in range(count))
+    return [[atlas for atlas in atlases if participant_of(atlas) in fold] for fold in folds]
 
 
 class CrossFitted(nn.Module, Generic[Module]):
@@ -33,15 +39,22 @@ class CrossFitted(nn.Module, Generic[Module]):
 
     Args:
         networks: The networks, `each`.
-        without: The ids of the atlases that each network is trained without.
+        without: The ids of the atlases that each network is trained without, in `held_out_folds`.
+
+    Attributes:
+        without: The participants that each network is trained without.
     """
 
     def __init__(self, networks: Iterable[Module], without: Sequence[Sequence[str]]) -> None:
         super().__init__()
-        self.without = [frozenset(ids) for ids in without]
+        self.without = [frozenset(map(participant_of, ids)) for ids in without]
         self.each: Sequence[Module] = nn.ModuleList(networks)  # type: ignore[assignment]
 
     def for_subject(self, name: str) -> Sequence[Module]:
-        """Return the networks trained without a subject: for an atlas those that hold it out, else all."""
-        held_out = [network for network, ids in zip(self.each, self.without, strict=True) if name in ids]
-        return held_out or self.each
+        """Return the networks trained without a participant: where it has atlases, those that hold it out.
+
+        Args:
+            name: The id of any of its scans.
+        """
+        participant, networks = participant_of(name), zip(self.each, self.without, strict=True)
+        return [network for network, held_out in networks if participant in held_out] or self.each

@@ -24,7 +24,7 @@ POSITIONS_PER_CHUNK = 2**17  # decoded at once
 
 
 class CovariateDecoder(nn.Module):
-    """The base of all decoders: encoded covariates (B, size) to an image (B, 1, *shape).
+    """The base of all decoders: encoded covariates (B, size) to an image (B, C, *shape).
 
     The image is that of `decode` less that at the mean covariates, so that the template there doesn't depend
     on the decoder. It is decoded at half of the template's resolution.
@@ -45,11 +45,11 @@ class CovariateDecoder(nn.Module):
             nn.init.normal_(parameter, std=1e-5)
 
     def decode(self, code: Tensor) -> Tensor:
-        """Map encoded covariates (B, size) to images (B, 1, *half)."""
+        """Map encoded covariates (B, size) to images (B, C, *half)."""
         raise NotImplementedError
 
     def forward(self, code: Tensor) -> Tensor:
-        """Map encoded covariates (B, size) to images (B, 1, *shape), zero at the mean covariates."""
+        """Map encoded covariates (B, size) to images (B, C, *shape), zero at the mean covariates."""
         images = self.decode(torch.cat([code, torch.zeros_like(code[:1])]))
         return resize(images[:-1] - images[-1:], self.full_shape)
 
@@ -58,7 +58,8 @@ class CovariateDecoder(nn.Module):
 class Decoder(Choice[CovariateDecoder]):
     """Declare a decoder.
 
-    The function builds a `CovariateDecoder` from the number of encoded covariates and the template's size.
+    The function builds a `CovariateDecoder` from the number of encoded covariates, the template's size and
+    the number of its channels.
     """
 
 
@@ -75,18 +76,19 @@ class DenseDecoder(CovariateDecoder):
     Args:
         size: Number of encoded covariates.
         shape: Size of the template.
+        channels: Channels of the template.
     """
 
     width = 8
 
-    def __init__(self, size: int, shape: Sequence[int]) -> None:
-        super().__init__(shape, _convolution(self.width, 1, len(shape)))
+    def __init__(self, size: int, shape: Sequence[int], channels: int) -> None:
+        super().__init__(shape, _convolution(self.width, channels, len(shape)))
         self.hidden = nn.Sequential(nn.Linear(size, 16), nn.ELU(), nn.Linear(16, 16), nn.ELU())
         self.dense = nn.Linear(16, self.width * math.prod(self.quarter_shape))
         self.refine = nn.Sequential(_convolution(self.width, self.width, len(shape)), nn.ELU())
 
     def decode(self, code: Tensor) -> Tensor:
-        """Map encoded covariates (B, size) to images (B, 1, *half)."""
+        """Map encoded covariates (B, size) to images (B, C, *half)."""
         x = self.dense(self.hidden(code)).reshape(len(code), self.width, *self.quarter_shape)
         image: Tensor = self.head(resize(self.refine(x), self.half_shape))
         return image
@@ -101,13 +103,14 @@ class FilmDecoder(CovariateDecoder):
     Args:
         size: Number of encoded covariates.
         shape: Size of the template.
+        channels: Channels of the template.
     """
 
     width = 16
     blocks = 3
 
-    def __init__(self, size: int, shape: Sequence[int]) -> None:
-        super().__init__(shape, _convolution(self.width, 1, len(shape)))
+    def __init__(self, size: int, shape: Sequence[int], channels: int) -> None:
+        super().__init__(shape, _convolution(self.width, channels, len(shape)))
         self.constant = nn.Parameter(torch.randn(1, self.width, *self.quarter_shape))
         self.hidden = nn.Sequential(
             nn.Linear(size, 64), nn.LeakyReLU(SLOPE), nn.Linear(64, 64), nn.LeakyReLU(SLOPE)
@@ -118,7 +121,7 @@ class FilmDecoder(CovariateDecoder):
         self.films = nn.ModuleList(nn.Linear(64, 2 * self.width) for _ in range(self.blocks))
 
     def decode(self, code: Tensor) -> Tensor:
-        """Map encoded covariates (B, size) to images (B, 1, *half)."""
+        """Map encoded covariates (B, size) to images (B, C, *half)."""
         hidden = self.hidden(code)
         x = self.constant.expand(len(code), *self.constant.shape[1:])
         for block, film in zip(self.convolutions, self.films, strict=True):
@@ -138,13 +141,14 @@ class CoordinateDecoder(CovariateDecoder):
     Args:
         size: Number of encoded covariates.
         shape: Size of the template.
+        channels: Channels of the template.
     """
 
     width = 64
     frequencies: Tensor
 
-    def __init__(self, size: int, shape: Sequence[int]) -> None:
-        super().__init__(shape, nn.Linear(self.width, 1))
+    def __init__(self, size: int, shape: Sequence[int], channels: int) -> None:
+        super().__init__(shape, nn.Linear(self.width, channels))
         random = torch.Generator().manual_seed(0)
         frequencies = FREQUENCY_SD * torch.randn(len(shape), FREQUENCIES, generator=random)
         self.register_buffer("frequencies", frequencies)
@@ -152,24 +156,24 @@ class CoordinateDecoder(CovariateDecoder):
         self.covariate_layers = nn.ModuleList(nn.Linear(size, self.width) for _ in self.layers)
 
     def decode(self, code: Tensor) -> Tensor:
-        """Map encoded covariates (B, size) to images (B, 1, *half)."""
+        """Map encoded covariates (B, size) to images (B, C, *half)."""
         sizes = code.new_tensor(self.half_shape).view(1, -1, *[1] * len(self.half_shape))
         positions = (coordinates(self.half_shape, code) / sizes)[0].flatten(1).T
         layers = (*self.layers, *self.covariate_layers, self.head)
         weights = [weight for layer in layers for weight in layer.parameters()]
         chunks = positions.split(POSITIONS_PER_CHUNK)
         parts = [checkpoint(self._intensities, chunk, code, *weights) for chunk in chunks]
-        return torch.cat(parts, dim=1).view(len(code), 1, *self.half_shape)
+        return torch.cat(parts, dim=1).movedim(-1, 1).reshape(len(code), -1, *self.half_shape)
 
     def _intensities(self, positions: Tensor, code: Tensor, *weights: Tensor) -> Tensor:
-        """(B, N): intensities at covariates (B, size) and positions (N, d), in [0, 1)."""
+        """(B, N, C): intensities at covariates (B, size) and positions (N, d), in [0, 1)."""
         *layers, head = list(zip(weights[::2], weights[1::2], strict=True))
         angles = 2 * math.pi * positions @ self.frequencies
         x = torch.cat([angles.sin(), angles.cos()], dim=1)
         count = len(self.layers)
         for layer, covariate_layer in zip(layers[:count], layers[count:], strict=True):
             x = F.elu(F.linear(x, *layer) + F.linear(code, *covariate_layer)[:, None])
-        return F.linear(x, *head)[..., 0]
+        return F.linear(x, *head)
 
 
 DECODERS: dict[str, Decoder] = {

@@ -35,10 +35,11 @@ class Groupwise(nn.Module):
     the image. Velocities are (B, d, *half), in half-resolution voxels.
 
     Attributes:
-        base: The template at the mean covariates (1, 1, *shape).
-        slopes: Its derivatives with respect to K encoded covariates (K, *shape); None without covariates.
+        base: The C channels of the template at the mean covariates (1, C, *shape).
+        slopes: Their derivatives with respect to K encoded covariates (K * C, *shape), all channels of the
+            first covariate first; None without covariates.
         decoder: What isn't linear in the covariates; None without covariates.
-        fov_mask: (1, 1, *shape), 1 where training changes the template.
+        fov_mask: (1, C, *shape), 1 where training changes the template.
         covariate_velocity: Velocity for each encoded covariate (K, d, *half), zero until groupwise
             refinement.
         mean_velocity: Mean of the network's velocities (1, d, *half), which is subtracted; zero until
@@ -56,6 +57,7 @@ class Groupwise(nn.Module):
         cascades: Times that the network is applied, each time to the image as warped so far.
         segmenter: Arguments of `Segmenters` but `ndim`, or None.
         decoder: A name in DECODERS.
+        image_channels: C, the channels of an image.
 
     Raises:
         AtlasmithError: If there is no network or decoder of that name.
@@ -76,6 +78,7 @@ class Groupwise(nn.Module):
         cascades: int = 1,
         segmenter: Mapping[str, Any] | None = None,
         decoder: str = "dense",
+        image_channels: int = 1,
     ) -> None:
         super().__init__()
         self.grid, self.code, self.integration_steps, self.cascades = grid, code, integration_steps, cascades
@@ -88,30 +91,33 @@ class Groupwise(nn.Module):
             "segmenter": None if segmenter is None else dict(segmenter),
             "decoder": decoder,
         }
-        shape = grid.tensor_shape
-        self.base = nn.Parameter(torch.zeros(1, 1, *shape))
-        self.register_buffer("fov_mask", torch.ones(1, 1, *shape))
-        self.slopes = nn.Parameter(torch.zeros(code.size, *shape)) if code.size else None
+        shape, self.image_channels = grid.tensor_shape, image_channels
+        self.base = nn.Parameter(torch.zeros(1, image_channels, *shape))
+        self.register_buffer("fov_mask", torch.ones(1, image_channels, *shape))
+        self.slopes = nn.Parameter(torch.zeros(code.size * image_channels, *shape)) if code.size else None
         decode = look_up(DECODERS, decoder, "decoder")
-        self.decoder = decode(code.size, shape) if code.size else None
+        self.decoder = decode(code.size, shape, image_channels) if code.size else None
         self.register_buffer("covariate_velocity", torch.zeros(code.size, grid.ndim, *half_shape(shape)))
         self.register_buffer("mean_velocity", torch.zeros(1, grid.ndim, *half_shape(shape)))
         build = look_up(NETWORKS, network, "network")
         widths = [] if channels is None else [channels]
-        self.segmenters = None if segmenter is None else Segmenters(grid.ndim, **segmenter)
-        inputs = 1 + (0 if segmenter is None else segmenter["outputs"])
+        self.segmenters = (
+            None if segmenter is None else Segmenters(grid.ndim, **segmenter, inputs=image_channels)
+        )
+        inputs = image_channels + (0 if segmenter is None else segmenter["outputs"])
         self.network = build(grid.ndim, inputs, grid.ndim * (1 + probabilistic), *widths)
 
     def template(self, code: Tensor) -> Tensor:
-        """Return the template (B, 1, *shape) at encoded covariates (B, size)."""
+        """Return the template (B, C, *shape) at encoded covariates (B, size)."""
         return self.at_covariates(self.intensities(code), code)
 
     def intensities(self, code: Tensor) -> Tensor:
-        """Return the template (B, 1, *shape) at encoded covariates (B, size), but for the warp."""
+        """Return the template (B, C, *shape) at encoded covariates (B, size), but for the warp."""
         base = self.base.expand(len(code), *self.base.shape[1:])
         if self.slopes is None or self.decoder is None:
             return base
-        linear = torch.einsum("bk,k...->b...", code, self.slopes)[:, None]
+        slopes = self.slopes.unflatten(0, (code.shape[1], self.image_channels))
+        linear = torch.einsum("bk,k...->b...", code, slopes)
         return base + linear + self.fov_mask * self.decoder(code)
 
     def at_covariates(self, maps: Tensor, code: Tensor) -> Tensor:
@@ -146,11 +152,11 @@ class Groupwise(nn.Module):
         """Compute the channels that registration compares.
 
         Args:
-            image: Images (B, 1, *shape).
+            image: Images (B, C, *shape), 0 in a channel that a subject doesn't have.
             ids: The subject of each image; none for templates.
 
         Returns:
-            (B, C, *shape): the intensities, then the segmenters' label probabilities, if there are
+            (B, C + L, *shape): the intensities, then the segmenters' label probabilities, if there are
             segmenters.
         """
         if self.segmenters is None:
@@ -160,7 +166,7 @@ class Groupwise(nn.Module):
         return torch.cat([image, labels.to(image)], dim=1)
 
     def template_features(self, code: Tensor) -> Tensor:
-        """Return the features (B, C, *shape) of the template at encoded covariates (B, size)."""
+        """Return the features (B, C + L, *shape) of the template at encoded covariates (B, size)."""
         if self.code.size:
             return self.features(self.template(code))
         one = self.features(self.base)  # the same for all subjects
@@ -170,8 +176,8 @@ class Groupwise(nn.Module):
         """Apply the network, in each cascade to the image as warped by the velocity so far.
 
         Args:
-            template: Features (B, C, *shape) of the template.
-            image: Features (B, C, *shape) of the images.
+            template: Features (B, C + L, *shape) of the template.
+            image: Features (B, C + L, *shape) of the images.
 
         Returns:
             The velocity (B, d, *half), composed of those of the cascades; a probabilistic model's
@@ -187,7 +193,7 @@ class Groupwise(nn.Module):
         return Velocity(total - self.mean_velocity, *(LOG_VARIANCE + x for x in log_variance))
 
     def _warped(self, image: Tensor, velocity: Tensor) -> Tensor:
-        """Features (B, C, *shape) warped by a velocity (B, d, *half)."""
+        """Features (B, C + L, *shape) warped by a velocity (B, d, *half)."""
         displacement = exponentiate(velocity, self.integration_steps)
         return warp(image.float(), resize_displacement(displacement, image.shape[2:]))
 
@@ -216,6 +222,7 @@ class Groupwise(nn.Module):
         metadata, tensors = read_weights(path)
         continuous = {name: (mean, sd) for name, (mean, sd) in metadata["code"]["continuous"].items()}
         code = CovariateCode(continuous, metadata["code"]["categorical"])
-        model = cls(Grid.from_dict(metadata["grid"]), code, **metadata["settings"])
+        count = tensors["base"].shape[1]
+        model = cls(Grid.from_dict(metadata["grid"]), code, **metadata["settings"], image_channels=count)
         model.load_state_dict(tensors)
         return model.eval()

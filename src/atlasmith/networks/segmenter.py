@@ -62,14 +62,15 @@ class Segmenter(nn.Module):
         ndim: 2 or 3.
         outputs: Number of channels of labels.
         channels: Widths of the levels, finest first.
+        inputs: Number of channels of an image.
     """
 
-    def __init__(self, ndim: int, outputs: int, channels: Sequence[int]) -> None:
+    def __init__(self, ndim: int, outputs: int, channels: Sequence[int], inputs: int = 1) -> None:
         super().__init__()
-        self.body = UNet(ndim, 1, outputs, channels, first_stride=2)
+        self.body = UNet(ndim, inputs, outputs, channels, first_stride=2)
 
     def logits(self, image: Tensor) -> Tensor:
-        """Map images (B, 1, *shape) to logits (B, outputs, *shape)."""
+        """Map images (B, inputs, *shape) to logits (B, outputs, *shape)."""
         mode = "bilinear" if image.ndim == 4 else "trilinear"
         # With aligned corners the interpolation would depend on the position in the image, which convolutions
         # can't compensate.
@@ -77,7 +78,7 @@ class Segmenter(nn.Module):
         return crop(finer, image.shape[2:])
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map images (B, 1, *shape) to probabilities (B, outputs, *shape)."""
+        """Map images (B, inputs, *shape) to probabilities (B, outputs, *shape)."""
         return self.logits(image).float().sigmoid()
 
 
@@ -89,18 +90,24 @@ class Segmenters(CrossFitted[Segmenter]):
         outputs: As in `Segmenter`.
         channels: As in `Segmenter`.
         without: The ids of the atlases that each segmenter is trained without.
+        inputs: As in `Segmenter`.
     """
 
     def __init__(
-        self, ndim: int, outputs: int, channels: Sequence[int], without: Sequence[Sequence[str]]
+        self,
+        ndim: int,
+        outputs: int,
+        channels: Sequence[int],
+        without: Sequence[Sequence[str]],
+        inputs: int = 1,
     ) -> None:
-        super().__init__((Segmenter(ndim, outputs, channels) for _ in without), without)
+        super().__init__((Segmenter(ndim, outputs, channels, inputs) for _ in without), without)
 
     def forward(self, image: Tensor, ids: Sequence[str] = ()) -> Tensor:
         """Average the probabilities of the segmenters trained without each image's subject.
 
         Args:
-            image: (B, 1, *shape).
+            image: (B, inputs, *shape).
             ids: The subject of each image; none for templates, which all segmenters predict.
 
         Returns:

@@ -38,9 +38,9 @@ def optimize_velocity(
 
     Args:
         start: Velocity (1, d, *half), in voxels of its own grid.
-        fixed: Channels (1, C, *shape) of the fixed image.
-        moving: Channels (1, C, *shape) of the moving image, affinely aligned to the fixed one.
-        mask: (1, 1, *shape), 1 where the moving image has data.
+        fixed: Features (1, C + L, *shape) of the fixed image: see `instance_objective`.
+        moving: Features (1, C + L, *shape) of the moving image, affinely aligned to the fixed one.
+        mask: (1, C, *shape), 1 where a channel of the moving image has data.
         grid: The grid of both, or a finer one with the same corner voxels.
         steps: Number of steps; 0 returns the start.
         learning_rate: Initial learning rate of Adam, in voxels of the velocity's grid.

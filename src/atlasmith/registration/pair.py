@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from atlasmith.config.template import TemplateSection
 from atlasmith.core.fields import resize_displacement
 from atlasmith.core.grid import Array, Grid, Step
+from atlasmith.core.inpainting import fill
 from atlasmith.core.intensity import antialias, normalize
 from atlasmith.core.sampling import MASK_THRESHOLD, half_shape, resize
 from atlasmith.core.world import resample
@@ -32,7 +33,7 @@ class RegistrationResult:
 
     Attributes:
         warped: The moving image, in its own intensities, on the fixed grid, interpolated once; in the shape
-            of the fixed image, 0 outside the moving field of view.
+            of the fixed image, 0 outside the moving field of view. Of several channels the first.
         forward: The pull-back from the fixed to the moving world that resamples the moving image onto the
             fixed grid: a displacement field and an affine, RAS mm, first applied first. `write_composite`
             writes it for ITK.
@@ -41,6 +42,7 @@ class RegistrationResult:
             fixed image.
         terms: The weighted terms of the objective, by name.
         metrics: Folding (%), SD of the log-Jacobian, inverse consistency (mm) and displacement (mm), by name.
+        warped_channels: Every channel of the moving image, as `warped`, where it was given by channels.
     """
 
     warped: Array
@@ -49,11 +51,12 @@ class RegistrationResult:
     log_jacobian: Array
     terms: dict[str, float]
     metrics: dict[str, float]
+    warped_channels: dict[str, Array] = field(default_factory=dict)
 
 
 def register(
-    fixed: Image | Array,
-    moving: Image | Array,
+    fixed: Image | Array | Mapping[str, Image | Array],
+    moving: Image | Array | Mapping[str, Image | Array],
     spacing: float | Sequence[float] = 1.0,
     *,
     affine: Array | None = None,
@@ -61,7 +64,10 @@ def register(
     steps: int = 40,
     learning_rate: float = 0.15,
     levels: int = 3,
+    exclude_fixed: Array | None = None,
+    exclude_moving: Array | None = None,
     similarity: Terms | None = None,
+    channel_similarity: Mapping[str, Terms] | None = None,
     regularization: Terms | None = None,
     integration_steps: int = 6,
     device: str = "auto",
@@ -69,23 +75,29 @@ def register(
     """Register an image to another by a diffeomorphism, the exponential of a stationary velocity.
 
     The velocity minimizes the objective that templates are trained with, by Adam, coarse to fine.
-    Similarities are averaged over both directions. Intensities are normalized first, and nothing is random.
+    Similarities are averaged over both directions and over the channels that both images have. Intensities
+    are normalized first, and nothing is random.
 
     Args:
         fixed: The image onto whose grid the other is resampled, 2-D or 3-D; an array (*shape) lies in the
-            world with its first voxel at the origin.
-        moving: The other image, of as many dimensions.
+            world with its first voxel at the origin. Several channels, on one grid, are given by name:
+            `{"T1w": first, "T2w": second}`.
+        moving: The other image, of as many dimensions, likewise.
         spacing: Voxel size of arrays, mm: one for all axes, or one for each.
         affine: Pull-back (4, 4) from the fixed to the moving world, RAS mm, such as
             `atlasmith.affine.align` finds; None: the images are aligned.
-        network: Function of both images (1, 1, *shape) on the fixed grid, with intensities in [0, 1], that
+        network: Function of both images (1, C, *shape) on the fixed grid, with intensities in [0, 1], that
             predicts a velocity (1, d, *half) to start from, in voxels of its own grid; then `levels` is 1.
             None starts from the identity.
         steps: Steps of the optimization on each level.
         learning_rate: Its initial learning rate, voxels of the velocity's grid.
         levels: Levels of resolution, each in voxels twice as large as the next.
+        exclude_fixed: Boolean array in the shape of the fixed image, such as a lesion: what nothing is
+            learned from; None: nothing.
+        exclude_moving: Likewise in the shape of the moving image.
         similarity: Similarities of the objective, by name, each with `weight` and settings; None: the
             default of `template.similarity`.
+        channel_similarity: Those of single channels, by the channel's name, in the place of `similarity`.
         regularization: Regularizers, likewise; None: the default of `template.regularization`.
         integration_steps: Squarings of the exponential.
         device: `cpu`, `cuda`, or `auto`.
@@ -95,7 +107,8 @@ def register(
 
     Raises:
         AtlasmithError: For an unknown similarity or regularizer.
-        ValueError: When one image is 2-D and the other 3-D.
+        ValueError: When one image is 2-D and the other 3-D, when they have no channel in common, or when the
+            channels of an image or what is excluded have other grids.
 
     Example:
         >>> x, y = np.mgrid[:40, :40] - 20
@@ -106,45 +119,95 @@ def register(
         >>> result.metrics["nonpositive_jacobian_percent"]
         0.0
     """
-    shape = (fixed.data if isinstance(fixed, Image) else fixed).shape
-    fixed, moving = as_image(fixed, spacing), as_image(moving, spacing)
-    grid, processor = fixed.grid, select_device(device)
-    if moving.grid.ndim != grid.ndim:
-        raise ValueError(f"a {grid.ndim}-D and a {moving.grid.ndim}-D image can't be registered")
+    target, source = _Input.of(fixed, spacing, exclude_fixed), _Input.of(moving, spacing, exclude_moving)
+    grid, processor = target.grid, select_device(device)
+    if source.grid.ndim != grid.ndim:
+        raise ValueError(f"a {grid.ndim}-D and a {source.grid.ndim}-D image can't be registered")
+    names = [name for name in target.channels if name in source.channels]
+    if not names:
+        raise ValueError(f"no common channel: {[*target.channels]} and {[*source.channels]}")
     affine = np.eye(4) if affine is None else affine
-    images = (normalize(fixed.data), *_resampled(moving, affine, grid))
-    objective = TemplateSection().objective | {"integration_steps": integration_steps}
+    stacks = [target.normalized(names), *source.resampled(names, affine, grid), target.known()]
+    own = channel_similarity or {}
+    objective = TemplateSection().objective | {
+        "integration_steps": integration_steps,
+        "channel_similarity": {index: own[name] for index, name in enumerate(names) if name in own},
+    }
     for name, terms in (("similarity", similarity), ("regularization", regularization)):
         objective |= {} if terms is None else {name: terms}
     sizes = [grid.tensor_shape] if network else _level_shapes(grid, levels)
     velocity = torch.zeros(1, grid.ndim, *half_shape(sizes[0]), device=processor)
     for size in sizes:
-        target, source, mask = (x.to(processor) for x in _level(images, grid, size))
+        image, other, mask, known = (x.to(processor) for x in _level(stacks, grid, size))
+        objective["fixed_mask"] = None if target.exclude is None else known
         with torch.no_grad():
             resized = resize_displacement(velocity, half_shape(size))
-            start = resized if network is None else network(target, source)
-        velocity = optimize_velocity(start, target, source, mask, grid, steps, learning_rate, objective)
+            start = resized if network is None else network(image, other)
+        velocity = optimize_velocity(start, image, other, mask, grid, steps, learning_rate, objective)
     with torch.no_grad():
-        values = instance_objective(target, source, mask, grid, **objective)(velocity).terms
+        values = instance_objective(image, other, mask, grid, **objective)(velocity).terms
     forward, inverse = (x.cpu() for x in displacements(velocity, integration_steps, grid))
     deformation = Deformation(forward, inverse, affine, grid)
+    warped = {name: deformation.warp(x).reshape(target.shape) for name, x in source.channels.items()}
     return RegistrationResult(
-        warped=deformation.warp(moving).reshape(shape),
+        warped=next(iter(warped.values())),
         forward=deformation.forward_steps,
         inverse=deformation.inverse_steps,
-        log_jacobian=deformation.log_jacobian.reshape(shape),
+        log_jacobian=deformation.log_jacobian.reshape(target.shape),
         terms={name: float(value) for name, value in values.items()},
-        metrics={name: value for name, value, _ in deformation.metrics(target.cpu())},
+        metrics={name: value for name, value, _ in deformation.metrics(image[:, :1].cpu())},
+        warped_channels=warped if isinstance(moving, Mapping) else {},
     )
 
 
-def _resampled(moving: Image, affine: Array, grid: Grid) -> tuple[Array, Array]:
-    """Normalize an image and resample it through an affine onto `grid`; with its field of view there."""
-    data = antialias(normalize(moving.data), moving.grid, min(grid.tensor_spacing))
-    tensor = torch.from_numpy(moving.grid.squeeze(data))
-    both = torch.stack([tensor, torch.ones_like(tensor)])[None]
-    image, weight = resample(both, moving.grid, [affine], grid)[0].numpy()
-    return grid.unsqueeze(image), grid.unsqueeze((weight > MASK_THRESHOLD).astype(np.float32))
+@dataclass(frozen=True, eq=False)
+class _Input:
+    """One of the two images: its channels on one grid, the shape in which it was given, and what is excluded
+    of it (X, Y, Z)."""
+
+    channels: dict[str, Image]
+    grid: Grid
+    shape: tuple[int, ...]
+    exclude: Array | None
+
+    @classmethod
+    def of(
+        cls,
+        image: Image | Array | Mapping[str, Image | Array],
+        spacing: float | Sequence[float],
+        exclude: Array | None,
+    ) -> _Input:
+        given = image if isinstance(image, Mapping) else {"": image}
+        channels = {name: as_image(each, spacing) for name, each in given.items()}
+        first = next(iter(given.values()))
+        shape, grid = (first.data if isinstance(first, Image) else first).shape, as_image(first, spacing).grid
+        if not all(channel.grid.same_as(grid) for channel in channels.values()):
+            raise ValueError("the channels of an image must lie on one grid")
+        if exclude is not None and exclude.shape != shape:
+            raise ValueError(f"what is excluded has the shape {exclude.shape}, and the image {shape}")
+        return cls(channels, grid, shape, None if exclude is None else exclude.reshape(grid.shape) != 0)
+
+    def known(self) -> Array:
+        """Return 1 where the image may be compared, (1, X, Y, Z)."""
+        excluded = np.zeros(self.grid.shape, dtype=bool) if self.exclude is None else self.exclude
+        return (~excluded)[None].astype(np.float32)
+
+    def normalized(self, names: Sequence[str]) -> Array:
+        """Fill what is excluded, and normalize the channels (C, X, Y, Z)."""
+        filled = [self.channels[name].data for name in names]
+        if self.exclude is not None:
+            filled = [fill(data, self.exclude, spacing=self.grid.spacing) for data in filled]
+        return np.stack([normalize(data, ignore=self.exclude) for data in filled])
+
+    def resampled(self, names: Sequence[str], affine: Array, grid: Grid) -> tuple[Array, Array]:
+        """Resample the normalized channels (C, X, Y, Z) through an affine onto `grid`, with where they are
+        known there (1, X, Y, Z)."""
+        size = min(grid.tensor_spacing)
+        data = [antialias(channel, self.grid, size) for channel in self.normalized(names)]
+        both = np.stack([self.grid.squeeze(channel) for channel in (*data, self.known()[0])])
+        *images, weight = resample(torch.from_numpy(both)[None], self.grid, [affine], grid)[0].numpy()
+        known = grid.unsqueeze((weight > MASK_THRESHOLD).astype(np.float32))
+        return np.stack([grid.unsqueeze(image) for image in images]), known[None]
 
 
 def _level_shapes(grid: Grid, levels: int) -> list[tuple[int, ...]]:
@@ -164,10 +227,17 @@ def _level_shapes(grid: Grid, levels: int) -> list[tuple[int, ...]]:
     return shapes
 
 
-def _level(images: Sequence[Array], grid: Grid, shape: tuple[int, ...]) -> list[Tensor]:
-    """Antialias fixed and moving image and resize them, and a mask, to (1, 1, *shape) with equal corners."""
-    size = min(grid.coarser_spacing(shape))
-    smooth = [antialias(data, grid, size) for data in images[:2]]
-    tensors = [torch.from_numpy(grid.squeeze(x))[None, None].float() for x in (*smooth, images[2])]
-    image, other, mask = (resize(x, shape) for x in tensors)
-    return [image, other, (mask > MASK_THRESHOLD).float()]
+def _level(stacks: Sequence[Array], grid: Grid, shape: tuple[int, ...]) -> list[Tensor]:
+    """Antialias the channels of both images and resize them, and their masks, to a level's `shape`.
+
+    stacks: fixed and moving image (C, X, Y, Z), masks of the moving and of the fixed one (1, X, Y, Z).
+    Returns tensors (1, C, *shape) with equal corner voxels.
+    """
+    size, (fixed, moving, *masks) = min(grid.coarser_spacing(shape)), stacks
+    smooth = (np.stack([antialias(data, grid, size) for data in stack]) for stack in (fixed, moving))
+    tensors = (
+        torch.from_numpy(np.stack([grid.squeeze(data) for data in stack]))[None].float()
+        for stack in (*smooth, *masks)
+    )
+    image, other, *known = (resize(x, shape) for x in tensors)
+    return [image, other, *((x > MASK_THRESHOLD).float().expand_as(image) for x in known)]

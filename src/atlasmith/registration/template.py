@@ -43,16 +43,16 @@ class TemplateRegistration:
         self.mean_template = self._template(torch.zeros(self.model.code.size))
 
     def _template(self, code: Tensor) -> Tensor:
-        """Return the channels (1, C, *shape) of the template at encoded covariates (size,)."""
+        """Return the features (1, C + L, *shape) of the template at encoded covariates (size,)."""
         return self.model.template_features(code[None].to(self.device))
 
     def velocity(self, template: Tensor, image: Tensor, mask: Tensor) -> Tensor:
         """Predict the velocity of an image to a template by the network, and optimize it.
 
         Args:
-            template: Channels (1, C, *shape) of the template: see `Groupwise.features`.
-            image: Channels of the image.
-            mask: (1, 1, *shape), 1 where the image has data.
+            template: Features (1, C + L, *shape) of the template: see `Groupwise.features`.
+            image: Features of the image.
+            mask: (1, C, *shape), 1 where a channel of the image may be compared.
 
         Returns:
             (1, d, *half), in voxels of its own grid.
@@ -73,8 +73,8 @@ class TemplateRegistration:
 
         Args:
             code: The subject's encoded covariates (size,).
-            mask: (1, 1, *shape), 1 where the images have data.
-            images: Channels (1, C, *shape) of each image: see `Groupwise.features`.
+            mask: (1, C, *shape), 1 where a channel of the images may be compared.
+            images: Features (1, C + L, *shape) of each image: see `Groupwise.features`.
 
         Returns:
             For each image the displacements (1, d, *shape), voxels, from the template space to the aligned

@@ -27,12 +27,13 @@ class Adversary(nn.Module):
         ndim: 2 or 3.
         size: Number of encoded covariates.
         channels: Widths of the strided convolutions, finest first.
+        inputs: Number of channels of an image.
     """
 
-    def __init__(self, ndim: int, size: int, channels: Sequence[int]) -> None:
+    def __init__(self, ndim: int, size: int, channels: Sequence[int], inputs: int = 1) -> None:
         super().__init__()
         convolution = {2: nn.Conv2d, 3: nn.Conv3d}[ndim]
-        widths = [1, *channels]
+        widths = [inputs, *channels]
         self.body = nn.ModuleList(
             spectral_norm(convolution(a, b, 4, stride=2, padding=1)) for a, b in itertools.pairwise(widths)
         )
@@ -40,7 +41,7 @@ class Adversary(nn.Module):
         self.projection = spectral_norm(nn.Linear(size, widths[-1], bias=False)) if size else None
 
     def forward(self, image: Tensor, code: Tensor) -> Tensor:
-        """Map images (B, 1, *shape) and encoded covariates (B, size) to values (B, 1, *smaller)."""
+        """Map images (B, inputs, *shape) and encoded covariates (B, size) to values (B, 1, *smaller)."""
         x = (image - 0.5) / INTENSITY_SD
         for layer in self.body:
             x = F.leaky_relu(layer(x), SLOPE)
@@ -57,8 +58,8 @@ class Adversary(nn.Module):
         Each image is compared with the warped template of the batch's previous subject.
 
         Args:
-            moved: Templates (B, 1, *shape) warped to the images.
-            real: The images (B, 1, *shape).
+            moved: Templates (B, inputs, *shape) warped to the images.
+            real: The images (B, inputs, *shape).
             code: Encoded covariates (B, size) of the subjects.
             weight: Of the template's loss.
             r1: Weight of the gradient penalty.

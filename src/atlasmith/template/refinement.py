@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d, max_pool3d
-from tqdm import tqdm
 
 from atlasmith.config import Config
 from atlasmith.core import distributed
 from atlasmith.core.fields import compose, exponentiate, resize_displacement, to_mm
+from atlasmith.core.progress import Progress
 from atlasmith.core.sampling import warp
 from atlasmith.io.files import atomic_write
 from atlasmith.io.tables import write_tsv
@@ -40,7 +40,7 @@ STATE = "template.safetensors"  # within the checkpoint's folder
 def initialize_template(model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
     """Set the template to the voxelwise regression of the aligned images on the covariates.
 
-    Its mask is where most images have data in the whole neighborhood.
+    The mask of a channel is where most of the images that have it have data in the whole neighborhood.
 
     Args:
         model: Its base, slopes and mask are set, in place.
@@ -48,24 +48,26 @@ def initialize_template(model: Groupwise, images: AlignedImages, codes: Tensor) 
         codes: Encoded covariates (N, K) of the subjects.
     """
     pool = {2: max_pool2d, 3: max_pool3d}[model.grid.ndim]
-    coverage = torch.zeros_like(model.base)
+    coverage, count = torch.zeros_like(model.base), torch.zeros(1, model.image_channels)
     own = distributed.shard(range(len(codes)))
 
     def load() -> Iterator[tuple[Tensor, Tensor]]:
-        nonlocal coverage
+        nonlocal coverage, count
         for index in own:
             image, mask = images.batch([index])
+            count = count + mask.flatten(2).amax(dim=2)
             coverage = coverage - pool(-mask, 2 * MASK_MARGIN + 1, 1, MASK_MARGIN)  # erosion
             yield image, mask
 
     _set_template(model, *regression(load(), codes[own]))
-    model.fov_mask.copy_((distributed.all_reduce_sum(coverage) > len(codes) / 2).float())
+    most = distributed.all_reduce_sum(count).view(*count.shape, *[1] * model.grid.ndim) / 2
+    model.fov_mask.copy_((distributed.all_reduce_sum(coverage) > most).float())
 
 
 def _set_template(model: Groupwise, base: Tensor, slopes: Tensor) -> None:
     model.base.data.copy_(base)
     if model.slopes is not None:
-        model.slopes.data.copy_(slopes[:, 0])
+        model.slopes.data.copy_(slopes.flatten(0, 1))
 
 
 def refine_template(
@@ -110,28 +112,23 @@ class _Refinement:
             for parameter in (model.slopes, *model.decoder.head.parameters()):
                 parameter.data.zero_()
         rows = self._resume()
-        progress = tqdm(
-            total=(rounds - 1) * len(self.sample) + len(self.all),
-            desc="refinement",
-            disable=None if distributed.is_main_process() else True,
-            initial=len(rows) * len(self.sample),
-        )
-        for index in range(len(rows), rounds):
-            row = self._round(index, progress)
-            rows.append(row)
-            self.checkpoint.save({"rows": rows}, model.state_dict())
-            if distributed.is_main_process():
-                for name in (f"{index}", f"{index}-optimized"):
-                    shutil.rmtree(self.folder / name, ignore_errors=True)
-            distributed.log(
-                f"refinement: round {index + 1} of {rounds}, the template moved by {row['moved_mm']:.3f} mm "
-                f"and changed by {row['changed']:.4f}"
-            )
-        progress.close()
+        total, done = (rounds - 1) * len(self.sample) + len(self.all), len(rows) * len(self.sample)
+        with Progress("refinement", total, done, distributed.is_main_process()) as progress:
+            for index in range(len(rows), rounds):
+                row = self._round(index, progress)
+                rows.append(row)
+                self.checkpoint.save({"rows": rows}, model.state_dict())
+                if distributed.is_main_process():
+                    for name in (f"{index}", f"{index}-optimized"):
+                        shutil.rmtree(self.folder / name, ignore_errors=True)
+                distributed.log(
+                    f"refinement: round {index + 1} of {rounds}, the template moved by {row['moved_mm']:.3f} "
+                    f"mm and changed by {row['changed']:.4f}"
+                )
         if distributed.is_main_process():
             write_tsv(self.config.layout.template_refinement, rows, list(rows[0]))
 
-    def _round(self, index: int, progress: tqdm[Any]) -> dict[str, Any]:
+    def _round(self, index: int, progress: Progress) -> dict[str, Any]:
         """Optimize the velocities of this round's subjects, update the template, and report the change."""
         model, codes, last = self.model, self.codes, index == self.settings.rounds - 1
         subjects = self.all if last else self.sample
@@ -142,9 +139,9 @@ class _Refinement:
         if last and index > 0:  # before that, no round has made the template central
             self._update_mean_velocity()
         for subject in subjects:
-            progress.update()
             if subject not in optimized:
                 optimized[subject] = self._optimize(subject, starts)
+            progress.update()
         with torch.no_grad():
             moved = _center(model, optimized, centered, subjects, codes)
             before = model.base.clone()
@@ -163,7 +160,7 @@ class _Refinement:
             image = model.features(image, [self.images.subjects[subject].id])
             start = starts[subject] if subject in starts else model.velocity(template, image).mean.float()
         objective = instance_objective(
-            template.float(), image.float(), mask, model.grid, **template_settings.objective
+            template.float(), image.float(), mask, model.grid, **self.config.objective
         )
         return optimize(objective, start, settings.steps, settings.learning_rate)
 

@@ -49,11 +49,11 @@ def train_segmenters(
         labels = torch.stack([images.labels(i) for i in chosen])
         image, mask, moved = augment(image, mask, random)
         labels = warp(labels[:, None].float(), moved, "nearest")
-        image, inside = image.to(device), mask.to(device)
+        image, inside = image.to(device), mask.amax(dim=1, keepdim=True).to(device)
         truth = label_channels(labels[:, 0], values).to(device)
         terms: dict[str, list[Tensor]] = {"entropy": [], "dice": []}
         for segmenter, without in zip(segmenters.each, segmenters.without, strict=True):
-            own = [k for k, i in enumerate(chosen) if images.subjects[i].id not in without]
+            own = [k for k, i in enumerate(chosen) if images.subjects[i].participant not in without]
             if not own:
                 continue
             with autocast(device, config.template.precision):

@@ -51,7 +51,8 @@ def train(config: Config) -> None:
     Raises:
         AtlasmithError: When an earlier stage hasn't run, memory doesn't suffice, or training diverges.
     """
-    subjects = [subject for subject in read_cohort(config.layout.cohort) if subject.in_template]
+    checked = read_cohort(config.layout.cohort, passed="affine")
+    subjects = [subject for subject in checked if subject.in_template]
     refinement = config.template.refinement
     fewest = min(len(subjects), refinement.subjects if refinement.rounds else len(subjects))
     if config.template.subpopulations > 1:
@@ -103,7 +104,7 @@ class TemplateTraining:
             settings.batch_size,
             settings.precision,
             settings.save_memory,
-            settings.objective,
+            config.objective,
         )
         optimizer = self._build_optimizer()
         fit(
@@ -119,7 +120,7 @@ class TemplateTraining:
         refine_template(config, model, self.images, self.codes, digest)
         if not distributed.is_main_process():
             return
-        write_template(config, model.cpu())
+        write_template(config, model.cpu(), self.subjects)
         # From the latest to the earliest, so that a resumed run never misses an earlier one.
         shutil.rmtree(layout.refinement_checkpoint, ignore_errors=True)
         checkpoint.remove()
@@ -156,20 +157,21 @@ class TemplateTraining:
             velocity,
             save_memory=settings.save_memory,
             pair_dependence=pair_dependence(count, size, index),
-            **settings.objective,
+            **self.config.objective,
         )
-        intensities = image[:, :1].float()
+        intensities = image[:, : mask.shape[1]].float()
         terms = objective.terms | pairwise_terms(intensities, mask, objective, settings.pairwise)
         if self.adversary is not None:
             inverse = resize_displacement(objective.inverse, image.shape[2:])
-            moved = warp(template[:, :1].float(), inverse) * mask
+            moved = warp(template[:, : mask.shape[1]].float(), inverse) * mask
             random = seeded_generator(self.config.seed, 6, index, *self.stream)
             adversary = settings.adversary
-            terms |= self.adversary.terms(moved, intensities, codes, adversary.weight, adversary.r1, random)
+            real = intensities * mask
+            terms |= self.adversary.terms(moved, real, codes, adversary.weight, adversary.r1, random)
         return {"loss": torch.stack(list(terms.values())).sum(), **{n: t.detach() for n, t in terms.items()}}
 
     def _load(self, index: int, chosen: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Load a step's images, or with segmenters their features (B, C, *shape), masks and codes."""
+        """Load a step's images, or with segmenters their features (B, C + L, *shape), masks and codes."""
         image, mask = self.images.batch(chosen)
         if self.settings.augment:
             random = seeded_generator(self.config.seed, 4, index, *self.stream)
@@ -180,7 +182,7 @@ class TemplateTraining:
         return image.to(self.device), mask.to(self.device), self.codes[chosen].to(self.device)
 
     def _features(self, index: int) -> Tensor:
-        """Compute the features (1, C, *shape) of an image that isn't augmented, in half precision."""
+        """Compute the features (1, C + L, *shape) of an image that isn't augmented, in half precision."""
         image, _ = self.images.batch([index])
         with autocast(self.device, self.settings.precision):
             features = self.model.features(image.to(self.device), [self.subjects[index].id])
@@ -205,6 +207,7 @@ class TemplateTraining:
             cascades=settings.network.cascades,
             segmenter=segmenter,
             decoder=settings.decoder,
+            image_channels=len(self.layout.channels),
         )
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
@@ -220,13 +223,18 @@ class TemplateTraining:
             {"params": [model.base], "lr": settings.template_learning_rate},
         ]
         if model.slopes is not None and model.decoder is not None:
-            model.slopes.register_hook(lambda gradient: gradient * model.fov_mask[0])
+            each = (self.code.size, model.image_channels)
+            model.slopes.register_hook(
+                lambda gradient: (gradient.unflatten(0, each) * model.fov_mask).flatten(0, 1)
+            )
             rate = settings.template_learning_rate
             groups.append({"params": [model.slopes], "lr": rate})
             groups.append({"params": list(model.decoder.parameters()), "lr": DECODER_RATE * rate})
         if settings.adversary.weight:
             channels = settings.adversary.channels
-            self.adversary = Adversary(self.grid.ndim, self.code.size, channels).to(self.device)
+            self.adversary = Adversary(self.grid.ndim, self.code.size, channels, model.image_channels).to(
+                self.device
+            )
             groups.append(
                 {
                     "params": list(self.adversary.parameters()),

@@ -14,13 +14,20 @@ import numpy as np
 import torch
 from scipy.cluster.vq import kmeans, vq
 from torch.nn.functional import avg_pool2d, avg_pool3d
-from tqdm import tqdm
 
 from atlasmith.config import Config
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, Grid
+from atlasmith.core.progress import track
 from atlasmith.io.files import read_json
-from atlasmith.io.tables import SUBPOPULATION, Subject, read_cohort, write_tsv
+from atlasmith.io.tables import (
+    SUBPOPULATION,
+    Subject,
+    positions_by_participant,
+    read_cohort,
+    scan_columns,
+    write_tsv,
+)
 from atlasmith.networks import Groupwise
 from atlasmith.training.dataset import AlignedImages
 
@@ -31,6 +38,8 @@ STARTS = 20  # of k-means
 def find_subpopulations(config: Config) -> None:
     """Write each subject's subpopulation, A the largest, B the next.
 
+    All scans of a participant are of one, by the mean of their images.
+
     Args:
         config: The run's config; `template.subpopulations` is their number.
 
@@ -40,18 +49,26 @@ def find_subpopulations(config: Config) -> None:
     layout = config.layout
     if config.template.subpopulations == 1:
         raise AtlasmithError("template.subpopulations is 1: there is a single population.")
-    subjects = read_cohort(layout.cohort)
+    subjects = read_cohort(layout.cohort, passed="affine")
     grid = Grid.from_dict(read_json(layout.grid))
     images = AlignedImages(layout, subjects, grid)
-    progress = tqdm(range(len(subjects)), desc="subpopulations", disable=None)
-    found = cluster(*_block_means(images, progress), config.template.subpopulations, config.seed)
+    indices = track(range(len(subjects)), "subpopulations")
+    means, fractions = _block_means(images, indices)
+    participants = positions_by_participant([subject.id for subject in subjects])
+    found = cluster(
+        np.stack([_mean_with_data(means[scans], fractions[scans]) for scans in participants]),
+        np.stack([fractions[scans].max(axis=0) for scans in participants]),
+        config.template.subpopulations,
+        config.seed,
+    )
     sizes = [
         f"{count} subjects in {ascii_uppercase[index]}" for index, count in enumerate(np.bincount(found))
     ]
     print(f"subpopulations: {', '.join(sizes)}")
     rows = [
-        {"participant_id": f"sub-{subject.id}", SUBPOPULATION: ascii_uppercase[index]}
-        for subject, index in zip(subjects, found, strict=True)
+        {**scan_columns(subjects[scan].id), SUBPOPULATION: ascii_uppercase[index]}
+        for scans, index in zip(participants, found, strict=True)
+        for scan in scans
     ]
     write_tsv(layout.subpopulations, rows, list(rows[0]))
 
@@ -60,7 +77,8 @@ def _block_means(images: AlignedImages, indices: Iterable[int]) -> tuple[Array, 
     """Average images over coarse blocks (N, blocks), and the fraction of each block with data."""
     grid = images.grid
     pool = {2: avg_pool2d, 3: avg_pool3d}[grid.ndim]
-    side = -(-max(grid.tensor_shape) // BLOCKS)
+    longest = -(-max(grid.tensor_shape) // BLOCKS)
+    side = [min(longest, n) for n in grid.tensor_shape]
     means, fractions = [], []
     for index in indices:
         image, mask = images.batch([index])
@@ -69,6 +87,11 @@ def _block_means(images: AlignedImages, indices: Iterable[int]) -> tuple[Array, 
         means.append(mean.flatten().numpy())
         fractions.append(fraction.flatten().numpy())
     return np.stack(means), np.stack(fractions)
+
+
+def _mean_with_data(means: Array, fractions: Array) -> Array:
+    """Average rows (N, blocks), where they have data."""
+    return np.average(means, axis=0, weights=np.maximum(fractions, 1e-6))
 
 
 def cluster(values: Array, fractions: Array, count: int, seed: int) -> Array:

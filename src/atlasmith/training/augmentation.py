@@ -21,7 +21,7 @@ def augment(image: Tensor, mask: Tensor, random: torch.Generator) -> tuple[Tenso
 
     Args:
         image: (B, C, *shape), in [0, 1].
-        mask: (B, 1, *shape), 1 where an image has data.
+        mask: (B, C, *shape), 1 where a channel has data.
         random: Seeded generator on the CPU.
 
     Returns:
@@ -29,23 +29,25 @@ def augment(image: Tensor, mask: Tensor, random: torch.Generator) -> tuple[Tenso
     """
     moved = random_displacement(len(image), image.shape[2:], random)
     both = warp(torch.cat([augment_intensities(image, random) * mask, mask], dim=1), moved)
-    return both[:, :-1], (both[:, -1:] > 0.5).float(), moved
+    changed, inside = both.chunk(2, dim=1)
+    return changed, (inside > 0.5).float(), moved
 
 
 def augment_intensities(images: Tensor, random: torch.Generator, bias: float = BIAS) -> Tensor:
-    """Apply a random gamma, gain, offset, noise and bias field to each image.
+    """Apply a random gamma, gain, offset, noise and bias field to each channel of each image.
 
     Args:
         images: (B, C, *shape), in [0, 1].
         random: Seeded generator on the CPU.
         bias: Standard deviation of the logarithm of the bias field; 0 for none.
     """
-    ones = [1] * (images.ndim - 1)
+    count, channels, *shape = images.shape
+    ones = [1] * len(shape)
 
     def draw(deviation: float) -> Tensor:
-        return deviation * torch.randn(len(images), *ones, generator=random)
+        return deviation * torch.randn(count, channels, *ones, generator=random)
 
-    field = bias * _smooth_field(len(images), 1, images.shape[2:], random) if bias else torch.zeros(())
+    field = bias * _smooth_field(count, channels, shape, random) if bias else torch.zeros(())
     changed = images.clamp(min=0) ** draw(GAMMA).exp() * (1 + draw(GAIN)) * field.exp() + draw(OFFSET)
     return changed + NOISE_SD * torch.randn(images.shape, generator=random)
 

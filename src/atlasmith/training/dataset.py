@@ -8,13 +8,15 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from atlasmith.core.grid import Grid, Step
 from atlasmith.core.sampling import MASK_THRESHOLD, sample
 from atlasmith.core.world import displacement_to_field, resample, resampling_coordinates
-from atlasmith.io.images import read_antialiased, read_grid, read_image, read_labels
+from atlasmith.io.channels import known_voxels, read_channels
+from atlasmith.io.images import read_grid, read_labels
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject
 from atlasmith.io.transforms import read_affine
@@ -58,8 +60,17 @@ def field_of_view(layout: Layout, subject: Subject, grid: Grid) -> Tensor:
     return resample(ones, native, [read_affine(layout.affine(subject.id))], grid)[0, 0] > MASK_THRESHOLD
 
 
+def known_mask(layout: Layout, subject: Subject, grid: Grid) -> Tensor:
+    """Compute the mask (C, *shape) of what may be learned from each channel of a subject's affinely aligned
+    image, on `grid`: its field of view, without what is excluded."""
+    native = read_grid(subject.image)
+    known = known_voxels(layout, subject, native)
+    weight = torch.from_numpy(known.reshape(1, len(known), *native.tensor_shape)).float()
+    return resample(weight, native, [read_affine(layout.affine(subject.id))], grid)[0] > MASK_THRESHOLD
+
+
 class AlignedImages:
-    """Affinely aligned images and masks of their field of view, on the template's grid.
+    """Affinely aligned images and masks of what may be learned from them, on the template's grid.
 
     Args:
         layout: Names of the run's files.
@@ -77,18 +88,21 @@ class AlignedImages:
         return make() if self.cache is None else self.cache.get((kind, index), make)
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Load images and masks (B, 1, *shape), float32; images have been rounded to half precision."""
+        """Load images and masks (B, C, *shape), float32; images have been rounded to half precision.
+
+        In a channel that a subject doesn't have both are 0.
+        """
 
         def image(subject: Subject) -> Tensor:
-            data = read_image(self.layout.affine_image(subject.id)).data
-            return torch.from_numpy(self.grid.squeeze(data)).half()
+            data = read_channels(self.layout, subject, self.layout.affine_image).data
+            return torch.from_numpy(data.reshape(len(data), *self.grid.tensor_shape)).half()
 
         images, masks = [], []
         for index in indices:
             subject = self.subjects[index]
             images.append(self._cached("image", index, partial(image, subject)))
-            masks.append(self._cached("mask", index, partial(field_of_view, self.layout, subject, self.grid)))
-        return torch.stack(images)[:, None].float(), torch.stack(masks)[:, None].float()
+            masks.append(self._cached("mask", index, partial(known_mask, self.layout, subject, self.grid)))
+        return torch.stack(images).float(), torch.stack(masks).float()
 
     def warped(self, index: int, displacement: Tensor) -> tuple[Tensor, Tensor]:
         """Resample a subject's native image once, through a displacement and its affine.
@@ -98,20 +112,21 @@ class AlignedImages:
             displacement: (1, d, *shape), in voxels of the template's grid.
 
         Returns:
-            The image, zero outside its field of view, and the mask of this; each (1, 1, *shape).
+            The image, zero where the mask is, and the mask of what may be learned from; each (1, C, *shape).
         """
         affine = read_affine(self.layout.affine(self.subjects[index].id))
         return self.resampled(index, [displacement_to_field(displacement[0], self.grid), affine])
 
     def resampled(self, index: int, steps: Sequence[Step]) -> tuple[Tensor, Tensor]:
         """Resample a subject's native image once, through `steps`; returns as `warped`."""
-        path = self.layout.preprocessed(self.subjects[index].id)
-        native = read_antialiased(path, min(self.grid.tensor_spacing))
-        data = torch.from_numpy(native.grid.squeeze(native.data))[None, None]
+        subject, spacing = self.subjects[index], min(self.grid.tensor_spacing)
+        native = read_channels(self.layout, subject, self.layout.preprocessed, spacing)
+        known = known_voxels(self.layout, subject, native.grid)
+        both = np.concatenate([native.data, known]).reshape(1, -1, *native.grid.tensor_shape)
         points = resampling_coordinates(native.grid, steps, self.grid)
-        both = sample(torch.cat([data, torch.ones_like(data)], dim=1).float(), points)
-        mask = (both[:, 1:] > MASK_THRESHOLD).float()
-        return both[:, :1] * mask, mask
+        image, weight = sample(torch.from_numpy(both).float(), points).chunk(2, dim=1)
+        mask = (weight > MASK_THRESHOLD).float()
+        return image * mask, mask
 
     def labels(self, index: int) -> Tensor:
         """Resample an atlas's labels onto the template's grid (*shape), nearest neighbor.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from atlasmith.core.fields import jacobian_determinant
 from atlasmith.core.grid import Grid
@@ -35,7 +35,9 @@ def instance_objective(
     similarity: Terms,
     regularization: Terms,
     integration_steps: int,
+    channel_similarity: Mapping[int, Terms] | None = None,
     label_similarity: Terms | None = None,
+    fixed_mask: Tensor | None = None,
 ) -> InstanceObjective:
     """Bind the training objective to one pair of images.
 
@@ -43,14 +45,17 @@ def instance_objective(
     images have intensities alone.
 
     Args:
-        fixed: Features (1, C, *shape) of the template, or of another image, on `grid`.
-        moving: Features (1, C, *shape) of the image, affinely aligned to it.
-        mask: (1, 1, *shape), 1 where the moving image has data.
+        fixed: Features (1, C + L, *shape) of the template, or of another image, on `grid`: C channels of
+            intensities, then label probabilities.
+        moving: Features (1, C + L, *shape) of the image, affinely aligned to it.
+        mask: (1, C, *shape), 1 where a channel of the moving image has data; a channel without any is absent.
         grid: The grid of both.
         similarity: Similarity terms of the intensities, by name: weight and settings.
         regularization: Regularization terms, likewise.
         integration_steps: Squarings of the exponential.
+        channel_similarity: Similarity terms of single channels, by index, in the place of `similarity`.
         label_similarity: Similarity terms of the label probabilities.
+        fixed_mask: (1, C, *shape), 1 where the fixed image may be compared; None: everywhere.
 
     Returns:
         A function of a velocity (1, d, *half), in voxels of its own grid.
@@ -65,7 +70,9 @@ def instance_objective(
         similarity=similarity,
         regularization=single,
         integration_steps=integration_steps,
-        label_similarity=label_similarity if label_similarity and moving.shape[1] > 1 else {},
+        channel_similarity=channel_similarity,
+        label_similarity=label_similarity if moving.shape[1] > mask.shape[1] else None,
+        template_mask=fixed_mask,
     )
     always_both = not required_inputs(single).isdisjoint({"forward", "inverse"})
 
@@ -97,12 +104,13 @@ def optimize(objective: InstanceObjective, start: Tensor, steps: int, learning_r
     """
     velocity = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([velocity], lr=learning_rate)
+    schedule = CosineAnnealingLR(optimizer, steps)
     candidates = []
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
         optimizer.zero_grad()
         objective(velocity, [DIRECTIONS[step % 2]]).loss.backward()
         optimizer.step()
+        schedule.step()
         if (step + 1) % max(steps // CANDIDATES, 1) == 0 or step + 1 == steps:
             candidates.append(velocity.detach().clone())
     with torch.no_grad():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+from torch.optim.lr_scheduler import LambdaLR
 
 from atlasmith.core import distributed
 from atlasmith.core.errors import AtlasmithError
+from atlasmith.core.progress import Progress
 from atlasmith.io.tables import write_tsv
 from atlasmith.training.checkpoints import Checkpoint
 
@@ -25,7 +25,7 @@ def one_cycle(steps: int, warm_up: float = 0.1) -> Callable[[int], float]:
     """Give the multiplier of the learning rate at each step: a linear rise, then a cosine to zero."""
 
     def schedule(step: int) -> float:
-        position = (step + 1) / steps
+        position = (step + 1) / max(steps, 1)
         if position < warm_up:
             return position / warm_up
         return 0.5 * (1 + math.cos(math.pi * (position - warm_up) / (1 - warm_up)))
@@ -83,38 +83,29 @@ def fit(
     Raises:
         AtlasmithError: After `PATIENCE` consecutive steps that aren't finite.
     """
-    schedule, rates = one_cycle(steps), [group["lr"] for group in optimizer.param_groups]
-    state = _resume(checkpoint, module, optimizer)
+    cycle, state = one_cycle(steps), _resume(checkpoint, module, optimizer)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]  # which a schedule that starts in the middle needs
+    schedule = LambdaLR(optimizer, lambda index: state.rate_factor * cycle(index), state.step - 1)
     distributed.barrier()  # no process writes what another still reads
-    quiet = not distributed.is_main_process() or os.environ.get("TQDM_DISABLE") is not None
-    progress = tqdm(
-        range(state.step, steps),
-        desc=description,
-        initial=state.step,
-        total=steps,
-        disable=True if quiet else None,
-    )
     module.train()
-    for index in progress:
-        _set_rates(optimizer, [state.rate_factor * rate * schedule(index) for rate in rates])
-        _step(state, index, module, optimizer, step, keep_best)
-        if state.failed == PATIENCE:
-            raise AtlasmithError(
-                f"{description}: loss or gradient isn't finite in {PATIENCE} steps up to step {index}: "
-                f"{state.rows[-1]}. Lower the learning rate; the last good state is in {checkpoint.path}."
-            )
-        if state.failed:
-            distributed.log(
-                f"{description}: step {index + 1} isn't finite and was left out; rates are halved"
-            )
-        progress.set_postfix(loss=f"{state.rows[-1]['loss']:.4f}", refresh=False)
-        if (index + 1) % every == 0 or index + 1 == steps:
-            _set_rates(optimizer, rates)
-            _save(checkpoint, module, optimizer, state)
-            if progress.disable:
-                distributed.log(
-                    f"{description}: step {index + 1} of {steps}, loss {state.rows[-1]['loss']:.4f}"
+    with Progress(description, steps, state.step, distributed.is_main_process()) as progress:
+        for index in range(state.step, steps):
+            _step(state, index, module, optimizer, step, keep_best)
+            schedule.step()
+            if state.failed == PATIENCE:
+                raise AtlasmithError(
+                    f"{description}: loss or gradient isn't finite in {PATIENCE} steps up to step {index}: "
+                    f"{state.rows[-1]}. Lower the learning rate; the last good state is in {checkpoint.path}."
                 )
+            if state.failed:
+                distributed.log(
+                    f"{description}: step {index + 1} isn't finite and was left out; rates are halved"
+                )
+            if (index + 1) % every == 0 or index + 1 == steps:
+                _save(checkpoint, module, optimizer, state)
+            last = state.rows[-1]
+            progress.update(**{name: last[name] for name in ("loss", "validation") if name in last})
     columns = list(dict.fromkeys(["step", "loss", *(name for row in state.rows for name in row)]))
     if distributed.is_main_process():
         write_tsv(table, state.rows, columns)
@@ -155,11 +146,6 @@ def _step(
 def _finite(loss: float, module: nn.Module) -> bool:
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     return math.isfinite(loss) and bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
-
-
-def _set_rates(optimizer: torch.optim.Optimizer, rates: list[float]) -> None:
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
 
 
 def _save(checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer, state: _State) -> None:

@@ -76,7 +76,7 @@ def saved_bytes_per_voxel(
     x, y, z = (min(n, SIDE) for n in model.grid.shape)
     grid = Grid((x, y, z), model.grid.affine)
     with torch.random.fork_rng(devices=[]):
-        small = Groupwise(grid, model.code, **model.settings).to(device)
+        small = Groupwise(grid, model.code, **model.settings, image_channels=model.image_channels).to(device)
     sizes: dict[int, int] = {}
 
     def record(tensor: Tensor) -> Tensor:

@@ -23,12 +23,12 @@ def training_objective(
 
     Args:
         grid: The template's grid, of d axes.
-        template: Features (B, C, *shape): intensities first, then label probabilities.
-        image: Features (B, C, *shape) of the affinely aligned images.
-        mask: (B, 1, *shape), 1 where an image has data.
+        template: Features (B, C + L, *shape): C channels of intensities, then label probabilities.
+        image: Features (B, C + L, *shape) of the affinely aligned images.
+        mask: (B, C, *shape), 1 where a channel of an image has data.
         velocity: Stationary velocities (B, d, *half), in voxels of their own grid.
-        **terms: `similarity`, `regularization`, `label_similarity`, `integration_steps`, `save_memory` and
-            `pair_dependence` of `registration_objective`.
+        **terms: `similarity`, `channel_similarity`, `regularization`, `label_similarity`,
+            `integration_steps`, `save_memory` and `pair_dependence` of `registration_objective`.
 
     Returns:
         The weighted terms and the maps in both directions.

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from atlasmith.affine.engines.base import AffineEngine
 from atlasmith.affine.pyramid import pyramid
-from atlasmith.affine.working_image import WorkingImage, itk_pull_back
+from atlasmith.affine.working_image import WorkingImage, itk_pull_back, padded
 from atlasmith.core.grid import Array, Grid
 
 Transform = sitk.Euler2DTransform | sitk.Euler3DTransform | sitk.AffineTransform
@@ -56,7 +56,7 @@ def _optimize(
     method.SetMovingInitialTransform(itk_pull_back(start, ndim))
     method.SetInitialTransform(transform, inPlace=True)
     try:
-        method.Execute(fixed.itk, moving.itk)
+        method.Execute(padded(fixed.itk), padded(moving.itk))
     except RuntimeError:
         return start
     # The images of the origin and of the unit vectors.
