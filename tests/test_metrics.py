@@ -106,10 +106,12 @@ def test_hd_agrees_with_simpleitk(spacing: tuple[float, ...]) -> None:
 
 
 def test_surface_scores_by_hand() -> None:
-    distances = (
-        (np.array([0.0, 1.0, 2.0]), np.array([1.0, 2.0, 1.0])),
-        (np.array([1.5, 4.0]), np.array([3.0, 1.0])),
-    )
+    distances = {
+        "distances_gt_to_pred": np.array([0.0, 1.0, 2.0]),
+        "surfel_areas_gt": np.array([1.0, 2.0, 1.0]),
+        "distances_pred_to_gt": np.array([1.5, 4.0]),
+        "surfel_areas_pred": np.array([3.0, 1.0]),
+    }
     assert metrics.hd_mm(distances) == 4
     assert metrics.mad_mm(distances) == pytest.approx((4 / 4 + 8.5 / 4) / 2)
     assert metrics.surface_dice_1mm(distances) == pytest.approx(3 / 8)
@@ -322,6 +324,20 @@ def test_centrality_interval_covers_the_truth(length: float) -> None:
     covered = np.mean((found[:, 1] <= length) & (found[:, 2] >= length))
     assert covered >= 0.88
     assert metrics.centrality_mm(samples[0], 0, 100) == tuple(found[0])
+
+
+def test_scans_of_a_participant_are_resampled_together() -> None:
+    fields = np.random.default_rng(5).normal([0.5, 0, 0], 2, (12, 20, 3))
+    alone = metrics.centrality_mm(fields, 0, 200)
+    owners = [str(k // 3) for k in range(36)]
+    assert metrics.centrality_mm(np.repeat(fields, 3, axis=0), 0, 200, owners) == pytest.approx(alone)
+    value, low, high = metrics.centrality_mm(np.repeat(fields, 3, axis=0), 0, 200)
+    assert value == pytest.approx(alone[0]) and high - low < alone[2] - alone[1]
+    # Participants count by their scans: the template is the center of these.
+    uneven = np.concatenate(
+        [np.broadcast_to([3.0, 0, 0], (3, 5, 3)), np.broadcast_to([-1.0, 0, 0], (1, 5, 3))]
+    )
+    assert metrics.centrality_mm(uneven, 0, 50, ["a", "a", "a", "b"])[0] == pytest.approx(2)
 
 
 def test_bridge_dice() -> None:

@@ -19,7 +19,7 @@ from atlasmith.core.grid import Array, DisplacementField, Grid
 from atlasmith.evaluation import metrics, score_subject, statistics, summarize
 from atlasmith.io.files import write_json
 from atlasmith.io.images import read_grid, write_image
-from atlasmith.io.tables import Subject, read_tsv, write_cohort, write_tsv
+from atlasmith.io.tables import Subject, read_tsv, scan_id, write_cohort, write_tsv
 from atlasmith.io.transforms import write_affine, write_composite
 
 
@@ -226,6 +226,18 @@ def test_summary_skips_undefined_values() -> None:
     assert (alone["mean"], alone["n"]) == (2, 1)
     assert np.isnan([alone["sd"], alone["ci95_low"], alone["ci95_high"]]).all()
     assert statistics.summary(np.array([np.nan]), 0, 200)["n"] == 0
+
+
+def test_scans_of_a_participant_count_once() -> None:
+    values = np.array([1.0, 2.0, np.nan, 6.0, np.nan, 4.0])
+    found = statistics.participant_means(values, ["b", "a", "b", "a", "c", "d"])
+    np.testing.assert_array_equal(found, [1, 4, np.nan, 4])
+    # Repeating each score changes no interval and no test, as it would if scans were independent.
+    scores = np.random.default_rng(0).normal(0.3, 1, 20)
+    owners = [str(k // 4) for k in range(80)]
+    repeated = statistics.participant_means(np.repeat(scores, 4), owners)
+    assert statistics.summary(repeated, 0, 200) == pytest.approx(statistics.summary(scores, 0, 200))
+    assert statistics.wilcoxon_p(repeated) == pytest.approx(statistics.wilcoxon_p(scores))
 
 
 def test_wilcoxon() -> None:
@@ -442,7 +454,7 @@ def test_summary(cohort: Cohort) -> None:
     assert float(rows["template", "template", "n/a", "gradient_energy_ratio"]["mean"]) > 1.2
     assert rows["template", "template", "n/a", "sharpness_per_mm"]["unit"] == "1/mm"
     scores = read_tsv(layout.scores)
-    assert list(dict.fromkeys(row["subject"] for row in scores)) == ["a1", "a2", "t1", "t2", "template"]
+    assert list(dict.fromkeys(scan_id(row) for row in scores)) == ["a1", "a2", "t1", "t2", "n/a"]
     (comparison,) = read_tsv(layout.comparisons)
     assert (comparison["method_a"], comparison["method_b"], comparison["n"]) == (
         "majority",

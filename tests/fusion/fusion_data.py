@@ -30,7 +30,7 @@ def untrained(atlases: PropagatedAtlases) -> Iterator[LabelProbability]:
     features = torch.from_numpy(candidate_features(atlases, candidates))
     values = np.unique(atlases.labels)
     labels = torch.from_numpy(label_positions(candidates.labels, values))
-    logits = CandidateClassifier(len(values), 8)(features, labels)
+    logits = CandidateClassifier(len(values), 8, features.shape[-1])(features, labels)
     return candidate_probabilities(atlases, candidates, logits.softmax(-1).detach().numpy())
 
 
@@ -43,10 +43,10 @@ def fusion_inputs(
     correlation: np.ndarray | None = None,
     **settings: object,
 ) -> FusionInputs:
-    """Inputs of a method, with the reliability in place of VoteNet's prediction."""
+    """Inputs of a method for images of one channel, with the reliability in place of VoteNet's prediction."""
     images = np.zeros(labels.shape, np.float32) if images is None else images
     target = images[0] if target is None else target
-    atlases = PropagatedAtlases(labels, images, target, None)  # type: ignore[arg-type]
+    atlases = PropagatedAtlases(labels, images[None], target[None], None)  # type: ignore[arg-type]
     if correlation is None:
         correlation = np.eye(len(labels), dtype=np.float32)
 
@@ -55,7 +55,7 @@ def fusion_inputs(
             return SimpleNamespace(reliability=reliability, correlation=correlation)
         return untrained(atlases)
 
-    return FusionInputs(labels, images, target, FUSERS[method].settings_type(**settings), prediction)
+    return FusionInputs.of(atlases, FUSERS[method].settings_type(**settings), prediction)
 
 
 def probabilities(method: str, *args: object, **kwargs: object) -> Iterator[LabelProbability]:
@@ -88,7 +88,8 @@ def random_atlases(
     images = 0.2 + 0.6 * labels / len(values) + 0.02 * random.normal(size=labels.shape)
     labels = np.array(values)[labels].astype(np.int32)
     grid = Grid((*shape, 1, 1)[:3], np.eye(4))
-    return PropagatedAtlases(labels[1:], images[1:].astype(np.float32), images[0].astype(np.float32), grid)
+    images = images[None].astype(np.float32)
+    return PropagatedAtlases(labels[1:], images[:, 1:], images[:, 0], grid)
 
 
 def write_phantom_cohort(folder: Path, atlases: int = 8) -> Config:

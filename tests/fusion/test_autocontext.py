@@ -68,7 +68,7 @@ def test_features_depend_neither_on_the_order_of_atlases_nor_on_label_values(sha
     candidates, features = described(atlases)
     order = RANDOM.permutation(len(atlases.labels))
     renamed = np.where(atlases.labels == 9, 1000, atlases.labels)[order]
-    other = PropagatedAtlases(renamed, atlases.images[order], atlases.target, atlases.grid)
+    other = PropagatedAtlases(renamed, atlases.images[:, order], atlases.target, atlases.grid)
     others, other_features = described(other)
     for value, new in ((0, 0), (3, 3), (9, 1000)):
         np.testing.assert_allclose(
@@ -180,7 +180,7 @@ def test_a_classifier_is_trained_without_the_atlases_it_leaves_out(tmp_path: Pat
 
 def test_where_all_atlases_agree_there_are_no_candidates() -> None:
     labels = np.repeat(RANDOM.integers(0, 3, (1, 9, 8)).astype(np.int32), 4, axis=0)
-    images, target = np.zeros(labels.shape, np.float32), np.zeros((9, 8))
+    images, target = np.zeros((1, *labels.shape), np.float32), np.zeros((1, 9, 8))
     atlases = PropagatedAtlases(labels, images, target, Grid((9, 8, 1), np.eye(4)))
     candidates, features = described(atlases)
     assert features.shape == (0, MAX_CANDIDATES, FEATURES)

@@ -139,8 +139,8 @@ def test_reliability_is_a_probability_for_every_atlas(toy_registered: Config) ->
     shape = (20, 18)
     atlases = PropagatedAtlases(
         RANDOM.integers(0, 2, (5, *shape)).astype(np.int32),
-        RANDOM.random((5, *shape)).astype(np.float32),
-        RANDOM.random(shape).astype(np.float32),
+        RANDOM.random((1, 5, *shape)).astype(np.float32),
+        RANDOM.random((1, *shape)).astype(np.float32),
         Grid((*shape, 1), np.eye(4)),
     )
     reliability = read_predictor(weights, "cpu")(atlases, "x").reliability

@@ -19,8 +19,8 @@ from atlasmith.fusion.quality import (
 )
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_labels
-from atlasmith.io.tables import read_cohort, read_tsv
-from atlasmith.propagation import propagate_subject
+from atlasmith.io.tables import read_cohort, read_tsv, scan_id
+from atlasmith.propagation import label_template, propagate_subject
 
 NAMES = {1: "a", 2: "b"}
 
@@ -33,7 +33,7 @@ def compared(random: np.random.Generator, count: int, biases: dict[int, float]) 
             expected, volume = random.uniform(0.7, 0.9), random.uniform(500, 1000)
             rows.append(
                 {
-                    "atlas": f"{atlas:02d}",
+                    "participant_id": f"sub-{atlas:02d}",
                     "method": "majority",
                     "index": label,
                     "expected_dice": expected,
@@ -57,6 +57,23 @@ def test_dice_is_predicted_by_a_line_through_each_labels_mean() -> None:
     assert sidecar["PredictedDice"] == pytest.approx(np.mean(truth))
 
 
+def test_intervals_are_of_new_participants() -> None:
+    """The scans of a participant have the same error: seen from each other, they would seem to have none."""
+    random = np.random.default_rng(0)
+    rows = []
+    for participant in range(12):
+        error = random.normal(0, 0.2)
+        for session in range(4):
+            (row,) = compared(random, 1, {1: 0.0})
+            volume = {"manual_volume_mm3": row["volume_mm3"] * np.exp(error + random.normal(0, 1e-3))}
+            scan = {"participant_id": f"sub-{participant:02d}", "session_id": f"ses-{session}"}
+            rows.append({**row, **scan, **volume})
+    model, single = fit_quality_model(rows), fit_quality_model(rows[::4])
+    # In scales, each participant against the others: nearly that of one scan of each.
+    assert model["conformal_quantile"] == pytest.approx(single["conformal_quantile"], rel=0.3)
+    assert model["labels"]["1"]["scale"] == pytest.approx(0.2, rel=0.4)
+
+
 @pytest.mark.parametrize("count", [6, 12, 30])
 def test_intervals_of_volumes_have_their_coverage(count: int) -> None:
     covered = []
@@ -64,10 +81,15 @@ def test_intervals_of_volumes_have_their_coverage(count: int) -> None:
         random = np.random.default_rng(seed)
         biases = {label: random.normal(0, 0.1) for label in range(1, 5)}
         model = fit_quality_model(compared(random, count, biases))
-        for row in compared(random, 10, biases):
-            mine = {**row, "name": "", "predicted_dice": 0}
-            predict_quality([mine], model)
-            covered.append(mine["volume_lower_mm3"] <= row["manual_volume_mm3"] <= mine["volume_upper_mm3"])
+        rows = compared(random, 10, biases)
+        for start in range(0, len(rows), len(biases)):
+            mine = [
+                {**row, "name": "", "predicted_dice": np.nan} for row in rows[start : start + len(biases)]
+            ]
+            if predict_quality(mine, model)["NeedsReview"]:
+                continue
+            for row in mine:
+                covered.append(row["volume_lower_mm3"] <= row["manual_volume_mm3"] <= row["volume_upper_mm3"])
     assert COVERAGE - 0.02 < np.mean(covered) < COVERAGE + 0.05
 
 
@@ -86,11 +108,35 @@ def test_a_segmentation_without_labels_needs_review() -> None:
         "PredictedDice": None,
         "ExpectedDice": None,
         "NeedsReview": True,
+        "ReviewReasons": ["No label was found."],
     }
     usual = volume_table(np.array([1, 2]), np.array([0.8, 0.8]), {1: 1.0, 2: 1.0}, NAMES, 1.0)
     assert predict_quality(usual, model)["NeedsReview"] is False
     poor = volume_table(np.array([1, 2]), np.array([0.4, 0.4]), {1: 1.0, 2: 1.0}, NAMES, 1.0)
-    assert predict_quality(poor, model)["NeedsReview"] is True
+    found = predict_quality(poor, model)
+    assert found["NeedsReview"] is True and found["PredictedDice"] is None
+    assert found["ReviewReasons"] == ["The expected Dice is 0.40, where that of the atlases is about 0.81."]
+    assert all(np.isnan([row["predicted_dice"], row["volume_lower_mm3"]]).all() for row in poor)
+
+
+def test_nothing_is_predicted_of_an_unusual_subject() -> None:
+    model = fit_quality_model(compared(np.random.default_rng(0), 12, {1: 0.0, 2: 0.0}))
+    usual = volume_table(np.array([1, 2]), np.array([0.8, 0.8]), {1: 1.0, 2: 1.0}, NAMES, 1.0)
+    found = predict_quality(usual, model, ["It is a mouse."])
+    assert found["PredictedDice"] is None and found["ExpectedDice"] == pytest.approx(0.8)
+    assert found["NeedsReview"] is True and found["ReviewReasons"] == ["It is a mouse."]
+    assert all(np.isnan([row["predicted_dice"], row["volume_upper_mm3"]]).all() for row in usual)
+
+
+def test_a_negative_slope_is_not_used() -> None:
+    rows = compared(np.random.default_rng(0), 12, {1: 0.0})
+    for row in rows:
+        row["dice"] = 0.9 - 0.4 * (row["expected_dice"] - 0.8)
+    model = fit_quality_model(rows)
+    assert model["slope"] == 0
+    table = volume_table(np.array([1]), np.array([0.7]), {1: 1.0}, NAMES, 1.0)
+    predict_quality(table, model)
+    assert table[0]["predicted_dice"] == pytest.approx(np.mean([row["dice"] for row in rows]))
 
 
 @pytest.mark.parametrize("coarser", [1, 2])
@@ -117,6 +163,7 @@ def test_the_toy_cohorts_targets_are_as_good_as_predicted(toy_registered: Config
     for subject in subjects:
         if subject.role != "train":
             propagate_subject(toy_registered, subject.id)
+    label_template(toy_registered)
     train_fusers(toy_registered)
     for subject in subjects:
         if subject.role == "atlas":
@@ -124,7 +171,7 @@ def test_the_toy_cohorts_targets_are_as_good_as_predicted(toy_registered: Config
     assess_quality(toy_registered)
     rows = read_tsv(layout.quality_table)
     atlases = [s.id for s in subjects if s.role == "atlas"]
-    assert {(r["atlas"], r["method"], r["index"]) for r in rows} == {
+    assert {(scan_id(r), r["method"], r["index"]) for r in rows} == {
         (a, m, k) for a in atlases for m in toy_registered.fusion.methods for k in ("4", "1000")
     }
     target = next(s for s in subjects if s.role == "target")
@@ -144,5 +191,5 @@ def test_the_toy_cohorts_targets_are_as_good_as_predicted(toy_registered: Config
     layout.quality_model.unlink()  # as it was for other tests
 
     rows = read_tsv(layout.atlas_qc)
-    assert [row["atlas"] for row in rows] == atlases and not any(row["finding"] for row in rows)
+    assert [scan_id(row) for row in rows] == atlases and not any(row["finding"] for row in rows)
     assert all(0.5 < float(row["dice_as_atlas"]) <= 1 for row in rows)

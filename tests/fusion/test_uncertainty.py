@@ -15,8 +15,8 @@ def test_uncertainty_has_three_components() -> None:
     labels = np.array([[[1, 1, 0]], [[1, 2, 0]], [[1, 2, 0]], [[1, 0, 0]]], np.int32)
     images = np.stack([np.full((1, 3), value, np.float32) for value in (0.5, 0.5, 0.7, 0.3)])
     target = np.full((1, 3), 0.5, np.float32)
-    atlases = PropagatedAtlases(labels, images, target, Grid((1, 3, 1), np.eye(4)))
-    uncertainty = Uncertainty(atlases.labels)
+    atlases = PropagatedAtlases(labels, images[None], target[None], Grid((1, 3, 1), np.eye(4)))
+    uncertainty = Uncertainty(atlases)
     fused, _ = most_probable_labels(uncertainty.accumulate(probabilities("majority", labels)), (1, 3))
     entropy, disagreement, registration = uncertainty.maps(registration_residual(atlases))
     assert fused.tolist() == [[1, 2, 0]]

@@ -12,6 +12,7 @@ from atlasmith.fusion.probabilities import most_probable_labels
 from atlasmith.fusion.table import FUSERS
 from atlasmith.fusion.votenet.error_model import shrink_correlation
 from atlasmith.fusion.votenet.network import CHANNELS, MAX_DISTANCE, agreement, input_channels
+from atlasmith.fusion.votenet.training import _split
 from atlasmith.fusion.votenet.weights import RIDGE, independent_error_weights
 
 RANDOM = np.random.default_rng(0)
@@ -58,10 +59,21 @@ def test_correlations_that_dont_fit_leave_equal_votes() -> None:
     assert fused.tolist() == [[1]] and confidence[0, 0] > 0.5
 
 
+def test_participants_are_held_out_for_validation() -> None:
+    participants = [f"{k // 2}" for k in range(24)]
+    for seed in range(5):
+        validation, training = _split(seed, participants)
+        assert sorted(validation + training) == list(range(24)) and len(validation) == 2
+        assert {participants[k] for k in validation}.isdisjoint(participants[k] for k in training)
+    assert _split(0, participants[:10]) == ([], _split(0, participants[:10])[1])
+
+
 def test_agreement_and_input_channels() -> None:
     labels = torch.tensor([[[1, 2]], [[1, 3]], [[0, 3]]])
     torch.testing.assert_close(agreement(labels), torch.tensor([[[0.5, 0]], [[0.5, 0.5]], [[0, 0.5]]]))
-    x = input_channels(torch.rand(6, 7), torch.rand(3, 6, 7), torch.zeros(3, 6, 7).int(), torch.ones(3, 6, 7))
+    x = input_channels(
+        torch.rand(1, 6, 7), torch.rand(1, 3, 6, 7), torch.zeros(3, 6, 7).int(), torch.ones(3, 6, 7)
+    )
     assert x.shape == (3, CHANNELS, 6, 7)
     torch.testing.assert_close(x[:, 3], torch.ones(3, 6, 7))  # one label everywhere: no boundary is near
 
@@ -70,7 +82,9 @@ def test_input_channels_with_boundaries_and_two_scales() -> None:
     labels = torch.zeros(1, 24, 9, dtype=torch.int32)
     labels[:, :12] = 3
     image = torch.arange(24.0)[:, None].expand(24, 9)
-    x = input_channels(image, 2 * image[None], labels, torch.zeros(1, 24, 9), boundary=True, scales=2)[0]
+    x = input_channels(
+        image[None], 2 * image[None, None], labels, torch.zeros(1, 24, 9), boundary=True, scales=2
+    )[0]
     assert len(x) == CHANNELS + 3
     # 0 beside the boundary, then a step more each voxel, up to the largest distance.
     wanted = (torch.tensor([*range(11, -1, -1), *range(12)]) / MAX_DISTANCE).clamp(max=1)
@@ -82,7 +96,7 @@ def test_input_channels_with_boundaries_and_two_scales() -> None:
 def test_the_border_of_the_image_is_no_boundary_of_a_label() -> None:
     labels = torch.zeros(1, 16, 16, dtype=torch.int32)
     labels[:, :8] = 3
-    inputs = input_channels(torch.zeros(16, 16), torch.zeros(1, 16, 16), labels, torch.zeros(1, 16, 16))
+    inputs = input_channels(torch.zeros(1, 16, 16), torch.zeros(1, 1, 16, 16), labels, torch.zeros(1, 16, 16))
     inside = inputs[0, 3]
     torch.testing.assert_close(inside[[0, 4, 11, 15]], torch.ones(4, 16))
     assert (inside[7:9] < 1).all()

@@ -6,7 +6,7 @@ import torch
 
 from atlasmith.config import Config, parse_config
 from atlasmith.core.errors import AtlasmithError
-from atlasmith.core.grid import Array
+from atlasmith.core.grid import Array, Grid
 from atlasmith.core.sampling import sample_labels
 from atlasmith.core.world import resample, resample_labels, resampling_coordinates
 from atlasmith.io.files import read_json
@@ -127,3 +127,22 @@ def test_a_failed_registration_is_an_error_that_names_the_subject(toy_registered
     with pytest.raises(AtlasmithError, match="sub-10: no atlas label lands"):
         propagate_subject(toy_registered, "10")
     layout.inverse("10").write_bytes(kept)
+
+
+def test_a_field_of_view_that_ends_before_the_structures_has_no_labels(
+    toy_registered: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its registration is right: it shows another part of the template's field of view."""
+    layout = toy_registered.layout
+    kept = layout.inverse("10").read_bytes()
+    template = Grid.from_dict(read_json(layout.grid))
+    image = read_grid(next(s for s in read_cohort(layout.cohort) if s.id == "10").image)
+    shrunk = np.diag([0.02, 0.02, 1, 1])
+    shrunk[:2, 3] = (template.affine @ [2, 2, 0, 1])[:2] - 0.02 * image.center[:2]
+    write_composite(layout.inverse("10"), [shrunk])
+    try:
+        propagate_subject(toy_registered, "10")
+    finally:
+        layout.inverse("10").write_bytes(kept)
+    assert "sub-10: no atlas label lands in its field of view" in capsys.readouterr().out
+    assert not read_labels(layout.propagated_labels("10")).data.any()

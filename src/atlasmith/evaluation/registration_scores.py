@@ -13,9 +13,9 @@ from atlasmith.evaluation.scores import Score, make_score
 from atlasmith.io.images import Image
 
 
-def image_scores(fixed: Array, moved: Array) -> list[Score]:
-    """Compute `IMAGE_METRICS` of the intensities of two images at the same points (N,)."""
-    return [make_score(name, metric(fixed, moved)) for name, metric in IMAGE_METRICS.items()]
+def image_scores(fixed: Array, moved: Array, label: str | None = None) -> list[Score]:
+    """Compute `IMAGE_METRICS` of two images at the same points (N,), as scores of a label."""
+    return [make_score(name, metric(fixed, moved), label) for name, metric in IMAGE_METRICS.items()]
 
 
 def align_centroids(image: Image, mask: Array, template: Image, template_mask: Array) -> Array:

@@ -10,11 +10,11 @@ import numpy as np
 
 from atlasmith.core.grid import Array
 from atlasmith.evaluation.metrics import METRICS
-from atlasmith.io.tables import MEAN
+from atlasmith.io.tables import MEAN, SCAN_COLUMNS, scan_columns
 
 Row = dict[str, Any]
 
-COLUMNS = ["subject", "stage", "method", "label", "metric", "value", "unit"]
+COLUMNS = [*SCAN_COLUMNS, "stage", "method", "label", "metric", "value", "unit"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Score:
     """The value of a metric.
 
     Attributes:
-        label: The label that was scored; `mean` over labels; `all` labels together; None for no label.
+        label: The label that was scored; `mean` over labels; `all` labels together; a channel of the images,
+            but the reference channel; None for none of these.
         metric: Its name.
         value: NaN where undefined.
         unit: mm, 1/mm, 1/mm2, %, dB, or 1.
@@ -51,6 +52,7 @@ def defined_mean(values: Array) -> float:
     return float(known.mean()) if known.size else np.nan
 
 
-def to_rows(subject: str, stage: str, method: str, scores: Iterable[Score]) -> list[Row]:
-    """Make rows with `COLUMNS` of the scores of a subject by a method of a stage."""
-    return [{"subject": subject, "stage": stage, "method": method, **asdict(score)} for score in scores]
+def to_rows(scan: str | None, stage: str, method: str, scores: Iterable[Score]) -> list[Row]:
+    """Make rows with `COLUMNS` of the scores of a scan, or of the template, by a method of a stage."""
+    named = {} if scan is None else scan_columns(scan)
+    return [{**named, "stage": stage, "method": method, **asdict(score)} for score in scores]

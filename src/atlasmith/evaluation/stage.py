@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from atlasmith.config import Config
 from atlasmith.core.errors import AtlasmithError, look_up
 from atlasmith.core.grid import Array
 from atlasmith.core.labels import label_index
+from atlasmith.core.sampling import MASK_THRESHOLD
 from atlasmith.evaluation.inputs import object_mask, parse_score
 from atlasmith.evaluation.metrics import SEGMENTATION_METRICS
 from atlasmith.evaluation.registration_scores import align_centroids, image_scores
 from atlasmith.evaluation.scores import COLUMNS, Row, Score, label_scores, to_rows
 from atlasmith.evaluation.segmentation_scores import evaluate, single_atlas_dice
+from atlasmith.io.channels import present_channels
+from atlasmith.io.exclusion import valid_voxels
 from atlasmith.io.files import require
-from atlasmith.io.images import Image, read_image, read_labels
+from atlasmith.io.images import Image, read_image, read_labels, read_mask
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import MEAN, Subject, read_cohort, read_label_values, read_tsv, write_tsv
-from atlasmith.training.dataset import field_of_view
+from atlasmith.io.transforms import read_composite
+from atlasmith.training.dataset import field_of_view, known_mask
 
 
 def score_subject(config: Config, subject_id: str) -> None:
     """Write the scores of one subject, in long format.
 
-    Of every subject: the similarity of its image to the template with aligned centroids, after the affine and
-    after the warp, and what the registration measured. Of targets with labels also: Dice of single propagated
-    atlases, and `score.metrics` of each fused segmentation, all in the native grid.
+    Of every subject: the similarity of each channel to the template with aligned centroids, after the affine
+    and after the warp, without what the config excludes, and what the registration measured. Of targets with
+    labels also: Dice of single propagated atlases, and `score.metrics` of each fused segmentation, all in the
+    native grid.
 
     Args:
         config: The run's config.
@@ -55,16 +58,22 @@ def _registration_rows(layout: Layout, subject: Subject) -> list[Row]:
     # Only where the subject's image has data.
     covered = template.grid.unsqueeze(field_of_view(layout, subject, template.grid).numpy())
     mask = object_mask(template, layout.template_image) & covered
-    affine = read_image(require(layout.affine_image(subject.id), "affine"))
-    warped = read_image(require(layout.warped(subject.id), "register"))
-    images = [
-        ("affine", "initial", _centered(layout.preprocessed(subject.id), template, mask)),
-        ("affine", "affine", affine.data),
-        ("register", "warped", warped.data),
-    ]
+    scan = _Scan(layout, subject, template, mask)
+    compared = scan.compared_voxels()
     rows: list[Row] = []
-    for stage, method, data in images:
-        rows += to_rows(subject.id, stage, method, image_scores(template.data[mask], data[mask]))
+    for index in scan.channels:
+        channel = layout.channels[index]
+        fixed = read_image(require(layout.template_channel(channel), "template")).data[compared[index]]
+        affine = read_image(require(layout.affine_image(subject.id, channel), "affine"))
+        warped = read_image(require(layout.warped(subject.id, channel), "register"))
+        images = [
+            ("affine", "initial", scan.centered(scan.preprocessed(channel))),
+            ("affine", "affine", affine.data),
+            ("register", "warped", warped.data),
+        ]
+        for stage, method, data in images:
+            scores = image_scores(fixed, data[compared[index]], channel if index else None)
+            rows += to_rows(subject.id, stage, method, scores)
     measured = [
         Score(None, row["metric"], parse_score(row["value"]), row["unit"])
         for row in read_tsv(require(layout.registration_table(subject.id), "register"))
@@ -72,10 +81,35 @@ def _registration_rows(layout: Layout, subject: Subject) -> list[Row]:
     return rows + to_rows(subject.id, "register", "warped", measured)
 
 
-def _centered(path: Path, template: Image, template_mask: Array) -> Array:
-    """A preprocessed image on the template's grid, with aligned centroids."""
-    image = read_image(require(path, "preprocess"))
-    return align_centroids(image, object_mask(image, path), template, template_mask)
+class _Scan:
+    """A scan that is compared with the template, whose object in its field of view is a mask."""
+
+    def __init__(self, layout: Layout, subject: Subject, template: Image, template_mask: Array) -> None:
+        self.layout, self.subject = layout, subject
+        self.template, self.template_mask = template, template_mask
+        self.channels = np.flatnonzero(present_channels(layout, subject)).tolist()
+        first = layout.channels[self.channels[0]]
+        self.mask = object_mask(self.preprocessed(first), layout.preprocessed(subject.id, first))
+
+    def preprocessed(self, channel: str) -> Image:
+        """A preprocessed channel."""
+        return read_image(require(self.layout.preprocessed(self.subject.id, channel), "preprocess"))
+
+    def centered(self, image: Image) -> Array:
+        """An image on the scan's grid, on the template's grid with aligned centroids (X, Y, Z)."""
+        return align_centroids(image, self.mask, self.template, self.template_mask)
+
+    def compared_voxels(self) -> Array:
+        """Where each channel (C, X, Y, Z) has data, and after no step shows what the config excludes."""
+        layout, subject, grid = self.layout, self.subject, self.template.grid
+        known = np.stack([grid.unsqueeze(part) for part in known_mask(layout, subject, grid).numpy()])
+        compared: Array = known & self.template_mask
+        if subject.exclude is not None:
+            valid = read_mask(layout.valid_mask(subject.id))
+            excluded = self.centered(Image((~valid.data).astype(np.float32), valid.grid))
+            forward = read_composite(require(layout.forward(subject.id), "register"))
+            compared &= valid_voxels(layout, subject, forward, grid) & (excluded <= 1 - MASK_THRESHOLD)
+        return compared
 
 
 def _segmentation_rows(config: Config, subject: Subject) -> list[Row]:

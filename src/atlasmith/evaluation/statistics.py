@@ -2,38 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import scipy
 
 from atlasmith.core.grid import Array
+from atlasmith.io.tables import positions_by_participant
 
 
-def bootstrap_percentiles(
-    statistic: Callable[[Array], Array],
-    subjects: int,
-    percentiles: float | tuple[float, ...],
-    seed: int,
-    resamples: int,
-) -> Array:
-    """Compute percentiles of a statistic over bootstrap resamples of subjects.
-
-    Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+def participant_means(values: Array, participants: Sequence[str]) -> Array:
+    """Average the scores of each participant's scans, which intervals and tests would otherwise take for
+    independent.
 
     Args:
-        statistic: Takes positions of subjects (resamples, subjects), drawn with replacement, and returns a
-            value for each resample (resamples,).
-        subjects: Number of subjects.
-        percentiles: 0 to 100.
-        seed: Of the resampling: the same seed gives the same result.
-        resamples: Number of resamples.
+        values: A value for each scan (N,); NaN is skipped.
+        participants: That of each scan.
 
     Returns:
-        The percentiles, in their order.
+        A value for each participant; NaN where all are.
+
+    Example:
+        >>> participant_means(np.array([0.8, 0.7, 0.9]), ["a", "b", "b"]).round(3).tolist()
+        [0.8, 0.8]
     """
-    positions = np.random.default_rng(seed).integers(subjects, size=(resamples, subjects))
-    return np.percentile(statistic(positions), percentiles)
+    groups = (values[positions] for positions in positions_by_participant(participants))
+    known = (group[~np.isnan(group)] for group in groups)
+    return np.array([group.mean() if len(group) else np.nan for group in known])
+
+
+def bootstrap(
+    statistic: Callable[[Array], Array],
+    subjects: int,
+    seed: int,
+    resamples: int,
+    alternative: Literal["two-sided", "less"] = "two-sided",
+) -> tuple[Array, Array]:
+    """Compute the 95 % percentile bootstrap interval of a statistic over subjects.
+
+    Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13; as `scipy.stats.bootstrap`.
+
+    Args:
+        statistic: Takes positions of subjects (resamples, subjects), drawn with replacement, and returns
+            values (..., resamples).
+        subjects: Number of subjects, at least two.
+        seed: Of the resampling: the same seed gives the same result.
+        resamples: Number of resamples.
+        alternative: `less`: an interval without lower bound.
+
+    Returns:
+        Lower and upper bounds (...).
+    """
+    found = scipy.stats.bootstrap(
+        (np.arange(subjects),),
+        lambda positions, axis: statistic(positions),
+        n_resamples=resamples,
+        vectorized=True,
+        method="percentile",
+        alternative=alternative,
+        rng=np.random.default_rng(seed),
+    )
+    low, high = found.confidence_interval
+    return low, high
 
 
 def bootstrap_interval(values: Array, seed: int, resamples: int) -> tuple[float, float]:
@@ -41,7 +72,7 @@ def bootstrap_interval(values: Array, seed: int, resamples: int) -> tuple[float,
 
     Args:
         values: A value for each subject (N,); NaN is skipped.
-        seed: As in `bootstrap_percentiles`.
+        seed: As in `bootstrap`.
         resamples: Number of resamples.
 
     Returns:
@@ -50,9 +81,7 @@ def bootstrap_interval(values: Array, seed: int, resamples: int) -> tuple[float,
     values = values[~np.isnan(values)]
     if len(values) < 2:
         return np.nan, np.nan
-    low, high = bootstrap_percentiles(
-        lambda positions: values[positions].mean(axis=1), len(values), (2.5, 97.5), seed, resamples
-    )
+    low, high = bootstrap(lambda drawn: values[drawn].mean(axis=1), len(values), seed, resamples)
     return float(low), float(high)
 
 
@@ -61,7 +90,7 @@ def summary(values: Array, seed: int, resamples: int) -> dict[str, float | int]:
 
     Args:
         values: A value for each subject (N,); NaN is skipped.
-        seed: As in `bootstrap_percentiles`.
+        seed: As in `bootstrap`.
         resamples: Number of resamples.
 
     Returns:

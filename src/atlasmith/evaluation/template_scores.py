@@ -14,25 +14,31 @@ SAMPLED_POINTS = 2000  # of the object at most, at which the mean displacement g
 SAMPLED_IN_ALL = 2_000_000  # points of all subjects together at most, which bounds memory
 
 
-def sharpness_scores(image: Array, mask: Array, spacing_mm: Sequence[float]) -> list[Score]:
-    """Score the sharpness of an image (*shape), 2-D or 3-D, within a mask (*shape)."""
+def sharpness_scores(
+    image: Array, mask: Array, spacing_mm: Sequence[float], label: str | None = None
+) -> list[Score]:
+    """Score the sharpness of an image (*shape), 2-D or 3-D, within a mask (*shape), as scores of a label."""
     scores = [
-        make_score(name, metric(image, mask, spacing_mm))
+        make_score(name, metric(image, mask, spacing_mm), label)
         for name, metric in metrics.SHARPNESS_METRICS.items()
     ]
     name = "entropy_focus_criterion"
-    return [*scores, make_score(name, metrics.METRICS[name](image[mask]))]
+    return [*scores, make_score(name, metrics.METRICS[name](image[mask]), label)]
 
 
 def displacement_scores(
-    transforms: Iterable[Sequence[Step]], subjects: int, points: Array, seed: int, resamples: int
+    transforms: Iterable[Sequence[Step]],
+    participants: Sequence[str],
+    points: Array,
+    seed: int,
+    resamples: int,
 ) -> list[Score]:
     """Score how far the subjects' mean displacement is from 0.
 
     Args:
-        transforms: Each subject's steps from the template, read one at a time. Only displacement fields
+        transforms: Each scan's steps from the template, read one at a time. Only displacement fields
             count, which come first, on the template's grid: the pose is no property of the template.
-        subjects: Number of subjects.
+        participants: That of each scan.
         points: World points (N, 3) of the template's object, mm.
         seed: Of the choice of points and the resampling of subjects, for the interval.
         resamples: Bootstrap resamples.
@@ -42,7 +48,8 @@ def displacement_scores(
         95 % interval.
     """
     total = np.zeros_like(points)
-    count = min(SAMPLED_POINTS, max(1, SAMPLED_IN_ALL // subjects))
+    scans = len(participants)
+    count = min(SAMPLED_POINTS, max(1, SAMPLED_IN_ALL // scans))
     chosen = np.random.default_rng(seed).permutation(len(points))[:count]
     sampled = []
     for steps in transforms:
@@ -50,11 +57,11 @@ def displacement_scores(
         displacements = metrics.displacements_mm(fields, points)
         total += displacements
         sampled.append(displacements[chosen].astype(np.float32))
-    value, low, high = metrics.centrality_mm(np.stack(sampled), seed, resamples)
+    value, low, high = metrics.centrality_mm(np.stack(sampled), seed, resamples, participants)
     unit = metrics.METRICS["centrality_mm"].unit
     return [
-        make_score("mean_displacement_mm", metrics.mean_displacement_mm(total / subjects)),
-        make_score("max_displacement_mm", metrics.max_displacement_mm(total / subjects)),
+        make_score("mean_displacement_mm", metrics.mean_displacement_mm(total / scans)),
+        make_score("max_displacement_mm", metrics.max_displacement_mm(total / scans)),
         make_score("centrality_mm", value),
         Score(None, "centrality_low_mm", low, unit),
         Score(None, "centrality_high_mm", high, unit),

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from atlasmith.core.errors import AtlasmithError, InputError, Problem, did_you_mean, look_up
 from atlasmith.core.grid import Array, Grid
+from atlasmith.fusion.aligned import AlignedAtlases
 from atlasmith.fusion.fuser import Fuser, FusionInputs
 from atlasmith.fusion.probabilities import label_probabilities, most_probable_labels
 from atlasmith.fusion.table import FUSERS
@@ -35,6 +36,8 @@ def fuse(
     target: Array | None = None,
     method: str = "majority",
     *,
+    valid: Array | None = None,
+    target_valid: Array | None = None,
     prior: float = 0.0,
     prior_fallback: float = 0.0,
     **settings: Any,
@@ -43,11 +46,15 @@ def fuse(
 
     Args:
         labels: (N, *shape) integers, one map an atlas; shape is (X, Y) or (X, Y, Z).
-        images: (N, *shape), the atlas images, normalized to [0, 1]; not needed by methods that use labels
-        only. target: (*shape), the image to segment, normalized to [0, 1]; likewise. method: A name of
-        `atlasmith.fusion.table.FUSERS` that needs no trained network. prior: Power of the labels' prior
-        probabilities; 0: no prior. prior_fallback: Where no label has this probability, the prior alone
-        decides; 0: nowhere. **settings: The method's own settings, such as `alpha` of `jlf`.
+        images: (N, *shape), or (C, N, *shape) of several channels: the atlas images, normalized to [0, 1];
+            not needed by methods that use labels only.
+        target: (*shape), or (C, *shape): the image to segment, normalized to [0, 1]; likewise.
+        method: A name of `atlasmith.fusion.table.FUSERS` that needs no trained network.
+        valid: (N, *shape) booleans, false where an atlas has no vote, such as in a lesion; None: nowhere.
+        target_valid: (*shape) booleans, false where the target's intensities say nothing; None: nowhere.
+        prior: Power of the labels' prior probabilities; 0: no prior.
+        prior_fallback: Where no label has this probability, the prior alone decides; 0: nowhere.
+        **settings: The method's own settings, such as `alpha` of `jlf`.
 
     Returns:
         Labels and their confidence, each (*shape).
@@ -76,27 +83,44 @@ def fuse(
         )
     maps = _checked_labels(labels)
     shape = maps.shape[1:]
-    tensor_shape = Grid((*shape, 1)[:3], np.eye(4)).tensor_shape
-    if fuser.needs_images:
-        if images is None or target is None:
-            raise AtlasmithError(f"fusion method '{method}' needs `images` and `target`. Give both.")
-        image_maps, own = np.asarray(images, dtype=np.float32), np.asarray(target, dtype=np.float32)
-    else:
-        image_maps, own = np.zeros(maps.shape, np.float32), np.zeros(shape, np.float32)
-    if image_maps.shape != maps.shape or own.shape != shape:
-        raise AtlasmithError(
-            f"labels {maps.shape}, images {image_maps.shape} and target {own.shape} don't match. Resample "
-            "them to one grid: (N, *shape), (N, *shape) and (*shape)."
-        )
-    inputs = FusionInputs(
-        maps.reshape(-1, *tensor_shape),
-        image_maps.reshape(-1, *tensor_shape),
-        own.reshape(tensor_shape),
-        _checked_settings(fuser, method, settings),
-    )
+    if not fuser.needs_images:
+        images, target = np.zeros(maps.shape, np.float32), np.zeros(shape, np.float32)
+    elif images is None or target is None:
+        raise AtlasmithError(f"fusion method '{method}' needs `images` and `target`. Give both.")
+    atlases = _checked_atlases(maps, images, target, valid, target_valid)
+    inputs = FusionInputs.of(atlases, _checked_settings(fuser, method, settings))
     probabilities = label_probabilities(fuser, inputs, prior, prior_fallback)
-    fused, confidence = most_probable_labels(probabilities, tensor_shape)
+    fused, confidence = most_probable_labels(probabilities, inputs.labels.shape[1:])
     return FusedLabels(fused.reshape(shape), confidence.reshape(shape))
+
+
+def _checked_atlases(
+    labels: Array,
+    images: Sequence[Array] | Array,
+    target: Array,
+    valid: Array | None,
+    target_valid: Array | None,
+) -> AlignedAtlases:
+    """Check that the arrays fit together, and give them a channel axis and the shape of tensors."""
+    shape = labels.shape[1:]
+    maps, own = np.asarray(images, dtype=np.float32), np.asarray(target, dtype=np.float32)
+    if own.ndim == len(shape):
+        maps, own = maps[None], own[None]
+    masks = [None if mask is None else np.asarray(mask, dtype=bool) for mask in (valid, target_valid)]
+    fits = maps.shape == (len(own), *labels.shape) and own.shape[1:] == shape
+    if not fits or any(m is not None and m.shape != labels.shape[k:] for k, m in enumerate(masks)):
+        raise AtlasmithError(
+            f"labels {labels.shape}, images {np.shape(images)}, target {np.shape(target)} and masks "
+            f"{[None if mask is None else mask.shape for mask in masks]} don't match. Resample them to one "
+            "grid: (N, *shape), ([C,] N, *shape), ([C,] *shape), (N, *shape) and (*shape)."
+        )
+    tensor_shape = Grid((*shape, 1)[:3], np.eye(4)).tensor_shape
+
+    def arranged(data: Array) -> Array:
+        return np.ascontiguousarray(data).reshape(*data.shape[: data.ndim - len(shape)], *tensor_shape)
+
+    voting, known = (None if mask is None else arranged(mask) for mask in masks)
+    return AlignedAtlases(*map(arranged, (labels, maps, own)), valid=voting, target_valid=known)
 
 
 def _checked_labels(labels: Sequence[Array] | Array) -> Array:
@@ -108,6 +132,10 @@ def _checked_labels(labels: Sequence[Array] | Array) -> Array:
         raise AtlasmithError(
             f"labels are {maps.dtype} of shape {maps.shape}. Give integers (N, X, Y) or (N, X, Y, Z)."
         )
+    limit = np.iinfo(np.int32).max
+    if not maps.size or maps.min() < 0 or maps.max() > limit:
+        found = f"go from {maps.min()} to {maps.max()}" if maps.size else f"have the shape {maps.shape}"
+        raise AtlasmithError(f"labels {found}. Give one map or more, of integers from 0 to {limit}.")
     return maps.astype(np.int32)
 
 

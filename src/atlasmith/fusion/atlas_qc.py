@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,11 @@ from atlasmith.config import Config
 from atlasmith.core.grid import Array
 from atlasmith.core.labels import Counts, count_overlap, dice, label_index
 from atlasmith.fusion.propagated import manual_labels, read_atlases
+from atlasmith.io.channels import EXCLUDES_REGIONS
+from atlasmith.io.exclusion import valid_voxels
 from atlasmith.io.files import read_json
-from atlasmith.io.images import read_labels
-from atlasmith.io.tables import read_label_values, write_tsv
+from atlasmith.io.images import read_image, read_labels, read_mask
+from atlasmith.io.tables import SCAN_COLUMNS, Subject, read_label_values, scan_columns, write_tsv
 
 MIN_ATLASES = 5  # from which on one of them can be found to differ
 MAX_DEVIATIONS = 5.0  # robust standard deviations from the median
@@ -20,7 +24,7 @@ MIN_DEVIATION = 0.01  # of Dice and of the logarithm of volumes, at least
 DUPLICATE_DICE = 0.9  # of duplicates at least
 
 COLUMNS = [
-    "atlas",
+    *SCAN_COLUMNS,
     "dice_as_atlas",
     "dice_as_target",
     "volume_ratio",
@@ -35,7 +39,8 @@ def check_atlases(config: Config) -> None:
     """Write a row of `COLUMNS` for each atlas, from the atlases propagated to each other.
 
     These are the mean Dice of its labels on the other atlases, and of theirs on it; its volumes over those
-    that the others give it; and whether it seems mislabelled, misaligned or a duplicate.
+    that the others give it; and whether it seems mislabelled, misaligned or a duplicate. Excluded regions
+    take no part.
 
     Args:
         config: The run's config.
@@ -48,23 +53,46 @@ def check_atlases(config: Config) -> None:
     ratios = []
     for atlas in atlases:
         propagated = read_labels(layout.propagated_labels(atlas.id))
-        own = label_index(manual_labels(atlas, propagated.grid), values)
-        ids = read_json(layout.propagated_sidecar(atlas.id))["atlases"]
+        grid, sidecar = propagated.grid, read_json(layout.propagated_sidecar(atlas.id))
+        own_valid = grid.squeeze(valid_voxels(layout, atlas, [], grid))
+        own = np.where(own_valid, label_index(manual_labels(atlas, grid), values), 0)
+        maps = grid.squeeze(propagated.data.reshape(*grid.shape, -1))
+        valid = np.broadcast_to(own_valid[..., None], maps.shape)
+        if sidecar.get(EXCLUDES_REGIONS):
+            others = read_mask(layout.propagated_valid(atlas.id)).data
+            valid = valid & grid.squeeze(others.reshape(*grid.shape, -1))
         sizes = []
-        maps = np.moveaxis(propagated.data.reshape(*propagated.grid.shape, -1), -1, 0)
-        for name, labels in zip(ids, maps, strict=True):
-            counts = count_overlap(own, label_index(propagated.grid.squeeze(labels), values), len(values))
+        for index, name in enumerate(sidecar["atlases"]):
+            both = valid[..., index]
+            labels = np.where(both, label_index(maps[..., index], values), 0)
+            counts = count_overlap(np.where(both, own, 0), labels, len(values))
             overlaps[position[name], position[atlas.id]] = mean_dice(counts)
             sizes.append(counts.predicted)
-        ratios.append(volume_ratio(counts.truth, np.array(sizes)))
-    rows = find_outliers(overlaps, np.array(ratios))
+        ratios.append(volume_ratio(np.bincount(own.ravel(), minlength=len(values) + 1)[1:], np.array(sizes)))
+    prints = [_fingerprint(config, atlas) for atlas in atlases]
+    copies = [
+        next((k for k, other in enumerate(prints) if other == own and k != index), None)
+        for index, own in enumerate(prints)
+    ]
+    rows = find_outliers(overlaps, np.array(ratios), copies)
     for atlas, row in zip(atlases, rows, strict=True):
-        row["atlas"] = atlas.id
+        row.update(scan_columns(atlas.id))
         if row["duplicate"] is not None:
-            row["duplicate"] = atlases[row["duplicate"]].id
+            row["duplicate"] = f"sub-{atlases[row['duplicate']].id}"
         if row["finding"]:
             print(f"quality: atlas sub-{atlas.id}: {row['finding']}", flush=True)
     write_tsv(layout.atlas_qc, rows, COLUMNS)
+
+
+def _fingerprint(config: Config, atlas: Subject) -> str:
+    """Hash an atlas's preprocessed images and labels, whatever their headers say."""
+    layout, digest = config.layout, hashlib.sha256()
+    for channel in layout.channels:
+        path = layout.preprocessed(atlas.id, channel)
+        digest.update(read_image(path).data.tobytes() if path.exists() else b"")
+    if atlas.labels is not None:
+        digest.update(read_labels(atlas.labels).data.tobytes())
+    return digest.hexdigest()
 
 
 def mean_dice(counts: Counts) -> float:
@@ -89,7 +117,9 @@ def volume_ratio(own: Array, others: Array) -> float:
     return float(np.exp(np.log(own[known] / usual[known]).mean())) if known.any() else np.nan
 
 
-def find_outliers(overlaps: Array, ratios: Array) -> list[dict[str, Any]]:
+def find_outliers(
+    overlaps: Array, ratios: Array, copies: Sequence[int | None] | None = None
+) -> list[dict[str, Any]]:
     """Find atlases that differ from all others, and duplicates.
 
     The overlap of two atlases is modelled as the sum of an effect of the one as atlas and of the other as
@@ -101,6 +131,8 @@ def find_outliers(overlaps: Array, ratios: Array) -> list[dict[str, Any]]:
         overlaps: Dice (N, N) of the labels of the first atlas on the second; NaN on the diagonal and where
             the first wasn't propagated to the second.
         ratios: Volume ratios (N,).
+        copies: For each atlas the position of another with the same voxels; None: no atlas is known to have
+            one.
 
     Returns:
         A row of `COLUMNS` for each atlas, but its id; `duplicate` is a position, or None.
@@ -127,6 +159,8 @@ def find_outliers(overlaps: Array, ratios: Array) -> list[dict[str, Any]]:
             finding = "its volumes differ from those of all other atlases"
         elif enough and is_duplicate:
             finding = "it seems to be a duplicate of another atlas"
+        if copies and (copy := copies[k]) is not None:
+            other, is_duplicate, finding = copy, True, "its image and labels are those of another atlas"
         rows.append(
             {
                 "dice_as_atlas": float(as_atlas[k]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,11 @@ from atlasmith.config import Config
 from atlasmith.config.section import Section
 from atlasmith.core.choices import Choice
 from atlasmith.core.grid import Array
+from atlasmith.fusion.aligned import AlignedAtlases, Box
 
 if TYPE_CHECKING:
     from atlasmith.fusion.propagated import PropagatedAtlases
 
-Box = tuple[slice, ...]
 # A label, a box of the grid, and the label's probability within (*box), from 0 to 1; it is zero outside.
 LabelProbability = tuple[int, Box, Array]
 LabelProbabilities = Iterator[LabelProbability]
@@ -27,23 +27,25 @@ Predictor = Callable[["PropagatedAtlases", str], Any]
 
 
 @dataclass(frozen=True, eq=False)
-class FusionInputs:
-    """What a fusion method computes from, on one grid.
+class FusionInputs(AlignedAtlases):
+    """What a fusion method computes from: atlases and the target, on one grid, and more.
 
     Args:
-        labels: (N, *shape) integers, one propagated label map an atlas.
-        images: (N, *shape), the propagated atlas images, normalized to [0, 1].
-        target: (*shape), the image to segment, normalized to [0, 1].
         settings: The method's own settings.
         prediction: Returns what the method's trained network predicts for this target; computed once for
             all methods that share the network.
     """
 
-    labels: Array
-    images: Array
-    target: Array
     settings: Any = field(default_factory=Section)
     prediction: Callable[[], Any] = lambda: None
+
+    @classmethod
+    def of(
+        cls, atlases: AlignedAtlases, settings: Any, prediction: Callable[[], Any] = lambda: None
+    ) -> FusionInputs:
+        """Add a method's settings, and what its network predicts, to atlases and a target."""
+        parts = {part.name: getattr(atlases, part.name) for part in fields(AlignedAtlases)}
+        return cls(**parts, settings=settings, prediction=prediction)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ def selection_weights(inputs: FusionInputs) -> Array:
     Selected are the atlases with the least intensity difference over the patch at the voxel: atlas selection
     (Aljabar et al. 2009, doi:10.1016/j.neuroimage.2009.02.018), voxel by voxel.
     """
-    distances = patch_distances(inputs.images, inputs.target)
+    distances = patch_distances(inputs)
     last = min(inputs.settings.atlases, len(distances)) - 1
     selected: Array = (distances <= np.partition(distances, last, axis=0)[last]).astype(np.float32)
     return selected

@@ -16,7 +16,7 @@ def local_weights(inputs: FusionInputs) -> Array:
     exp(-d / h), with d the mean squared difference over the patch and h that of the most similar atlas, as in
     patch-based segmentation (Coupe et al. 2011, doi:10.1016/j.neuroimage.2010.09.018).
     """
-    weights: Array = similarity_weights(patch_distances(inputs.images, inputs.target))
+    weights: Array = similarity_weights(patch_distances(inputs))
     return weights
 
 

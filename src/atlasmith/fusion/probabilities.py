@@ -13,7 +13,8 @@ from scipy.ndimage import find_objects
 
 from atlasmith.core.grid import Array
 from atlasmith.core.labels import bounding_boxes
-from atlasmith.fusion.fuser import Box, Fuser, FusionInputs, LabelProbabilities, LabelProbability
+from atlasmith.fusion.aligned import AlignedAtlases, Box
+from atlasmith.fusion.fuser import Fuser, FusionInputs, LabelProbabilities, LabelProbability
 
 
 def weighted_probabilities(labels: Array, weights: Array) -> LabelProbabilities:
@@ -53,17 +54,16 @@ def label_probabilities(
     probabilities = fuser(inputs)
     if not (prior or prior_fallback):
         return probabilities
-    return _with_prior(probabilities, inputs.labels, prior, prior_fallback)
+    return _with_prior(probabilities, inputs, prior, prior_fallback)
 
 
 def _with_prior(
-    probabilities: LabelProbabilities, labels: Array, power: float, fallback: float
+    probabilities: LabelProbabilities, atlases: AlignedAtlases, power: float, fallback: float
 ) -> LabelProbabilities:
-    shape = labels.shape[1:]
+    shape = atlases.labels.shape[1:]
 
     def prior(value: int, box: Box) -> Array:
-        share: Array = (labels[:, *box] == value).mean(axis=0, dtype=np.float32)
-        return share
+        return atlases.share(value, box).astype(np.float32)
 
     total, best = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     products = []

@@ -11,27 +11,24 @@ import torch
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, Grid
 from atlasmith.core.world import resample, resample_labels
+from atlasmith.fusion.aligned import AlignedAtlases
+from atlasmith.io.channels import ATLASES_OF_CHANNELS, EXCLUDES_REGIONS, read_channels
+from atlasmith.io.exclusion import valid_voxels
 from atlasmith.io.files import read_json
-from atlasmith.io.images import read_antialiased, read_image, read_labels
+from atlasmith.io.images import read_image, read_labels, read_mask
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject, read_cohort
 
 
 @dataclass(frozen=True, eq=False)
-class PropagatedAtlases:
-    """Atlases propagated to one subject, on its fusion grid.
+class PropagatedAtlases(AlignedAtlases):
+    """Atlases propagated to one subject, on its fusion grid, whose `tensor_shape` is the arrays' shape.
 
     Args:
-        labels: (N, *shape) integers; shape is the grid's `tensor_shape`.
-        images: (N, *shape), in [0, 1].
-        target: (*shape), the subject's own image, in [0, 1].
         grid: The fusion grid.
         ids: Of the N atlases.
     """
 
-    labels: Array
-    images: Array
-    target: Array
     grid: Grid
     ids: Sequence[str] = ()
 
@@ -39,36 +36,66 @@ class PropagatedAtlases:
 def read_propagated(layout: Layout, subject: Subject) -> PropagatedAtlases:
     """Read what the propagate stage wrote for a subject, and its own image on the same grid."""
     labels = read_labels(layout.propagated_labels(subject.id))
-    images = read_image(layout.propagated_images(subject.id))
-    grid = labels.grid
-    own = read_antialiased(layout.preprocessed(subject.id), min(grid.tensor_spacing))
-    target = resample(torch.from_numpy(own.grid.squeeze(own.data))[None, None], own.grid, [], grid)[
-        0, 0
-    ].numpy()
+    sidecar, grid = read_json(layout.propagated_sidecar(subject.id)), labels.grid
 
     def atlas_first(data: Array) -> Array:
         return np.ascontiguousarray(np.moveaxis(grid.squeeze(data), -1, 0))
 
-    ids = read_json(layout.propagated_sidecar(subject.id))["atlases"]
-    return PropagatedAtlases(atlas_first(labels.data), atlas_first(images.data), target, grid, ids)
+    label_maps, ids = atlas_first(labels.data), sidecar["atlases"]
+    own = read_channels(layout, subject, layout.preprocessed, min(grid.tensor_spacing))
+    images = [
+        atlas_first(read_image(layout.propagated_images(subject.id, channel)).data)
+        if there
+        else np.zeros(label_maps.shape, np.float32)
+        for channel, there in zip(layout.channels, own.present, strict=True)
+    ]
+    present = np.array(
+        [
+            [there and name in sidecar.get(ATLASES_OF_CHANNELS, {}).get(channel, ids) for name in ids]
+            for channel, there in zip(layout.channels, own.present, strict=True)
+        ]
+    )
+    maps = torch.from_numpy(own.data.reshape(1, -1, *own.grid.tensor_shape))
+    target = resample(maps, own.grid, [], grid)[0].numpy()
+    valid = None
+    if sidecar.get(EXCLUDES_REGIONS):
+        valid = atlas_first(read_mask(layout.propagated_valid(subject.id)).data)
+    target_valid = None
+    if subject.exclude is not None:
+        target_valid = grid.squeeze(valid_voxels(layout, subject, [], grid))
+    return PropagatedAtlases(
+        label_maps,
+        images[0][None] if len(images) == 1 else np.stack(images),
+        target,
+        grid,
+        ids,
+        present=None if present.all() else present,
+        valid=None if valid is None or valid.all() else valid,
+        target_valid=None if target_valid is None or target_valid.all() else target_valid,
+    )
 
 
-def ambiguous_voxels(atlases: PropagatedAtlases) -> Array:
+def ambiguous_voxels(atlases: AlignedAtlases) -> Array:
     """Return flat indices of the voxels where the atlases disagree."""
     return np.flatnonzero((atlases.labels != atlases.labels[0]).any(axis=0))
 
 
-def read_atlases(layout: Layout) -> list[Subject]:
-    """Read which subjects are atlases, each of which is segmented by all others.
+def read_atlases(layout: Layout, passed: str = "propagate") -> list[Subject]:
+    """Read which subjects are atlases, each of which is segmented by those of other participants.
+
+    Args:
+        layout: Names of the run's files.
+        passed: The stage whose results are needed of each; atlases that failed there, or before, are left
+            out.
 
     Raises:
-        AtlasmithError: Where there are fewer than two.
+        AtlasmithError: Where they are of fewer than two participants.
     """
-    atlases = [subject for subject in read_cohort(layout.cohort) if subject.role == "atlas"]
-    if len(atlases) < 2:
+    atlases = [s for s in read_cohort(layout.cohort, passed) if s.role == "atlas"]
+    if len({atlas.participant for atlas in atlases}) < 2:
         raise AtlasmithError(
-            "Trained fusion methods and fusion.quality need two or more atlases. Remove trained methods from "
-            "fusion.methods, and set fusion.quality: false."
+            "Trained fusion methods and fusion.quality need atlases of two or more participants. Remove "
+            "trained methods from fusion.methods, and set fusion.quality: false."
         )
     return atlases
 

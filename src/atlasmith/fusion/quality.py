@@ -4,8 +4,8 @@ Each atlas is segmented by all others and compared with its manual labels. The p
 label gives the expected Dice of a label, if probabilities were calibrated: twice the expected number of right
 voxels, over the volumes found and expected. The atlases show how this relates to the true Dice, and how
 volumes found relate to manual ones: enough to predict each label's Dice, and an interval of its volume. The
-interval is conformal (Vovk et al. 2005, doi:10.1007/b106715; each atlas against the others), so that it has
-its coverage whatever the distribution of errors, if targets are like atlases.
+interval is conformal (Vovk et al. 2005, doi:10.1007/b106715; each participant's atlases against those of the
+others), so that it has its coverage whatever the distribution of errors, if targets are like atlases.
 """
 
 from __future__ import annotations
@@ -19,16 +19,26 @@ import numpy as np
 from atlasmith.config import Config
 from atlasmith.core.grid import Array
 from atlasmith.core.labels import count_overlap, dice, label_index
-from atlasmith.fusion.atlas_qc import check_atlases, robust_deviation
+from atlasmith.fusion.atlas_qc import MIN_DEVIATION, check_atlases, robust_deviation
 from atlasmith.fusion.fuser import LabelProbabilities
 from atlasmith.fusion.propagated import read_atlases
+from atlasmith.fusion.suitability import fit_suitability, read_measurements
 from atlasmith.io.files import write_json
 from atlasmith.io.images import read_labels
-from atlasmith.io.tables import Subject, read_label_values, read_tsv, write_tsv
+from atlasmith.io.tables import (
+    SCAN_COLUMNS,
+    Subject,
+    participant_of,
+    read_label_values,
+    read_tsv,
+    scan_columns,
+    scan_id,
+    write_tsv,
+)
 
 COVERAGE = 0.9  # of the volumes' intervals
 PRIOR_ATLASES = 5  # a label's scale is shrunk to that of all labels with the weight of so many atlases
-REVIEW_DEVIATIONS = 4  # below the atlases' median expected Dice, from which on a subject needs review
+REVIEW_DEVIATIONS = 6  # below the atlases' median expected Dice, from which on a subject needs review
 
 VOLUME_COLUMNS = [
     "index",
@@ -39,7 +49,15 @@ VOLUME_COLUMNS = [
     "expected_dice",
     "predicted_dice",
 ]
-QUALITY_COLUMNS = ["atlas", "method", "index", "expected_dice", "dice", "volume_mm3", "manual_volume_mm3"]
+QUALITY_COLUMNS = [
+    *SCAN_COLUMNS,
+    "method",
+    "index",
+    "expected_dice",
+    "dice",
+    "volume_mm3",
+    "manual_volume_mm3",
+]
 
 
 def record_sizes(probabilities: LabelProbabilities, sizes: dict[int, float]) -> LabelProbabilities:
@@ -89,20 +107,35 @@ def volume_table(
     return rows
 
 
-def predict_quality(rows: Sequence[dict[str, Any]], model: Mapping[str, Any]) -> dict[str, Any]:
+def predict_quality(
+    rows: Sequence[dict[str, Any]], model: Mapping[str, Any], unusual: Sequence[str] = ()
+) -> dict[str, Any]:
     """Predict each label's Dice and the interval of its volume, in the rows, in place.
+
+    Nothing is predicted of a segmentation that needs review: it isn't like those of the atlases.
 
     Args:
         rows: Of one subject, from `volume_table`.
         model: Of the method, from `fit_quality_model`.
+        unusual: What is unusual about the subject, see `atlasmith.fusion.suitability`.
 
     Returns:
-        For the sidecar: predicted and expected Dice, means over labels, and whether the subject needs review,
-        since its expected Dice is far below the atlases' or nothing was found.
+        For the sidecar: predicted and expected Dice, means over labels, and whether and why the subject needs
+        review: since it is unusual, nothing was found, or its expected Dice is far below the atlases'.
     """
+    expected = _mean_over_labels(rows, "expected_dice")
+    least = model["expected_dice_median"] - REVIEW_DEVIATIONS * model["expected_dice_scale"]
+    reasons = list(unusual)
+    if expected is None:
+        reasons.append("No label was found.")
+    elif expected < least:
+        usual = model["expected_dice_median"]
+        reasons.append(
+            f"The expected Dice is {expected:.2f}, where that of the atlases is about {usual:.2f}."
+        )
     for row in rows:
         label = model["labels"].get(str(row["index"]))
-        if label is None or not row["volume_mm3"]:
+        if reasons or label is None or not row["volume_mm3"]:
             continue
         predicted = label["dice"] + model["slope"] * (row["expected_dice"] - label["expected_dice"])
         row["predicted_dice"] = min(max(predicted, 0.0), 1.0)
@@ -110,12 +143,11 @@ def predict_quality(rows: Sequence[dict[str, Any]], model: Mapping[str, Any]) ->
             half_width = model["conformal_quantile"] * label["scale"]
             row["volume_lower_mm3"] = row["volume_mm3"] * math.exp(label["bias"] - half_width)
             row["volume_upper_mm3"] = row["volume_mm3"] * math.exp(label["bias"] + half_width)
-    expected = _mean_over_labels(rows, "expected_dice")
-    least = model["expected_dice_median"] - REVIEW_DEVIATIONS * model["expected_dice_scale"]
     return {
         "PredictedDice": _mean_over_labels(rows, "predicted_dice"),
         "ExpectedDice": expected,
-        "NeedsReview": expected is None or expected < least,
+        "NeedsReview": bool(reasons),
+        "ReviewReasons": reasons,
     }
 
 
@@ -127,7 +159,8 @@ def _mean_over_labels(rows: Sequence[dict[str, Any]], column: str) -> float | No
 def assess_quality(config: Config) -> None:
     """Fit the quality model to the atlases, each segmented by all others.
 
-    Writes the comparison with their manual labels, the model, and the QC of the atlases.
+    Writes the comparison with their manual labels, the model, with what is usual of the run's scans, and the
+    QC of the atlases.
 
     Args:
         config: The run's config.
@@ -137,7 +170,7 @@ def assess_quality(config: Config) -> None:
     values = np.array(read_label_values(layout.labels))
     rows = [
         row
-        for atlas in read_atlases(layout)
+        for atlas in read_atlases(layout, passed="fuse")
         for method in config.fusion.methods
         for row in _compare(config, atlas, method, values)
     ]
@@ -146,7 +179,8 @@ def assess_quality(config: Config) -> None:
         method: fit_quality_model([row for row in rows if row["method"] == method])
         for method in config.fusion.methods
     }
-    write_json(layout.quality_model, {"Coverage": COVERAGE, "Methods": models})
+    suitability = fit_suitability(read_measurements(layout))
+    write_json(layout.quality_model, {"Coverage": COVERAGE, "Methods": models, "Suitability": suitability})
     for method, model in models.items():
         print(f"quality: {method}, {model['atlases']} atlases, slope {model['slope']:.2f}", flush=True)
 
@@ -164,7 +198,7 @@ def _compare(config: Config, atlas: Subject, method: str, values: Array) -> Iter
     for k, value in enumerate(values.tolist()):
         if counts.predicted[k] and counts.truth[k]:
             yield {
-                "atlas": atlas.id,
+                **scan_columns(atlas.id),
                 "method": method,
                 "index": value,
                 "expected_dice": float(table[value]["expected_dice"]),
@@ -181,7 +215,8 @@ def fit_quality_model(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         rows: Of `QUALITY_COLUMNS`.
 
     Returns:
-        `slope`: of the true Dice over the expected one, within labels. `conformal_quantile`: the half-width
+        `slope`: of the true Dice over the expected one, within labels; 0 where it is negative, which would
+        predict more of what seems worse and is noise among few atlases. `conformal_quantile`: the half-width
         of an interval, in scales; None where atlases are too few. `expected_dice_median` and
         `expected_dice_scale`: over atlases. `labels`: of each label, the mean `expected_dice` and `dice`, and
         `bias` and `scale`, the mean and the deviation of log(manual volume / volume found), the latter shrunk
@@ -199,21 +234,24 @@ def fit_quality_model(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     )
     products = sum(float(((e := expected[k]) - e.mean()) @ (true[k] - true[k].mean())) for k in labels)
     squares = sum(float(np.square(expected[k] - expected[k].mean()).sum()) for k in labels)
-    slope = products / squares if squares > 0 else 0.0
+    slope = max(products / squares, 0.0) if squares > 0 else 0.0
     moments = _moments(ratios)
-    nonconformity = np.concatenate([_nonconformity(ratios, label) for label in labels] or [np.zeros(0)])
+    owners = {label: [participant_of(scan_id(row)) for row in group] for label, group in groups.items()}
+    nonconformity = np.concatenate(
+        [_nonconformity(ratios, owners[label], label) for label in labels] or [np.zeros(0)]
+    )
     nonconformity = np.sort(nonconformity[np.isfinite(nonconformity)])
     rank = math.ceil(COVERAGE * (len(nonconformity) + 1))
     of_atlas = [
-        np.mean([row["expected_dice"] for row in rows if row["atlas"] == name])
-        for name in sorted({row["atlas"] for row in rows})
+        np.mean([row["expected_dice"] for row in rows if scan_id(row) == name])
+        for name in sorted({scan_id(row) for row in rows})
     ]
     return {
         "atlases": len(of_atlas),
         "slope": slope,
         "conformal_quantile": float(nonconformity[rank - 1]) if rank <= len(nonconformity) else None,
         "expected_dice_median": float(np.median(of_atlas)) if of_atlas else 0.0,
-        "expected_dice_scale": robust_deviation(np.array(of_atlas)) if of_atlas else 0.0,
+        "expected_dice_scale": max(robust_deviation(np.array(of_atlas or [0.0])), MIN_DEVIATION),
         "labels": {
             str(label): {
                 "expected_dice": float(expected[label].mean()),
@@ -238,12 +276,15 @@ def _moments(ratios: Mapping[int, Array]) -> dict[int, tuple[float, float]]:
     return {label: (float(r.mean()), scale(r)) for label, r in ratios.items()}
 
 
-def _nonconformity(ratios: Mapping[int, Array], label: int) -> Array:
-    """How many deviations each atlas's ratio lies from the mean of the other atlases'."""
+def _nonconformity(ratios: Mapping[int, Array], owners: Sequence[str], label: int) -> Array:
+    """How many deviations each atlas's ratio lies from the mean of those of other participants.
+
+    owners: The participants of the label's ratios.
+    """
     found = []
-    for left_out in range(len(ratios[label])):
-        others = np.delete(ratios[label], left_out)
+    for ratio, owner in zip(ratios[label], owners, strict=True):
+        others = ratios[label][[other != owner for other in owners]]
         if len(others):
             mean, scale = _moments({**ratios, label: others})[label]
-            found.append(abs(ratios[label][left_out] - mean) / scale)
+            found.append(abs(ratio - mean) / scale)
     return np.array(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,10 +17,13 @@ from atlasmith.fusion.native import native_labels
 from atlasmith.fusion.probabilities import label_probabilities
 from atlasmith.fusion.propagated import PropagatedAtlases, read_propagated
 from atlasmith.fusion.quality import VOLUME_COLUMNS, predict_quality, record_sizes, volume_table
+from atlasmith.fusion.suitability import review_reasons
 from atlasmith.fusion.table import FUSERS
 from atlasmith.fusion.uncertainty import COMPONENTS, Uncertainty, registration_residual
-from atlasmith.io.files import read_json, write_json
+from atlasmith.io.channels import channel_paths
+from atlasmith.io.files import read_json
 from atlasmith.io.images import read_grid, write_image
+from atlasmith.io.sidecars import write_sidecar
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_tsv
 
 
@@ -68,13 +72,8 @@ class SubjectFusion:
             Each label, in rising order, a box of the fusion grid, and its probability there.
         """
         fusion, fuser = self.config.fusion, look_up(FUSERS, method, "fusion method")
-        inputs = FusionInputs(
-            self.atlases.labels,
-            self.atlases.images,
-            self.atlases.target,
-            fusion.section(fuser.section) if fuser.section else fuser.settings_type(),
-            partial(self.prediction, fuser),
-        )
+        settings = fusion.section(fuser.section) if fuser.section else fuser.settings_type()
+        inputs = FusionInputs.of(self.atlases, settings, partial(self.prediction, fuser))
         return label_probabilities(fuser, inputs, fusion.prior, fusion.prior_fallback)
 
     def prediction(self, fuser: Fuser) -> Any:
@@ -90,25 +89,29 @@ class SubjectFusion:
         return self._predictions[section]
 
 
-def fuse_subject(config: Config, subject_id: str) -> None:
+def fuse_subject(config: Config, subject_id: str, predictors: dict[str, Predictor] | None = None) -> None:
     """Write a subject's segmentation by each of the config's methods.
 
     For each method these are labels and confidence on the subject's own grid, volumes, and a sidecar, with
-    the predicted quality where the quality model was fitted.
+    the predicted quality, or why the subject needs review, where the quality model was fitted.
 
     Args:
         config: The run's config.
         subject_id: Participant id without `sub-`.
+        predictors: Networks that were read already, see `SubjectFusion`.
     """
     layout = config.layout
     subject = look_up({s.id: s for s in read_cohort(layout.cohort)}, subject_id, "subject")
     atlases = read_propagated(layout, subject)
-    fusion = SubjectFusion(config, atlases, subject_id)
+    fusion = SubjectFusion(config, atlases, subject_id, predictors)
     quality = layout.quality_model
-    models = read_json(quality)["Methods"] if subject.role != "atlas" and quality.exists() else {}
+    known = read_json(quality) if subject.role != "atlas" and quality.exists() else {}
+    unusual = review_reasons(layout, subject, known)
     residual = registration_residual(atlases) if config.fusion.uncertainty else None
     for method in config.fusion.methods:
-        _write_fused(config, subject, method, fusion, models.get(method), residual)
+        model = known.get("Methods", {}).get(method)
+        predict = partial(predict_quality, model=model, unusual=unusual) if model else None
+        _write_fused(config, subject, method, fusion, predict, residual)
 
 
 def _write_fused(
@@ -116,14 +119,18 @@ def _write_fused(
     subject: Subject,
     method: str,
     fusion: SubjectFusion,
-    model: dict[str, Any] | None,
+    predict: Callable[[list[dict[str, Any]]], dict[str, Any]] | None,
     residual: Array | None,
 ) -> None:
-    """Write the results of one method; `residual` is the registration's, where uncertainty is asked for."""
+    """Write the results of one method.
+
+    predict: `predict_quality` by the method's model, if there is one. residual: of the registration, where
+    uncertainty is asked for.
+    """
     layout, grid, native = config.layout, fusion.atlases.grid, read_grid(subject.image)
     sizes: dict[int, float] = {}
     probabilities = record_sizes(fusion.probabilities(method), sizes)
-    uncertainty = None if residual is None else Uncertainty(fusion.atlases.labels)
+    uncertainty = None if residual is None else Uncertainty(fusion.atlases)
     if uncertainty:
         probabilities = uncertainty.accumulate(probabilities)
     labels, confidence = native_labels(probabilities, grid, native)
@@ -132,15 +139,20 @@ def _write_fused(
     names = {int(row["index"]): row["name"] for row in read_tsv(layout.labels)}
     expected = {value: size * grid.voxel_volume for value, size in sizes.items()}
     rows = volume_table(labels, confidence, expected, names, native.voxel_volume)
-    sidecar: dict[str, Any] = {"SpatialReference": str(subject.image), "FusionMethod": method}
+    images = channel_paths(layout, subject, layout.preprocessed)
+    sources = [*images, layout.propagated_labels(subject.id)]
+    describe = partial(write_sidecar, layout, grid=native, sources=sources, reference=subject.image)
+    describe(layout.confidence(subject.id, method), "Probability of the fused label", FusionMethod=method)
+    facts: dict[str, Any] = {"FusionMethod": method, "Manual": False}
     if uncertainty and residual is not None:
         maps = resample(torch.from_numpy(uncertainty.maps(residual))[None], grid, [], native)[0].movedim(
             0, -1
         )
         path = layout.uncertainty(subject.id, method)
         write_image(path, native.unsqueeze(maps.numpy()), native, like=subject.image)
-        sidecar["Uncertainty"] = COMPONENTS
-    if model is not None:
-        sidecar |= predict_quality(rows, model)
+        describe(path, "Uncertainty of the fused label, a component per volume", Components=COMPONENTS)
+        facts["Uncertainty"] = COMPONENTS
+    if predict is not None:
+        facts |= predict(rows)
     write_tsv(layout.volumes(subject.id, method), rows, VOLUME_COLUMNS)
-    write_json(layout.segmentation_sidecar(subject.id, method), sidecar)
+    describe(layout.segmentation(subject.id, method), "Labels fused from the atlases", **facts)

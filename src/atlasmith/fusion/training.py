@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from atlasmith.config import Config
+from atlasmith.fusion.propagated import read_atlases
 from atlasmith.io.tables import read_cohort
 from atlasmith.training.checkpoints import Checkpoint
 from atlasmith.training.loop import fit
@@ -35,7 +36,8 @@ def train_network(
         keep_best: Whether to keep the weights with the least validation loss, see `fit`.
     """
     settings, layout = config.fusion.section(section), config.layout
-    sources = [s for s in read_cohort(layout.cohort) if s.in_template or s.role == "atlas"]
+    template_subjects = [s for s in read_cohort(layout.cohort, passed="affine") if s.in_template]
+    sources = [*template_subjects, *read_atlases(layout)]
     stages = ("cohort", "preprocess", "affine", "template", "register", "fusion")
     fit(
         module=network,

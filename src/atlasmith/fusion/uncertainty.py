@@ -11,9 +11,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from atlasmith.core.grid import Array
+from atlasmith.fusion.aligned import AlignedAtlases
 from atlasmith.fusion.fuser import LabelProbabilities, LabelProbability
 from atlasmith.fusion.patches import patch_distances
-from atlasmith.fusion.propagated import PropagatedAtlases
 
 COMPONENTS = {
     "entropy": "of the label probabilities, nats",
@@ -23,9 +23,9 @@ COMPONENTS = {
 }
 
 
-def registration_residual(atlases: PropagatedAtlases) -> Array:
+def registration_residual(atlases: AlignedAtlases) -> Array:
     """Compute the component (*shape) of the registration, which is the same for all methods."""
-    squares: Array = patch_distances(atlases.images, atlases.target).mean(axis=0)
+    squares = atlases.mean_over_votes(patch_distances(atlases))
     return np.sqrt(np.maximum(squares, 0))
 
 
@@ -33,13 +33,13 @@ class Uncertainty:
     """Accumulates the uncertainty while each label's probability is computed once.
 
     Args:
-        labels: (N, *shape), of the atlases.
+        atlases: The atlases.
     """
 
-    def __init__(self, labels: Array) -> None:
-        self.labels = labels
+    def __init__(self, atlases: AlignedAtlases) -> None:
+        self.atlases = atlases
         self._entropy, self._best, self._agreement = (
-            np.zeros(labels.shape[1:], np.float32) for _ in range(3)
+            np.zeros(atlases.labels.shape[1:], np.float32) for _ in range(3)
         )
 
     def accumulate(self, probabilities: Iterable[LabelProbability]) -> LabelProbabilities:
@@ -48,8 +48,7 @@ class Uncertainty:
             self._entropy[box] -= probability * np.log(np.maximum(probability, np.finfo(np.float32).tiny))
             better = probability > self._best[box]
             self._best[box][better] = probability[better]
-            votes = (self.labels[:, *box] == value).mean(axis=0, dtype=np.float32)
-            self._agreement[box][better] = votes[better]
+            self._agreement[box][better] = self.atlases.share(value, box)[better]
             yield value, box, probability
 
     def maps(self, registration: Array) -> Array:

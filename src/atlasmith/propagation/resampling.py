@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
+from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, Grid, Step
 from atlasmith.core.sampling import LabelSampler, sample
 from atlasmith.core.world import (
@@ -59,6 +60,9 @@ def propagate(
     Returns:
         Labels and images on the grid.
 
+    Raises:
+        AtlasmithError: Without atlases, and for labels that aren't of an integer type.
+
     Example:
         >>> grid = Grid((4, 4, 4), np.eye(4))
         >>> atlas = Image(np.arange(64).reshape(4, 4, 4) // 32, grid)
@@ -67,22 +71,25 @@ def propagate(
         >>> propagate([atlas], [[shift]], grid).labels[0, :, 0, 0]
         array([0, 1, 1, 0], dtype=int32)
     """
-    atlases = [Atlas(own, None if images is None else images[k]) for k, own in enumerate(labels)]
+    if not labels or not all(np.issubdtype(own.data.dtype, np.integer) for own in labels):
+        kinds = ", ".join(sorted({str(own.data.dtype) for own in labels}))
+        raise AtlasmithError(f"label maps are {kinds or 'missing'}. Give integers, one map for each atlas.")
+    atlases = [Atlas(own, [] if images is None else [images[k]]) for k, own in enumerate(labels)]
     label_maps, image_maps = [], []
     steps = [[*own, atlas.to_voxels] for own, atlas in zip(transforms, atlases, strict=True)]
     for atlas, voxels in zip(atlases, transform_points_each(steps, world_points(grid)), strict=True):
-        label_map, image_map, _ = atlas.sample(voxels, grid)
+        label_map, intensities, _ = atlas.sample(voxels, grid)
         label_maps.append(label_map)
-        image_maps.append(image_map)
+        image_maps += [*intensities]
     return PropagatedLabels(np.stack(label_maps), None if images is None else np.stack(image_maps))
 
 
 @dataclass(frozen=True, eq=False)
 class Atlas:
-    """Labels of an atlas and its image, on the labels' grid or on another one of the same world."""
+    """Labels of an atlas and its images, on the labels' grid or on others of the same world."""
 
     labels: Image
-    image: Image | None = None
+    images: Sequence[Image] = ()
 
     @property
     def to_voxels(self) -> Array:
@@ -90,29 +97,31 @@ class Atlas:
         return np.linalg.inv(self.labels.grid.affine)
 
     def sample(self, voxels: Tensor, grid: Grid) -> tuple[Array, Array, Array]:
-        """Sample labels and image at the voxels of a target's grid.
+        """Sample labels and images at the voxels of a target's grid.
 
         Args:
             voxels: Voxel coordinates (N, 3) in the atlas's labels, of the target's voxels.
             grid: The target's grid, of N voxels.
 
         Returns:
-            Labels (X, Y, Z), int32; intensities (X, Y, Z), zero outside and without an image; and a mask
+            Labels (X, Y, Z), int32; intensities (I, X, Y, Z) of the I images, zero outside; and a mask
             (X, Y, Z) of the voxels where labels have more than half of the interpolated weight.
         """
         own = self.labels.grid
         points = arrange(voxels, own, grid.tensor_shape)
         label_map = torch.from_numpy(own.squeeze(self.labels.data).astype(np.int32))
+        on_grid = [image for image in self.images if image.grid.same_as(own)]
         maps = [(label_map != 0).float()]
-        if self.image is not None and self.image.grid.same_as(own):
-            maps.append(torch.from_numpy(own.squeeze(self.image.data)).float())
-        occupied, *intensities = sample(torch.stack(maps)[None], points)[0].numpy()
-        if self.image is not None and not intensities:
+        maps += [torch.from_numpy(own.squeeze(image.data)).float() for image in on_grid]
+        occupied, *found = sample(torch.stack(maps)[None], points)[0].numpy()
+        if len(on_grid) < len(self.images):
             world = voxels @ torch.from_numpy(own.affine[:3, :3].T) + torch.from_numpy(own.affine[:3, 3])
-            intensities = [grid.squeeze(intensities_at(self.image, world, grid))]
-        image = intensities[0] if intensities else np.zeros_like(occupied)
+        sampled, images = iter(found), np.zeros((len(self.images), *grid.shape), np.float32)
+        for index, image in enumerate(self.images):
+            here = image.grid.same_as(own)
+            images[index] = grid.unsqueeze(next(sampled)) if here else intensities_at(image, world, grid)
         labels = LabelSampler(label_map)(points).numpy()
-        return grid.unsqueeze(labels), grid.unsqueeze(image), grid.unsqueeze(occupied > 0.5)
+        return grid.unsqueeze(labels), images, grid.unsqueeze(occupied > 0.5)
 
 
 def intensities_at(image: Image, points: Tensor, grid: Grid) -> Array:

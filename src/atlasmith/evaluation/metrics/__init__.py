@@ -6,6 +6,7 @@ surfaces, and NaN for distances, since no distance says how wrong a missing labe
 (d, *shape) in voxels, channel d along axis d, d 2 or 3.
 """
 
+from atlasmith.core.intensity import foreground
 from atlasmith.core.labels import Counts, count_overlap, dice, label_index
 from atlasmith.evaluation.metrics.atlases import agreement, oracle, plurality
 from atlasmith.evaluation.metrics.calibration import ause, brier, ece, mce, nll, spearman
@@ -22,7 +23,7 @@ from atlasmith.evaluation.metrics.deformation import (
     tre_mm,
     tre_quantile_mm,
 )
-from atlasmith.evaluation.metrics.image import foreground, mae, mse, ncc, nmi, nmse, psnr_db, ssim
+from atlasmith.evaluation.metrics.image import mae, mse, ncc, nmi, nmse, psnr_db, ssim
 from atlasmith.evaluation.metrics.overlap import (
     generalized_dice,
     jaccard,

@@ -1,4 +1,4 @@
-"""Metrics of the similarity of two images, and the mask of the object in one."""
+"""Metrics of the similarity of two images."""
 
 from __future__ import annotations
 
@@ -11,22 +11,9 @@ from scipy.special import entr
 from atlasmith.core.grid import Array
 
 
-def foreground(image: Array) -> Array:
-    """Segment the object from the background: where an image exceeds a threshold, with holes filled.
-
-    Args:
-        image: (*shape), 2-D or 3-D.
-
-    Returns:
-        A boolean mask (*shape); the threshold lies at 10 % between the 1st and the 99th percentile.
-    """
-    low, high = np.percentile(image, (1, 99))
-    return ndimage.binary_fill_holes(image > low + 0.1 * (high - low))
-
-
 def _scaled(values: Array) -> Array:
     """`values` with their 1st percentile at 0 and their 99th at 1; NaN where these are the same."""
-    low, high = np.percentile(values, (1, 99))
+    low, high = np.percentile(values, (1, 99)) if values.size else (0, 0)
     return (values.astype(np.float64) - low) / (high - low if high > low else np.nan)
 
 
@@ -73,10 +60,10 @@ def nmi(fixed: Array, moved: Array, bins: int = 32) -> float:
         bins: Bins of each axis of the joint histogram, from the 1st to the 99th percentile.
 
     Returns:
-        1 to 2; NaN if one image is constant.
+        1 to 2; NaN if one image is constant, or there is no point.
     """
     a, b = _scaled(fixed), _scaled(moved)
-    if np.isnan(a).any() or np.isnan(b).any():
+    if not a.size or np.isnan(a).any() or np.isnan(b).any():
         return np.nan
     joint, _, _ = np.histogram2d(a.clip(0, 1), b.clip(0, 1), bins=bins, range=((0, 1), (0, 1)))
     joint /= joint.sum()

@@ -1,7 +1,7 @@
 """Metrics of the distance between the surfaces of two segmentations.
 
-Surfaces consist of surface elements (surfels) with areas: Nikolov et al. 2021, doi:10.2196/26151, as the
-package surface-distance computes them.
+Surfaces consist of surface elements (surfels) with areas: Nikolov et al. 2021, doi:10.2196/26151. Areas and
+metrics are computed by the package surface-distance, and distances as by it, but of all labels in one pass.
 """
 
 from __future__ import annotations
@@ -12,15 +12,21 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.spatial import KDTree
-from surface_distance import lookup_tables
+from surface_distance import (
+    compute_average_surface_distance,
+    compute_robust_hausdorff,
+    compute_surface_dice_at_tolerance,
+    lookup_tables,
+)
 
 from atlasmith.core.grid import Array
 
 # Corners of voxels (N,), as indices of a flattened map with `MARGIN`, and areas (N,), mm^2, or lengths, mm.
 Surfels = tuple[Array, Array]
 MARGIN = 2  # a corner more than the outermost surface has, so that all its neighbors have an index too
-# Of both surfaces, distances (N,) of the surfels from the other surface, ascending, and areas (N,).
-Distances = tuple[tuple[Array, Array], tuple[Array, Array]]
+# Of both surfaces, distances (N,) of the surfels from the other surface, ascending, and areas (N,), under the
+# names of the package surface-distance.
+Distances = dict[str, Array]
 
 
 @functools.cache
@@ -58,6 +64,8 @@ def _surfels(labels: Array, spacing_mm: Sequence[float]) -> dict[int, Surfels]:
     value = np.concatenate(values)
     order = np.argsort(value, kind="stable")
     found, starts = np.unique(value[order], return_index=True)
+    if not found.size:  # np.split makes one piece of nothing
+        return {}
     pieces = (np.split(x[order], starts[1:]) for x in (np.concatenate(owners), table[np.concatenate(codes)]))
     return dict(zip(found.tolist(), zip(*pieces, strict=True), strict=True))
 
@@ -84,7 +92,19 @@ def surface_distances_of_labels(
         return distance[order], here[1][order]
 
     pairs = {value: (first.get(value), second.get(value)) for value in first | second}
-    return {value: (directed(a, b), directed(b, a)) if a and b else None for value, (a, b) in pairs.items()}
+    return {
+        value: _named(*directed(a, b), *directed(b, a)) if a and b else None
+        for value, (a, b) in pairs.items()
+    }
+
+
+def _named(from_truth: Array, truth_areas: Array, from_predicted: Array, predicted_areas: Array) -> Distances:
+    return {
+        "distances_gt_to_pred": from_truth,
+        "distances_pred_to_gt": from_predicted,
+        "surfel_areas_gt": truth_areas,
+        "surfel_areas_pred": predicted_areas,
+    }
 
 
 def _nearest(here: Array, there: Array, taken: Array, spacing: Array) -> Array:
@@ -122,8 +142,9 @@ def surface_distances(truth: Array, predicted: Array, spacing_mm: Sequence[float
         spacing_mm: Voxel sizes, mm.
 
     Returns:
-        Of the truth's surface, then of the predicted one: distances (N,) of its surfels from the other
-        surface, mm, ascending, and their areas (N,), mm^2 (in 2-D lengths, mm).
+        Of the truth's surface and of the predicted one: distances (N,) of its surfels from the other surface,
+        mm, ascending, and their areas (N,), mm^2 (in 2-D lengths, mm), as `compute_surface_distances` of the
+        package surface-distance.
 
     Raises:
         ValueError: If a mask is empty.
@@ -150,27 +171,23 @@ def hd_mm(distances: Distances) -> float:
     Returns:
         mm.
     """
-    return float(max(distance[-1] for distance, _ in distances))
+    return float(max(distances["distances_gt_to_pred"][-1], distances["distances_pred_to_gt"][-1]))
 
 
 def hd95_mm(distances: Distances) -> float:
     """Compute the larger of the two directed 95th percentiles of surface distance, by area; as `hd_mm`."""
-
-    def percentile(distance: Array, area: Array) -> float:
-        fraction = np.cumsum(area) / area.sum()
-        return float(distance[min(int(np.searchsorted(fraction, 0.95)), len(distance) - 1)])
-
-    return max(percentile(*directed) for directed in distances)
+    return float(compute_robust_hausdorff(distances, 95))
 
 
 def assd_mm(distances: Distances) -> float:
     """Compute the average symmetric surface distance, over both surfaces together; as `hd_mm`."""
-    return float(sum(d @ area for d, area in distances) / sum(area.sum() for _, area in distances))
+    areas = [distances["surfel_areas_gt"].sum(), distances["surfel_areas_pred"].sum()]
+    return float(np.average(compute_average_surface_distance(distances), weights=areas))
 
 
 def mad_mm(distances: Distances) -> float:
     """Compute the mean of the two directed mean distances, whatever the surfaces' areas; as `hd_mm`."""
-    return float(np.mean([d @ area / area.sum() for d, area in distances]))
+    return float(np.mean(compute_average_surface_distance(distances)))
 
 
 def surface_dice(distances: Distances, tolerance_mm: float) -> float:
@@ -183,8 +200,7 @@ def surface_dice(distances: Distances, tolerance_mm: float) -> float:
     Returns:
         0 to 1.
     """
-    near = sum(area[d <= tolerance_mm].sum() for d, area in distances)
-    return float(near / sum(area.sum() for _, area in distances))
+    return float(compute_surface_dice_at_tolerance(distances, tolerance_mm))
 
 
 def surface_dice_1mm(distances: Distances) -> float:

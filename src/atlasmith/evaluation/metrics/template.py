@@ -10,7 +10,8 @@ from scipy.special import xlogy
 from atlasmith.core.grid import Array
 from atlasmith.core.labels import count_overlap, dice
 from atlasmith.evaluation.metrics.atlases import plurality
-from atlasmith.evaluation.statistics import bootstrap_percentiles
+from atlasmith.evaluation.statistics import bootstrap
+from atlasmith.io.tables import positions_by_participant
 
 
 def sharpness_per_mm(image: Array, mask: Array, spacing_mm: Sequence[float]) -> float:
@@ -85,7 +86,9 @@ def max_displacement_mm(mean_field: Array) -> float:
     return float(np.linalg.norm(mean_field, axis=1).max())
 
 
-def centrality_mm(displacements: Array, seed: int, resamples: int) -> tuple[float, float, float]:
+def centrality_mm(
+    displacements: Array, seed: int, resamples: int, participants: Sequence[str] | None = None
+) -> tuple[float, float, float]:
     """Compute `mean_displacement_mm` of a cohort, with a 95 % interval over subjects.
 
     Sampling error lengthens a mean, most of all where its true length is 0, so that percentiles of resampled
@@ -93,28 +96,32 @@ def centrality_mm(displacements: Array, seed: int, resamples: int) -> tuple[floa
     the interval is the length -+ the 95th percentile of the error of resampled mean fields, cut at 0.
 
     Args:
-        displacements: Of S subjects at N points (S, N, 3), mm.
+        displacements: Of S scans at N points (S, N, 3), mm.
         seed: Of the resampling.
         resamples: Number of resamples of subjects.
+        participants: That of each scan, which are resampled together; None: each scan is of its own.
 
     Returns:
         Value, lower and upper bound, mm; the bounds are NaN for one subject.
     """
-    subjects = len(displacements)
-    fields = displacements.reshape(subjects, -1)
+    scans = len(displacements)
+    fields = displacements.reshape(scans, -1)
     mean = fields.mean(axis=0)
+    owners = [str(k) for k in range(scans)] if participants is None else participants
+    subjects = positions_by_participant(owners)
 
     def length(field: Array) -> float:
         return mean_displacement_mm(field.reshape(-1, 3))
 
     def errors(positions: Array) -> Array:
-        counts = (np.bincount(row, minlength=subjects) for row in positions)
-        return np.array([length(count @ fields / subjects - mean) for count in counts])
+        drawn = (np.concatenate([subjects[k] for k in row]) for row in positions)
+        counts = (np.bincount(rows, minlength=scans) for rows in drawn)
+        return np.array([length(count @ fields / count.sum() - mean) for count in counts])
 
     value = length(mean)
-    if subjects < 2:
+    if len(subjects) < 2:
         return value, np.nan, np.nan
-    error = float(bootstrap_percentiles(errors, subjects, 95, seed, resamples))
+    error = float(bootstrap(errors, len(subjects), seed, resamples, alternative="less")[1])
     return value, max(value - error, 0.0), value + error
 
 

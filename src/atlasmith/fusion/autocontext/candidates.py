@@ -9,7 +9,8 @@ import numpy as np
 
 from atlasmith.core.grid import Array
 from atlasmith.core.labels import bounding_boxes, label_index
-from atlasmith.fusion.fuser import Box, LabelProbabilities
+from atlasmith.fusion.aligned import Box
+from atlasmith.fusion.fuser import LabelProbabilities
 from atlasmith.fusion.propagated import PropagatedAtlases
 
 MAX_CANDIDATES = 6  # labels at a voxel: those with the most votes
@@ -47,10 +48,10 @@ def find_candidates(atlases: PropagatedAtlases, voxels: Array) -> Candidates:
     labels = np.full((len(voxels), MAX_CANDIDATES), -1, dtype=np.int64)
     if not len(voxels):
         return Candidates(voxels, labels, boxes)
-    row = _row_map(voxels, atlases.target.shape)
+    row = _row_map(voxels, atlases.labels.shape[1:])
     most = np.full(labels.shape, -1, dtype=np.float32)
     for value, box in boxes:
-        votes = (atlases.labels[:, *box] == value).mean(axis=0)
+        votes = atlases.share(value, box)
         rows, votes = row[box][votes > 0], votes[votes > 0]
         rows, votes = rows[rows >= 0], votes[rows >= 0]
         least = most[rows].argmin(axis=1)
@@ -80,8 +81,10 @@ def candidate_positions(
             slice(max(s.start - MARGIN, 0), min(s.stop + MARGIN, n)) for s, n in zip(box, shape, strict=True)
         )
         rows = row[wide]
-        columns = (candidates.labels[rows] == value) & (rows >= 0)[..., None]
-        mask = columns.any(axis=-1)
+        known = rows >= 0
+        columns = np.zeros((*rows.shape, MAX_CANDIDATES), dtype=bool)
+        columns[known] = candidates.labels[rows[known]] == value
+        mask = np.asarray(columns.any(axis=-1))
         yield value, wide, mask, (rows[mask], columns[mask].argmax(axis=-1))
 
 
@@ -110,7 +113,8 @@ def candidate_probabilities(
     Yields:
         Each label, in rising order, its box, and its probability there, which is 1 where all atlases have it.
     """
-    agreed = np.ones(atlases.target.shape, dtype=bool)
+    shape = atlases.labels.shape[1:]
+    agreed = np.ones(shape, dtype=bool)
     agreed.ravel()[candidates.voxels] = False
     order = np.argsort(candidates.labels, axis=None, kind="stable")
     ranked = candidates.labels.ravel()[order]
@@ -118,7 +122,7 @@ def candidate_probabilities(
         probability = ((atlases.labels[0][box] == value) & agreed[box]).astype(np.float32)
         entries = order[np.searchsorted(ranked, value) : np.searchsorted(ranked, value, "right")]
         voxels = candidates.voxels[entries // candidates.labels.shape[1]]
-        places = np.unravel_index(voxels, atlases.target.shape)
+        places = np.unravel_index(voxels, shape)
         inside = tuple(place - s.start for place, s in zip(places, box, strict=True))
         probability[inside] = probabilities.ravel()[entries]
         yield value, box, probability

@@ -15,12 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atlasmith.core.grid import Array
-from atlasmith.fusion.autocontext.candidates import candidate_probabilities, find_candidates, label_positions
+from atlasmith.fusion.autocontext.candidates import (
+    Candidates,
+    candidate_probabilities,
+    find_candidates,
+    label_positions,
+)
 from atlasmith.fusion.autocontext.features import (
-    CONTEXT_FEATURES,
     FEATURES,
     candidate_features,
     context_features,
+    feature_counts,
 )
 from atlasmith.fusion.fuser import LabelProbabilities, Predictor
 from atlasmith.fusion.propagated import PropagatedAtlases, ambiguous_voxels
@@ -113,19 +118,24 @@ class AutoContext(nn.Module):
         values: The labels, sorted, with background.
         width: Of the classifiers' layers.
         without: Ids of the atlases that each classifier is trained without.
+        channels: Of the images.
     """
 
-    def __init__(self, values: Sequence[int], width: int, without: Sequence[Sequence[str]]) -> None:
+    def __init__(
+        self, values: Sequence[int], width: int, without: Sequence[Sequence[str]], channels: int = 1
+    ) -> None:
         super().__init__()
         self.values = np.array(values)
         self.settings = {
             "values": self.values.tolist(),
             "width": width,
             "without": [list(ids) for ids in without],
+            "channels": channels,
         }
+        own, context = feature_counts(channels)
         self.first, self.second = (
             CrossFitted([CandidateClassifier(len(values), width, features) for _ in without], without)
-            for features in (FEATURES, CONTEXT_FEATURES + FEATURES)
+            for features in (own, context + own)
         )
 
     @torch.inference_mode()
@@ -138,7 +148,7 @@ class AutoContext(nn.Module):
 
         Returns:
             Each label, in rising order, its box, and its probability there: the classifiers' where atlases
-            disagree, 1 where they agree.
+            disagree, 1 where they agree. Where the target is excluded, it is the share of the votes.
         """
         candidates = find_candidates(atlases, ambiguous_voxels(atlases))
         features = torch.from_numpy(candidate_features(atlases, candidates))
@@ -146,13 +156,44 @@ class AutoContext(nn.Module):
         passes = zip(self.first.for_subject(subject), self.second.for_subject(subject), strict=True)
         probabilities = []
         for first, second in passes:
-            context = context_features(atlases, candidates, classify(first, features, labels))
-            probabilities.append(classify(second, with_context(torch.from_numpy(context), features), labels))
-        return candidate_probabilities(atlases, candidates, np.mean(probabilities, axis=0))
+            context = first_pass_context(first, atlases, candidates, features, labels)
+            probabilities.append(classify(second, with_context(context, features), labels))
+        mean = where_comparable(atlases, candidates, np.mean(probabilities, axis=0), features)
+        return candidate_probabilities(atlases, candidates, mean)
+
+
+def first_pass_context(
+    first: CandidateClassifier,
+    atlases: PropagatedAtlases,
+    candidates: Candidates,
+    features: Tensor,
+    labels: Tensor,
+) -> Tensor:
+    """Compute the context features (M, K, context features) of the first pass by one classifier.
+
+    Args:
+        first: Of the first pass.
+        atlases: The propagated atlases.
+        candidates: Of all voxels where they disagree.
+        features: (M, K, features).
+        labels: (M, K), positions among all labels, -1 for no candidate.
+    """
+    probabilities = where_comparable(atlases, candidates, classify(first, features, labels), features)
+    return torch.from_numpy(context_features(atlases, candidates, probabilities))
+
+
+def where_comparable(
+    atlases: PropagatedAtlases, candidates: Candidates, probabilities: Array, features: Tensor
+) -> Array:
+    """Replace probabilities (M, K) by the shares of the votes where the target is excluded."""
+    if atlases.comparable is None:
+        return probabilities
+    comparable = atlases.comparable.ravel()[candidates.voxels, None]
+    return np.where(comparable, probabilities, features[..., 0].numpy())  # the first feature: shares
 
 
 def with_context(context: Tensor, features: Tensor) -> Tensor:
-    """Join the features of the second pass, (..., CONTEXT_FEATURES) and (..., FEATURES)."""
+    """Join the features of the second pass, (..., context features) and (..., features)."""
     return torch.cat([context, features], dim=-1)
 
 

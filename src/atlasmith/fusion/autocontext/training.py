@@ -9,15 +9,26 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from atlasmith.config import Config
 from atlasmith.core.grid import Array
+from atlasmith.core.progress import track
 from atlasmith.fusion.autocontext.candidates import find_candidates, label_positions
-from atlasmith.fusion.autocontext.features import candidate_features, context_features
-from atlasmith.fusion.autocontext.model import AutoContext, CandidateClassifier, classify, with_context
+from atlasmith.fusion.autocontext.features import candidate_features
+from atlasmith.fusion.autocontext.model import (
+    AutoContext,
+    CandidateClassifier,
+    first_pass_context,
+    with_context,
+)
 from atlasmith.fusion.autocontext.settings import FIRST_PASS, SECOND_PASS, SECTION, AutoContextSettings
-from atlasmith.fusion.propagated import ambiguous_voxels, manual_labels, read_atlases, read_propagated
+from atlasmith.fusion.propagated import (
+    PropagatedAtlases,
+    ambiguous_voxels,
+    manual_labels,
+    read_atlases,
+    read_propagated,
+)
 from atlasmith.fusion.training import train_network
 from atlasmith.io.tables import Subject, read_label_values, write_tsv
 from atlasmith.io.weights import write_weights
@@ -64,6 +75,7 @@ def train_autocontext(config: Config) -> None:
         [0, *read_label_values(layout.labels)],
         settings.width,
         held_out_folds([atlas.id for atlas in atlases], settings.count),
+        len(layout.channels),
     ).to(device)
     voxels = _read_voxels(config, network, atlases)
     features = voxels.features
@@ -90,10 +102,9 @@ def train_autocontext(config: Config) -> None:
 def _read_voxels(config: Config, network: AutoContext, atlases: Sequence[Subject]) -> _Voxels:
     """Draw training voxels of all atlases, with their features and manual labels."""
     parts = []
-    for index, atlas in enumerate(tqdm(atlases, desc="autocontext: voxels", disable=None)):
+    for index, atlas in enumerate(track(atlases, "autocontext: voxels")):
         propagated = read_propagated(config.layout, atlas)
-        ambiguous = ambiguous_voxels(propagated)
-        drawn = ambiguous[_draw(config, index, len(ambiguous), len(atlases))]
+        drawn = ambiguous_voxels(propagated)[_draw(config, index, propagated, len(atlases))]
         candidates = find_candidates(propagated, drawn)
         right = candidates.labels == manual_labels(atlas, propagated.grid).ravel()[drawn, None]
         truth = np.where(right.any(axis=1), right.argmax(axis=1), NO_CANDIDATE)
@@ -103,31 +114,35 @@ def _read_voxels(config: Config, network: AutoContext, atlases: Sequence[Subject
     return _Voxels(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
-def _draw(config: Config, index: int, count: int, atlases: int) -> Array:
-    """Draw which of the ambiguous voxels of an atlas are trained on."""
-    order = torch.randperm(count, generator=seeded_generator(config.seed, 30, index))
-    return np.sort(order[: -(-config.fusion.section(SECTION).voxels // atlases)].numpy())
+def _draw(config: Config, index: int, propagated: PropagatedAtlases, atlases: int) -> Array:
+    """Draw which of the ambiguous voxels of an atlas are trained on, of those that aren't excluded."""
+    voxels = ambiguous_voxels(propagated)
+    places = np.arange(len(voxels))
+    if propagated.comparable is not None:
+        places = places[propagated.comparable.ravel()[voxels]]
+    order = torch.randperm(len(places), generator=seeded_generator(config.seed, 30, index))
+    return np.sort(places[order[: -(-config.fusion.section(SECTION).voxels // atlases)].numpy()])
 
 
 @torch.inference_mode()
 def _read_context(config: Config, network: AutoContext, atlases: Sequence[Subject]) -> Tensor:
-    """The context features (classifiers, M, K, CONTEXT_FEATURES) of the training voxels.
+    """The context features (classifiers, M, K, context features) of the training voxels.
 
     Each classifier's are from its own first pass, since the others were trained on the atlases that it is
     trained without.
     """
     parts = []
-    for index, atlas in enumerate(tqdm(atlases, desc="autocontext: first pass", disable=None)):
+    for index, atlas in enumerate(track(atlases, "autocontext: first pass")):
         propagated = read_propagated(config.layout, atlas)
         candidates = find_candidates(propagated, ambiguous_voxels(propagated))
-        drawn = _draw(config, index, len(candidates.voxels), len(atlases))
+        drawn = _draw(config, index, propagated, len(atlases))
         features = torch.from_numpy(candidate_features(propagated, candidates))
         labels = torch.from_numpy(label_positions(candidates.labels, network.values))
         context = (
-            context_features(propagated, candidates, classify(classifier, features, labels))[drawn]
-            for classifier in network.first.each
+            first_pass_context(first, propagated, candidates, features, labels)[drawn]
+            for first in network.first.each
         )
-        parts.append(torch.stack([torch.from_numpy(some) for some in context]))
+        parts.append(torch.stack(list(context)))
     return torch.cat(parts, dim=1)
 
 
@@ -142,12 +157,13 @@ def _fit(
     """Train the classifiers of one pass, whose inputs are `features`(k, rows) (V, K, features)."""
     truth, owner = voxels.truth, voxels.owner
     device = next(classifiers.parameters()).device
-    trained_on = torch.tensor([[atlas.id not in ids for ids in classifiers.without] for atlas in atlases])
+    trained_on = torch.tensor([[a.participant not in ids for ids in classifiers.without] for a in atlases])
     for k, classifier in enumerate(classifiers.each):
         rows = torch.nonzero(trained_on[owner, k])[:, 0]
         present = features(k, rows)[voxels.labels[rows] >= 0]
-        classifier.mean.copy_(present.mean(0))
-        classifier.deviation.copy_(present.std(0).clamp(min=MIN_DEVIATION))
+        if len(present) > 1:  # atlases may disagree on those alone that this classifier is trained without
+            classifier.mean.copy_(present.mean(0))
+            classifier.deviation.copy_(present.std(0).clamp(min=MIN_DEVIATION))
 
     def losses(rows: Tensor, chosen: Tensor) -> Tensor:
         """The sum of the losses of each classifier on the rows that are chosen for it (rows, classifiers)."""

@@ -24,9 +24,7 @@ class JLFSettings(Section):
 
 
 JLF = Fuser(
-    function=lambda inputs: joint_label_fusion(
-        inputs.labels, inputs.images, inputs.target, **inputs.settings.model_dump()
-    ),
+    function=lambda inputs: joint_label_fusion(inputs, **inputs.settings.model_dump()),
     text="Joint label fusion (Wang et al. 2013, doi:10.1109/TPAMI.2012.143): patch-based weights that "
     "minimize the expected error of the vote, given that atlases have errors in common.",
     section="jlf",

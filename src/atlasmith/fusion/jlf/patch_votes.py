@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from atlasmith.core.grid import Array
+from atlasmith.fusion.aligned import AlignedAtlases, Box
 from atlasmith.fusion.fuser import LabelProbabilities
 from atlasmith.fusion.joint_weights import solve_joint_weights
 
@@ -21,25 +23,20 @@ CHUNK_VALUES = 2**22  # of patches at a time, which bounds memory
 
 
 def joint_label_fusion(
-    labels: Array,
-    images: Array,
-    target: Array,
-    patch: int = 2,
-    search: int = 3,
-    alpha: float = 0.1,
-    beta: float = 2.0,
+    atlases: AlignedAtlases, patch: int = 2, search: int = 3, alpha: float = 0.1, beta: float = 2.0
 ) -> LabelProbabilities:
     """Compute each label's share of the votes by joint label fusion.
 
     Wang et al. 2013 (doi:10.1109/TPAMI.2012.143), as in the programs of PICSL and ANTs. At each voxel, each
     atlas's patch that correlates best with the target's is searched for; `joint_weights` of the differences
     of these patches weight the atlases; and the whole patch of labels votes, each label at its own position.
-    Only voxels near those where the atlases disagree are computed.
+    Only voxels near those where the atlases disagree are computed. The products of differences are averaged
+    over the channels of the target; in a channel that an atlas doesn't have, its differences are the mean of
+    the others'. Excluded voxels take no part in the differences, their labels have no vote, and where the
+    target is excluded all votes count the same.
 
     Args:
-        labels: (N, *shape) integers, one map an atlas.
-        images: (N, *shape), the propagated atlas images.
-        target: (*shape), the image to segment.
+        atlases: The atlases and the target.
         patch: Radius of the patches, voxels.
         search: Radius of the search for the best patch, voxels.
         alpha: Added to the diagonal of the joint errors.
@@ -48,26 +45,26 @@ def joint_label_fusion(
     Yields:
         Each label, in rising order, the whole grid, and its share of the votes (*shape).
     """
-    values, index = np.unique(labels, return_inverse=True)
-    index = index.reshape(labels.shape)
+    values, index = np.unique(atlases.labels, return_inverse=True)
+    index = index.reshape(atlases.labels.shape)
     ambiguous = (index != index[0]).any(axis=0)
-    whole_grid = tuple(slice(0, n) for n in target.shape)
+    whole_grid = tuple(slice(0, n) for n in ambiguous.shape)
     votes = None
     if ambiguous.any():
-        active = binary_dilation(ambiguous, np.ones((2 * patch + 1,) * target.ndim))
+        active = binary_dilation(ambiguous, np.ones((2 * patch + 1,) * ambiguous.ndim))
         box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(active))
-        margin = patch + search
-        wide = tuple(slice(s.start, s.stop + 2 * margin) for s in box)
-        wide_images, positions, own = (
-            _padded(torch.from_numpy(x), margin)[:, *wide]
-            for x in (images, index.astype(np.float32), target[None])
-        )
-        voxels = np.argwhere(active[box])
-        moves = _best_moves(wide_images, own[0], voxels, patch, search)
+        margin, voxels = patch + search, np.argwhere(active[box])
+        maps = _cut_maps(atlases, index, box, margin)
+        moves = _best_moves(maps.images, maps.target, voxels, patch, search)
         weights = partial(joint_weights, alpha=alpha, beta=beta)
-        votes = _votes(wide_images, positions, own[0], voxels + margin, moves, len(values), patch, weights)
-        votes = votes[:, *(slice(margin, n - margin) for n in own[0].shape)]
-        votes /= np.maximum(votes.sum(axis=0), np.finfo(np.float32).tiny)
+        votes = _votes(maps, voxels + margin, moves, len(values), patch, weights)
+        votes = votes[:, *(slice(margin, n - margin) for n in votes.shape[1:])]
+        total = votes.sum(axis=0)
+        votes /= np.maximum(total, np.finfo(np.float32).tiny)
+        if atlases.comparable is not None:
+            equal = ~atlases.comparable[box] | (total == 0)
+            for position, value in enumerate(values.tolist()):
+                votes[position][equal] = atlases.share(value, box)[equal]
     for position, value in enumerate(values):
         probability = (index[0] == position).astype(np.float32)
         if votes is not None:
@@ -75,54 +72,121 @@ def joint_label_fusion(
         yield int(value), whole_grid, probability
 
 
-def joint_weights(errors: Tensor, alpha: float, beta: float) -> Tensor:
+def joint_weights(errors: Tensor, alpha: float, beta: float, known: Tensor | None = None) -> Tensor:
     """Compute the weights that minimize the expected error of the weighted vote.
 
     Atlases i and j are taken to be wrong together with a probability proportional to
-    (<e_i, e_j> / (P - 1)) ** beta.
+    (<e_i, e_j> / (C (P - 1))) ** beta.
 
     Args:
-        errors: e (V, N, P), absolute differences of each atlas's patch to the target's.
+        errors: e (V, N, C, P), absolute differences of each atlas's patches to the target's.
         alpha: Added to the diagonal.
         beta: Power of the errors.
+        known: Of the same shape, 1 where there is an error, 0 elsewhere: the mean product of two atlases'
+            errors is over what is known of both. None: all is known.
 
     Returns:
         (V, N), not negative, of sum 1.
     """
-    size = errors.shape[2]
-    joint = (torch.einsum("vip,vjp->vij", errors, errors) / (size - 1)) ** beta
-    return solve_joint_weights(joint, alpha)
+    channels, size = errors.shape[2:]
+    joint = torch.einsum("vip,vjp->vij", errors.flatten(2), errors.flatten(2))
+    if known is None:
+        joint = joint / (channels * (size - 1))
+    else:
+        both = torch.einsum("vip,vjp->vij", known.flatten(2), known.flatten(2))
+        joint = joint / (both.clamp(min=1) * (size - 1) / size)
+    return solve_joint_weights(joint**beta, alpha)
+
+
+@dataclass(frozen=True, eq=False)
+class _Maps:
+    """A part of the grid with a margin.
+
+    images: (C, N, *wide). labels: Positions of labels (N, *wide). target: (C, *wide). present: (C, N), which
+    atlases have a channel. valid: Of the atlases and, last, of the target (N + 1, *wide), 1 or 0; None: 1.
+    """
+
+    images: Tensor
+    labels: Tensor
+    target: Tensor
+    present: Tensor
+    valid: Tensor | None
+
+
+def _cut_maps(atlases: AlignedAtlases, index: Array, box: Box, margin: int) -> _Maps:
+    """Cut a box with a margin, also beyond the grid's edges, from atlases with these positions of labels."""
+    wide = tuple(slice(s.start, s.stop + 2 * margin) for s in box)
+
+    def cut(maps: Array) -> Tensor:
+        return _padded(torch.from_numpy(maps), margin)[:, *wide]
+
+    valid = None
+    if atlases.comparable is not None:
+        count = len(index)
+        valid = np.ones((count + 1, *index.shape[1:]), dtype=np.float32)
+        if atlases.valid is not None:
+            valid[:count] = atlases.valid
+        if atlases.target_valid is not None:
+            valid[count] = atlases.target_valid
+    channels = atlases.shared_channels or [0]
+    return _Maps(
+        torch.stack([cut(atlases.images[channel]) for channel in channels]),
+        cut(index.astype(np.float32)),
+        cut(atlases.target[channels]),
+        torch.from_numpy(np.stack([atlases.having(channel) for channel in channels])),
+        None if valid is None else cut(valid),
+    )
 
 
 def _votes(
-    images: Tensor,
-    index: Tensor,
-    target: Tensor,
-    voxels: Array,
-    moves: Tensor,
-    count: int,
-    patch: int,
-    weights: Callable[[Tensor], Tensor],
+    maps: _Maps, voxels: Array, moves: Tensor, count: int, patch: int, weights: Callable[..., Tensor]
 ) -> Array:
-    """Votes (L, *shape) of the patches at some voxels (V, d).
+    """Votes (L, *wide) of the patches at some voxels (V, d).
 
-    images, labels as positions (N, *shape), target (*shape). moves: (N, V), from `_best_moves`. weights: from
-    the errors (v, N, P) of patches to the weights (v, N) of their votes.
+    moves: (N, V), from `_best_moves`. weights: from the errors (v, N, C, P) of patches, and where they are
+    known, to the weights (v, N) of their votes.
     """
-    strides = _strides(target.shape)
+    shape = maps.target.shape[1:]
+    strides = _strides(shape)
     places = torch.from_numpy(voxels) @ strides
-    around = _offsets(patch, target.ndim) @ strides
-    image, label, own = images.flatten(1), index.long().flatten(1), target.flatten()
-    result = torch.zeros(count, own.numel())
-    for chosen in torch.arange(len(places)).split(max(1, CHUNK_VALUES // (len(images) * len(around)))):
+    around = _offsets(patch, len(shape)) @ strides
+    labels, voxel_count = maps.labels.long().flatten(1), maps.labels[0].numel()
+    result = torch.zeros(count, voxel_count)
+    size = max(1, CHUNK_VALUES // (maps.images.shape[:2].numel() * len(around)))
+    for chosen in torch.arange(len(places)).split(size):
         here = places[chosen, None] + around  # (v, P)
-        found = (here + moves[:, chosen, None]).flatten(1)  # (N, v P)
-        patches = torch.gather(image, 1, found).view(len(images), *here.shape)
-        errors = (_standardized(patches) - _standardized(own[here])).abs().movedim(0, 1)
-        patch_labels = torch.gather(label, 1, found).view(patches.shape)
-        entry = (patch_labels * own.numel() + here).flatten()
-        result.view(-1).index_add_(0, entry, weights(errors).T[..., None].expand(patches.shape).flatten())
-    return result.view(count, *target.shape).numpy()
+        found = here + moves[:, chosen, None]  # (N, v, P)
+        patch_labels = _gathered(labels, found)
+        errors, known = _patch_errors(maps, here, found)
+        votes = weights(errors, known=known).T[..., None].expand(found.shape)
+        if maps.valid is not None:
+            votes = votes * _gathered(maps.valid[:-1].flatten(1), found)
+        entry = (patch_labels * voxel_count + here).flatten()
+        result.view(-1).index_add_(0, entry, votes.flatten())
+    return result.view(count, *shape).numpy()
+
+
+def _patch_errors(maps: _Maps, here: Tensor, found: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Absolute differences (v, N, C, P) of the atlases' patches to the target's, and where they are known.
+
+    here, found: Positions of the target's patches (v, P) and of the atlases' (N, v, P).
+    """
+    patches = torch.stack([_gathered(channel.flatten(1), found) for channel in maps.images])
+    known = None
+    if maps.valid is not None:
+        valid = _gathered(maps.valid[:-1].flatten(1), found) * maps.valid[-1].flatten()[here]
+        known = valid.expand(patches.shape)
+    own = maps.target.flatten(1)[:, None, here]  # (C, 1, v, P)
+    errors = (_standardized(patches, known) - _standardized(own, known)).abs()
+    for own_errors, having in zip(errors, maps.present, strict=True):
+        if having.any() and not having.all():
+            own_errors[~having] = own_errors[having].mean(dim=0)
+    return errors.permute(2, 1, 0, 3), None if known is None else known.permute(2, 1, 0, 3)
+
+
+def _gathered(maps: Tensor, positions: Tensor) -> Tensor:
+    """Values (N, v, P) of flat maps (N, V) at positions (N, v, P)."""
+    return torch.gather(maps, 1, positions.flatten(1)).view(positions.shape)
 
 
 def _strides(shape: Sequence[int]) -> Tensor:
@@ -141,36 +205,66 @@ def _offsets(radius: int, ndim: int) -> Tensor:
     return torch.tensor(sorted(steps, key=lambda step: sum(s * s for s in step)))
 
 
-def _standardized(patches: Tensor) -> Tensor:
-    """Patches (..., P) of zero mean and unit variance."""
-    centered = patches - patches.mean(dim=-1, keepdim=True)
-    variance = (centered**2).sum(dim=-1, keepdim=True) / (patches.shape[-1] - 1)
+def _standardized(patches: Tensor, known: Tensor | None) -> Tensor:
+    """Patches (..., P) of zero mean and unit variance where they are known, and 0 elsewhere."""
+    if known is None:
+        centered = patches - patches.mean(dim=-1, keepdim=True)
+        variance = (centered**2).sum(dim=-1, keepdim=True) / (patches.shape[-1] - 1)
+    else:
+        count = known.sum(dim=-1, keepdim=True)
+        mean = (patches * known).sum(dim=-1, keepdim=True) / count.clamp(min=1)
+        centered = (patches - mean) * known
+        variance = (centered**2).sum(dim=-1, keepdim=True) / (count - 1).clamp(min=1)
     return centered / variance.clamp(min=MIN_VARIANCE).sqrt()
 
 
 def _best_moves(images: Tensor, target: Tensor, voxels: Array, patch: int, search: int) -> Tensor:
     """How far off in memory (N, V) each atlas's patch lies that correlates best with the target's at a voxel.
 
-    Sums over patches are box filters, so that an offset costs a few passes over the images.
+    Correlations are summed over channels (C, N, *wide) and (C, *wide), and 0 in one that is absent. Sums over
+    patches are box filters, so that an offset costs a few passes over the images.
     """
-    offsets, size = _offsets(search, target.ndim), (2 * patch + 1) ** target.ndim
-    wide = images.movedim(0, -1).contiguous()  # atlases side by side in memory
-    mean, squares = _box_sums(wide, patch) / size, _box_sums(wide**2, patch)
-    precision = (squares - size * mean**2).clamp(min=MIN_VARIANCE * (size - 1)).rsqrt()
-    own = target[tuple(slice(search, n - search) for n in target.shape)][..., None]
-    own_sum = _box_sums(own, patch)
+    shape = target.shape[1:]
+    offsets = _offsets(search, len(shape))
+    inner = tuple(slice(search, n - search) for n in shape)
+    channels = [_Correlation(image, own[inner], patch) for image, own in zip(images, target, strict=True)]
     spots = tuple(torch.from_numpy(voxels).T)
-    best = torch.full((len(voxels), len(images)), -torch.inf)
+    # The deviation of the target's patch is the same for all offsets: it matters among channels alone.
+    scales = [c.own_precision[spots] if len(channels) > 1 else torch.ones(()) for c in channels]
+    best = torch.full((len(voxels), images.shape[1]), -torch.inf)
     choice = torch.zeros(best.shape, dtype=torch.long)
     for number, offset in enumerate((offsets + search).tolist()):
-        window = tuple(slice(o, o + n) for o, n in zip(offset, own.shape, strict=False))
-        small = tuple(slice(o, o + n) for o, n in zip(offset, own_sum.shape, strict=False))
-        product = _box_sums(wide[window] * own, patch)
-        score = (product.addcmul_(mean[small], own_sum, value=-1) * precision[small])[spots]
+        scores = [c.at(offset)[spots] * scale for c, scale in zip(channels, scales, strict=True)]
+        score = torch.stack(scores).sum(dim=0)
         better = score > best
         best = torch.where(better, score, best)
         choice[better] = number
-    return (offsets @ _strides(target.shape))[choice.T]
+    return (offsets @ _strides(shape))[choice.T]
+
+
+class _Correlation:
+    """Correlates patches of the target (*inner) with those of the atlases (N, *wide) at an offset."""
+
+    def __init__(self, images: Tensor, target: Tensor, patch: int) -> None:
+        self.patch, self.size = patch, (2 * patch + 1) ** target.ndim
+        self.wide = images.movedim(0, -1).contiguous()  # atlases side by side in memory
+        self.mean, self.precision = self._moments(self.wide)
+        self.own = target[..., None]
+        self.own_sum = _box_sums(self.own, patch)
+        self.own_precision = self._moments(self.own)[1]
+
+    def _moments(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and inverse deviation, up to a factor, of the patches of maps (*shape, N)."""
+        mean, squares = _box_sums(maps, self.patch) / self.size, _box_sums(maps**2, self.patch)
+        variance = (squares - self.size * mean**2).clamp(min=MIN_VARIANCE * (self.size - 1))
+        return mean, variance.rsqrt()
+
+    def at(self, offset: Sequence[int]) -> Tensor:
+        """The correlation (*inner, N) times the deviation of the target's patch."""
+        window = tuple(slice(o, o + n) for o, n in zip(offset, self.own.shape, strict=False))
+        small = tuple(slice(o, o + n) for o, n in zip(offset, self.own_sum.shape, strict=False))
+        product = _box_sums(self.wide[window] * self.own, self.patch)
+        return product.addcmul_(self.mean[small], self.own_sum, value=-1) * self.precision[small]
 
 
 def _box_sums(maps: Tensor, radius: int) -> Tensor:

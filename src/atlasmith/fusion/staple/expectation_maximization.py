@@ -20,14 +20,17 @@ CHUNK_PATTERNS = 100_000  # at a time, which bounds memory
 
 @dataclass(frozen=True, eq=False)
 class _Patterns:
-    """Distinct votes (V, N), the candidate labels of each (V, K), and the number of voxels with it (V,)."""
+    """Distinct votes (V, N), the candidate labels of each (V, K), and the number of voxels with it (V,).
+
+    The number of labels stands for no vote.
+    """
 
     votes: Tensor
     candidates: Tensor
     count: Tensor
 
 
-def staple(labels: Array) -> LabelProbabilities:
+def staple(labels: Array, votes: Array | None = None) -> LabelProbabilities:
     """Compute STAPLE's posterior probability of each label over the whole grid.
 
     Warfield et al. 2004 (doi:10.1109/TMI.2004.828354), section 5: expectation maximization with one confusion
@@ -37,6 +40,8 @@ def staple(labels: Array) -> LabelProbabilities:
 
     Args:
         labels: (N, *shape) integers, one map an atlas.
+        votes: (N, *shape) booleans, false where an atlas's label is left out; at least one is true at each
+            voxel. None: none is left out.
 
     Yields:
         Each label, in rising order, the whole grid, and its posterior (*shape).
@@ -44,18 +49,21 @@ def staple(labels: Array) -> LabelProbabilities:
     values, index = np.unique(labels, return_inverse=True)
     count = len(values)
     flat = index.reshape(len(labels), -1).astype(np.int32)
+    if votes is not None:
+        flat[~votes.reshape(flat.shape)] = count  # a code beyond all labels: no vote
     # Where all atlases agree on one of many labels, it is the only candidate, and true.
     where = np.flatnonzero((flat != flat[0]).any(axis=0) | (count <= DENSE_LABELS))
     ambiguous, place, repeats = np.unique(flat[:, where], axis=1, return_inverse=True, return_counts=True)
-    agreed = np.bincount(flat[0], minlength=count) - np.bincount(flat[0, where], minlength=count)
-    prior = torch.from_numpy(np.bincount(flat.ravel(), minlength=count) / flat.size)
+    agreed = (np.bincount(flat[0], minlength=count) - np.bincount(flat[0, where], minlength=count))[:count]
+    cast = flat[flat < count]
+    prior = torch.from_numpy(np.bincount(cast, minlength=count) / cast.size)
 
     certain = torch.arange(count)[:, None]
     parts = [_Patterns(certain.expand(count, len(labels)), certain, torch.from_numpy(agreed).double())]
     columns = [np.zeros(0, dtype=np.int64)]
     for rows, candidates in _candidates(ambiguous, count):
-        votes = torch.from_numpy(ambiguous[:, rows].T.astype(np.int64))
-        parts.append(_Patterns(votes, torch.from_numpy(candidates), torch.from_numpy(repeats[rows]).double()))
+        voted = torch.from_numpy(ambiguous[:, rows].T.astype(np.int64))
+        parts.append(_Patterns(voted, torch.from_numpy(candidates), torch.from_numpy(repeats[rows]).double()))
         columns.append(rows)
 
     posteriors = _maximize(parts, prior, count)
@@ -74,7 +82,7 @@ def _candidates(patterns: Array, count: int) -> Iterator[tuple[Array, Array]]:
     """Yield columns of the patterns (N, V), a chunk at a time, and their candidate labels (v, K)."""
     ordered = np.sort(patterns, axis=0).T
     first = np.ones(ordered.shape, dtype=bool)
-    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]) & (ordered[:, 1:] < count)
     sizes = first.sum(axis=1) if count > DENSE_LABELS else np.full(len(ordered), count)
     for size in np.unique(sizes):
         columns = np.flatnonzero(sizes == size)
@@ -105,7 +113,7 @@ def _majority(part: _Patterns) -> Tensor:
 
 def _posterior(part: _Patterns, confusion: Tensor, prior: Tensor) -> Tensor:
     """E step: the posterior (V, K) of the candidates."""
-    log = confusion.clamp(min=1e-300).log()
+    log = torch.nn.functional.pad(confusion.clamp(min=1e-300).log(), [0, 0, 0, 1])  # no vote says nothing
     total = prior.log()[part.candidates]
     for table, vote in zip(log, part.votes.T, strict=True):
         total = total + table[vote[:, None], part.candidates]
@@ -114,9 +122,10 @@ def _posterior(part: _Patterns, confusion: Tensor, prior: Tensor) -> Tensor:
 
 def _confusion(parts: Sequence[_Patterns], posteriors: Sequence[Tensor], count: int) -> Tensor:
     """M step: the frequency (N, L, L) with which each atlas has the first label where the second is true."""
-    tables = torch.zeros(parts[0].votes.shape[1], count, count, dtype=torch.float64)
+    tables = torch.zeros(parts[0].votes.shape[1], count + 1, count, dtype=torch.float64)
     for part, posterior in zip(parts, posteriors, strict=True):
         mass = (posterior * part.count[:, None]).flatten()
         for table, vote in zip(tables, part.votes.T, strict=True):
             table.view(-1).index_add_(0, (vote[:, None] * count + part.candidates).flatten(), mass)
+    tables = tables[:, :count]
     return tables / tables.sum(dim=1, keepdim=True).clamp(min=1e-300)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from atlasmith.core.grid import Array
 from atlasmith.fusion.fuser import Fuser, FusionInputs, Training, lazy
 from atlasmith.fusion.votenet.settings import SECTION, VoteNetSettings
@@ -21,28 +23,34 @@ TRAINING = Training(
 )
 
 
+def _reliability(inputs: FusionInputs, without_vote: float) -> Array:
+    """The predicted reliability (N, *shape), with another value where an atlas has no vote."""
+    reliability: Array = inputs.prediction().reliability
+    return reliability if inputs.votes is None else np.where(inputs.votes, reliability, without_vote)
+
+
 def _fuser(weights: Callable[[FusionInputs], Array], text: str) -> Fuser:
     return Fuser(weighted(weights), text, SECTION, VoteNetSettings, TRAINING)
 
 
 VOTENET = _fuser(
-    lambda inputs: soft_weights(inputs.prediction().reliability, inputs.settings.sharpness),
+    lambda inputs: soft_weights(_reliability(inputs, 0.0), inputs.settings.sharpness),
     "VoteNet, soft votes (after Ding et al. 2019, doi:10.1007/978-3-030-32248-9_23): atlases are weighted by "
     "a power of the probability, from a network, that their label is right at a voxel.",
 )
 VOTENET_HARD = _fuser(
-    lambda inputs: hard_weights(inputs.prediction().reliability, inputs.settings.sharpness),
+    lambda inputs: hard_weights(_reliability(inputs, 0.0), inputs.settings.sharpness),
     "VoteNet (Ding et al. 2019, doi:10.1007/978-3-030-32248-9_23): majority voting of the atlases whose "
     "label is right at a voxel with a probability of one half or more.",
 )
 VOTENET_PLUS = _fuser(
-    lambda inputs: independent_error_weights(inputs.prediction().reliability),
+    lambda inputs: independent_error_weights(_reliability(inputs, 1.0)),
     "VoteNet+ (after Ding, Han and Niethammer 2020, ISBI): joint label fusion with error probabilities from "
     "a network in place of intensity differences.",
 )
 VOTENET_JOINT = _fuser(
     lambda inputs: correlated_error_weights(
-        inputs.labels, inputs.prediction().reliability, inputs.prediction().correlation
+        inputs.labels, _reliability(inputs, 1.0), inputs.prediction().correlation
     ),
     "VoteNet+ with the correlation of the atlases' errors that was found in training.",
 )

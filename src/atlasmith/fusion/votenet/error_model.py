@@ -29,8 +29,8 @@ def calibrate_network(
         random: The random generator.
     """
     parts = []
-    for _, *samples in _predictions(network, library, targets, side, random):
-        logits, inputs, right = (part.flatten(0, 1) for part in samples)
+    for _, known, *samples in _predictions(network, library, targets, side, random):
+        logits, inputs, right = (part[known] for part in samples)
         some = torch.randperm(len(logits), generator=random)[:MAX_SAMPLES]
         parts.append((logits[some], inputs[some], right[some]))
     fit_calibration(network.calibration, *(torch.cat(part) for part in zip(*parts, strict=True)))
@@ -47,12 +47,14 @@ def estimate_correlation(network: VoteNet, library: Library, side: int, random: 
     """
     place = {atlas: index for index, atlas in enumerate(network.settings["atlases"])}
     products, count = (torch.zeros_like(network.correlation) for _ in range(2))
-    for atlases, logits, inputs, right in _predictions(network, library, range(len(place)), side, random):
+    for atlases, known, logits, inputs, right in _predictions(
+        network, library, range(len(place)), side, random
+    ):
         reliability = network.calibration(logits, inputs).sigmoid().clamp(0.01, 0.99)
-        residual = (right - reliability) / (reliability * (1 - reliability)).sqrt()
+        residual = known * (right - reliability) / (reliability * (1 - reliability)).sqrt()
         rows = torch.tensor([place[name] for name in atlases])
         products[rows[:, None], rows] += residual @ residual.T
-        count[rows[:, None], rows] += residual.shape[1]
+        count[rows[:, None], rows] += known.float() @ known.float().T
     network.correlation.copy_(shrink_correlation(products, count))
 
 
@@ -77,22 +79,26 @@ def shrink_correlation(products: Tensor, count: Tensor) -> Tensor:
 
 def _predictions(
     network: VoteNet, library: Library, targets: Sequence[int], side: int, random: torch.Generator
-) -> Iterator[tuple[Sequence[str], Tensor, Tensor, Tensor]]:
+) -> Iterator[tuple[Sequence[str], Tensor, Tensor, Tensor, Tensor]]:
     """Yield predictions at ambiguous voxels of `PATCHES` patches of the targets in turn, at least one each.
 
-    These are the ids of the N atlases, logits (N, M), the network's inputs (N, M, channels), and whether each
-    label is right (N, M).
+    These are the ids of the N atlases, where both target and atlas may be learned from (N, M), logits (N, M),
+    the network's inputs (N, M, channels), and whether each label is right (N, M).
     """
     device = network.correlation.device
     for index in sorted(range(max(PATCHES, len(targets))), key=lambda index: index % len(targets)):
         atlases, truth, ambiguous = library[targets[index % len(targets)]]
-        patch = draw_patch(atlases.target.shape, ambiguous, side, random)
-        labels, images = (torch.from_numpy(maps[:, *patch]) for maps in (atlases.labels, atlases.images))
-        target = torch.from_numpy(atlases.target[patch])
-        inputs = input_channels(target, images, labels, agreement(labels), **network.input_options)
+        patch = draw_patch(truth.shape, ambiguous, side, random)
+        here = atlases.part(patch)
+        labels, images, target = map(torch.from_numpy, (here.labels, here.images, here.target))
+        known = torch.ones(labels.shape, dtype=torch.bool)
+        if here.both_valid is not None:
+            known = torch.from_numpy(here.both_valid)
+        agreeing = agreement(labels, votes=None if here.votes is None else torch.from_numpy(here.votes))
+        inputs = input_channels(target, images, labels, agreeing, **network.input_options)
         right = (labels == torch.from_numpy(truth[patch])).float().to(device)
-        inputs, labels = inputs.to(device), labels.to(device)
+        inputs, labels, known = inputs.to(device), labels.to(device), known.to(device)
         where = (labels != labels[0]).any(0)
         with torch.no_grad():
             logits = network(inputs, labels)
-        yield atlases.ids, logits[:, where], inputs.movedim(1, -1)[:, where], right[:, where]
+        yield atlases.ids, known[:, where], logits[:, where], inputs.movedim(1, -1)[:, where], right[:, where]

@@ -18,27 +18,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atlasmith.core.errors import look_up
+from atlasmith.core.sampling import local_mean
 from atlasmith.fusion.votenet.calibration import CALIBRATIONS
 from atlasmith.networks import BATCH_NORM, UNet
 
-CHANNELS = 5  # of the inputs, without optional ones
+CHANNELS = 5  # of the inputs for images of one channel, without optional ones
 EMBEDDING = 4  # size of a label's embedding
-NEIGHBORHOOD = 5  # side, voxels
+RADIUS = 2  # of the neighborhood of a voxel, voxels
 MAX_DISTANCE = 4  # to a label's boundary, voxels; larger ones are clipped
 
 
-def agreement(labels: Tensor, count: int | None = None) -> Tensor:
+def agreement(labels: Tensor, count: int | None = None, votes: Tensor | None = None) -> Tensor:
     """Compute the share of the other atlases that agree with each atlas.
 
     Args:
         labels: (N, *shape), one map an atlas.
         count: Only for so many atlases, the first; all by default.
+        votes: (N, *shape) booleans, which labels count; None: all.
 
     Returns:
         (count, *shape), in [0, 1].
     """
-    agree = torch.stack([(labels == own).sum(0) for own in labels[:count]]) - 1
-    return agree.float() / max(len(labels) - 1, 1)
+    if votes is None:
+        agree = torch.stack([(labels == own).sum(0) for own in labels[:count]]) - 1
+        return agree.float() / max(len(labels) - 1, 1)
+    mine = votes[:count].int()
+    agree = torch.stack([((labels == own) & votes).sum(0) for own in labels[:count]]) - mine
+    return agree.float() / (votes.sum(0) - mine).clamp(min=1)
 
 
 def input_channels(
@@ -47,8 +53,8 @@ def input_channels(
     """Compute the network's inputs for N atlases on one target.
 
     Args:
-        target: (*shape), in [0, 1].
-        images: Of the atlases (N, *shape), in [0, 1].
+        target: (C, *shape), in [0, 1]; 0 in a channel that it doesn't have.
+        images: Of the atlases (C, N, *shape), likewise.
         labels: Of the atlases (N, *shape).
         agreeing: (N, *shape), from `agreement`.
         boundary: Whether to add the distance to the label's boundary.
@@ -57,25 +63,24 @@ def input_channels(
     Returns:
         (N, channels, *shape).
     """
-    pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[target.ndim]
-
-    def smoothed(maps: Tensor) -> Tensor:
-        return pool(maps[:, None], NEIGHBORHOOD, 1, NEIGHBORHOOD // 2, count_include_pad=False)[:, 0]
-
+    ndim = labels.ndim - 1
     # Pairs of neighbors along each axis: cheap, and the same for any number of labels. Labels are taken to
     # continue beyond the image, so that a patch and the whole image have the same inputs.
-    edges = torch.zeros_like(images)
+    edges = torch.zeros_like(images[0])
     for axis in range(1, labels.ndim):
         pairs = labels.shape[axis] - 1
         differ = (labels.narrow(axis, 0, pairs) != labels.narrow(axis, 1, pairs)).float()
         edges.narrow(axis, 0, pairs).add_(differ)
         edges.narrow(axis, 1, pairs).add_(differ)
-    near = smoothed(edges / (2 * target.ndim))
-    channels = [target.expand_as(images), images, agreeing, 1 - near, (labels == 0).float()]
+    near = local_mean(edges / (2 * ndim), RADIUS)
+    pairs_of_images = list(zip(target, images, strict=True))
+    channels = [image for own, others in pairs_of_images for image in (own.expand_as(others), others)]
+    channels += [agreeing, 1 - near, (labels == 0).float()]
     if boundary:
         channels.append(_boundary_distance(edges > 0))
     if scales == 2:
-        channels += [smoothed(target[None]).expand_as(images), smoothed(images)]
+        for own, others in pairs_of_images:
+            channels += [local_mean(own[None], RADIUS).expand_as(others), local_mean(others, RADIUS)]
     return torch.stack(channels, dim=1)
 
 
@@ -102,6 +107,7 @@ class VoteNet(nn.Module):
         calibration: A name of `CALIBRATIONS`.
         values: The labels, sorted, with background.
         atlases: Ids of the atlases.
+        image_channels: Channels of the images.
     """
 
     correlation: Tensor
@@ -115,6 +121,7 @@ class VoteNet(nn.Module):
         calibration: str,
         values: Sequence[int],
         atlases: Sequence[str],
+        image_channels: int = 1,
     ) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {
@@ -125,9 +132,10 @@ class VoteNet(nn.Module):
             "calibration": calibration,
             "values": list(values),
             "atlases": list(atlases),
+            "image_channels": image_channels,
         }
         self.input_options: dict[str, Any] = {"boundary": boundary, "scales": scales}
-        size = CHANNELS + boundary + 2 * (scales - 1)
+        size = CHANNELS + boundary + 2 * (image_channels * scales - 1)
         self.embedding = nn.Embedding(len(values), EMBEDDING)
         # Batch normalization: unlike that of each image, its averages hold for patches, as in training, and
         # for whole images.

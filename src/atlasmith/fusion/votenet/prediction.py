@@ -38,13 +38,14 @@ class Prediction:
         """The probability (N, *shape) that each atlas's label is right, computed some atlases at a time."""
         labels, images = torch.from_numpy(self.atlases.labels), torch.from_numpy(self.atlases.images)
         target, device = torch.from_numpy(self.atlases.target), self.network.correlation.device
-        agreeing = agreement(labels)
-        size = max(1, BATCH_VOXELS // target.numel())
+        votes = self.atlases.votes
+        agreeing = agreement(labels, votes=None if votes is None else torch.from_numpy(votes))
+        size = max(1, BATCH_VOXELS // labels[0].numel())
         parts = []
         for start in range(0, len(labels), size):
             some = slice(start, start + size)
             inputs = input_channels(
-                target, images[some], labels[some], agreeing[some], **self.network.input_options
+                target, images[:, some], labels[some], agreeing[some], **self.network.input_options
             )
             parts.append(self.network.reliability(inputs.to(device), labels[some].to(device)).cpu())
         return torch.cat(parts).numpy()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from atlasmith.core.grid import Array
-from atlasmith.fusion.fuser import Box
+from atlasmith.fusion.aligned import Box
 from atlasmith.fusion.propagated import PropagatedAtlases, ambiguous_voxels, manual_labels, read_propagated
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject
@@ -26,12 +26,18 @@ class Library:
         self._bytes = 0
 
     def __getitem__(self, index: int) -> tuple[PropagatedAtlases, Array, Array]:
-        """Return the propagated atlases, manual labels (*shape), and flat indices of the ambiguous voxels."""
+        """Return the propagated atlases, manual labels (*shape), and flat indices of the ambiguous voxels.
+
+        Those are left out where the subject is excluded.
+        """
         if index in self._cache:
             self._cache.move_to_end(index)
             return self._cache[index]
         atlases = read_propagated(self.layout, self.subjects[index])
-        entry = (atlases, manual_labels(self.subjects[index], atlases.grid), ambiguous_voxels(atlases))
+        ambiguous = ambiguous_voxels(atlases)
+        if atlases.comparable is not None:
+            ambiguous = ambiguous[atlases.comparable.ravel()[ambiguous]]
+        entry = (atlases, manual_labels(self.subjects[index], atlases.grid), ambiguous)
         self._cache[index] = entry
         self._bytes += atlases.labels.nbytes + atlases.images.nbytes
         while self._bytes > CACHE_BYTES and len(self._cache) > 1:

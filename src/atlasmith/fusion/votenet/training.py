@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from atlasmith.config import Config
+from atlasmith.fusion.aligned import AlignedAtlases
 from atlasmith.fusion.propagated import read_atlases
 from atlasmith.fusion.training import train_network
 from atlasmith.fusion.votenet.error_model import calibrate_network, estimate_correlation
@@ -24,16 +28,16 @@ TARGETS_PER_STEP = 2
 VALIDATE_EVERY = 25
 VALIDATION_PATCHES = 4  # of each held-out atlas
 VALIDATION_ATLASES = 4  # propagated ones that a validation patch is computed for
-HELD_OUT = 0.1  # share of the atlases
+HELD_OUT = 0.1  # share of the participants
 
 
 def train_votenet(config: Config) -> None:
     """Train on the atlases propagated to each other; write weights and training table.
 
     Each step draws patches around ambiguous voxels of a few atlases, each with a random part of the other
-    atlases, so that the network serves libraries of any size. A tenth of the atlases, where there are six or
-    more, are held out for validation: the weights with the least validation loss are kept, and calibrated on
-    them. A killed run resumes from its checkpoint to the same weights.
+    atlases, so that the network serves libraries of any size. A tenth of the participants, where there are
+    six or more, are held out for validation: the weights with the least validation loss are kept, and
+    calibrated on them. A killed run resumes from its checkpoint to the same weights.
 
     Args:
         config: The run's config; its `fusion.votenet` section decides.
@@ -42,7 +46,7 @@ def train_votenet(config: Config) -> None:
     settings: VoteNetSettings = config.fusion.section(SECTION)
     subjects = read_atlases(layout)
     library = Library(layout, subjects)
-    validation, training = _split(config.seed, len(subjects))
+    validation, training = _split(config.seed, [subject.participant for subject in subjects])
     device = select_device(config.device)
     torch.manual_seed(config.seed)
     network = VoteNet(
@@ -53,6 +57,7 @@ def train_votenet(config: Config) -> None:
         settings.calibration,
         [0, *read_label_values(layout.labels)],
         [subject.id for subject in subjects],
+        len(layout.channels),
     ).to(device)
     per_target = max(1, settings.batch_size // TARGETS_PER_STEP)
 
@@ -78,11 +83,13 @@ def train_votenet(config: Config) -> None:
     layout.fuser_checkpoint(SECTION).unlink()
 
 
-def _split(seed: int, count: int) -> tuple[list[int], list[int]]:
-    """Positions of the atlases held out for validation, and of the others."""
-    held_out = max(1, round(HELD_OUT * count)) if count >= 6 else 0
-    order = torch.randperm(count, generator=seeded_generator(seed, 10)).tolist()
-    return order[:held_out], order[held_out:]
+def _split(seed: int, participants: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Positions of the atlases held out for validation, and of the others, from the participant of each."""
+    names = list(dict.fromkeys(participants))
+    held_out = max(1, round(HELD_OUT * len(names))) if len(names) >= 6 else 0
+    order = torch.randperm(len(names), generator=seeded_generator(seed, 10)).tolist()
+    positions = [[p for p, name in enumerate(participants) if name == names[index]] for index in order]
+    return list(chain(*positions[:held_out])), list(chain(*positions[held_out:]))
 
 
 @torch.no_grad()
@@ -113,26 +120,45 @@ def _patch_loss(
     """The cross-entropy on a random patch of an atlas, of at most `count` of the atlases propagated to it."""
     device = network.correlation.device
     atlases, truth, ambiguous = library[target]
-    patch = draw_patch(atlases.target.shape, ambiguous, side, random)
+    patch = draw_patch(truth.shape, ambiguous, side, random)
     available = len(atlases.labels)
     size = int(torch.randint(min(available, 3), available + 1, (1,), generator=random))
     members = torch.randperm(available, generator=random)[:size]
-    labels = torch.from_numpy(atlases.labels[:, *patch])[members]
-    images = torch.from_numpy(atlases.images[:, *patch])[members[:count]]
-    image = torch.from_numpy(atlases.target[patch])
-    if augment:
-        image, images = _augment(image, random), torch.stack([_augment(i, random) for i in images])
-    agreeing = agreement(labels, count)
+    here = atlases.part(patch, members.numpy())
+    image, images = _images(here, count, random if augment else None)
+    labels = torch.from_numpy(here.labels)
+    agreeing = agreement(labels, count, None if here.votes is None else torch.from_numpy(here.votes))
     differ = (labels != labels[0]).any(0).float()[None, None]
-    dilate = {2: F.max_pool2d, 3: F.max_pool3d}[image.ndim]
+    dilate = {2: F.max_pool2d, 3: F.max_pool3d}[truth.ndim]
     weight = WEIGHT_ELSEWHERE + (1 - WEIGHT_ELSEWHERE) * dilate(differ, DILATION, 1, DILATION // 2)
     labels = labels[:count]
     right = (labels == torch.from_numpy(truth[patch])).float()
     inputs = input_channels(image, images, labels, agreeing, **network.input_options)
     logits = network(inputs.to(device), labels.to(device))
-    weight = weight[0].expand_as(logits).to(device)
+    weight = weight[0].expand_as(logits)
+    if here.both_valid is not None:
+        weight = weight * torch.from_numpy(here.both_valid[:count])
+    weight = weight.to(device)
     entropy = F.binary_cross_entropy_with_logits(logits, right.to(device), weight, reduction="sum")
-    return entropy / weight.sum()
+    return entropy / weight.sum().clamp(min=WEIGHT_ELSEWHERE)
+
+
+def _images(atlases: AlignedAtlases, count: int, random: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """The target's channels (C, *shape), and those of the first atlases (C, count, *shape).
+
+    Intensities are augmented, each image for itself, where a random generator is given.
+    """
+    target, images = torch.from_numpy(atlases.target), torch.from_numpy(atlases.images[:, :count])
+    if random is None:
+        return target, images
+    target = torch.stack([_augment(channel, random) for channel in target])
+    images = torch.stack([torch.stack([_augment(i, random) for i in channel]) for channel in images])
+    if atlases.present is not None:  # channels that are absent stay 0
+        present = torch.from_numpy(atlases.present).float()
+        absent_axes = [1] * (target.ndim - 1)
+        target = target * present.amax(1).view(-1, *absent_axes)
+        images = images * present[:, :count].reshape(*images.shape[:2], *absent_axes)
+    return target, images
 
 
 def _augment(image: Tensor, random: torch.Generator) -> Tensor:

@@ -1,0 +1,294 @@
+"""Whether a scan is of the kind that a run was made for, as its registration to the template tells.
+
+Measures of the registration are how similar the scan and the template are around the labels, how much of
+these lies in the field of view, how intensities are distributed, how the scan lies and how large it is, and
+how much it was deformed. The run's own scans tell what is usual. A scan's *nonconformity* is the largest
+deviation of a measure from the median, in robust standard deviations; beyond a threshold, which about 1 % of
+scans of the run's kind exceed, the scan is unusual, and nothing that was calibrated on the atlases holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import binary_dilation, find_objects, uniform_filter
+
+from atlasmith.core.grid import Array, Grid
+from atlasmith.core.world import transform_points, world_points
+from atlasmith.fusion.atlas_qc import robust_deviation
+from atlasmith.io.files import require
+from atlasmith.io.images import read_grid, read_image, read_labels, read_mask
+from atlasmith.io.layout import Layout
+from atlasmith.io.tables import Subject, read_cohort, read_tsv
+from atlasmith.io.transforms import read_affine, read_composite
+
+TAIL = 4.0  # the nonconformity that about 1 % of scans exceed, over the median one
+LEAST_THRESHOLD = 4.0  # robust standard deviations
+LEAST_SCANS, MOST_SCANS = 3, 100  # that a model is fitted to
+MARGIN = 3  # voxels of the template's grid around its labels, in which the scan is compared with it
+WINDOW = 7  # voxels, of local correlation
+LEAST_VARIANCE = 1e-4  # of intensities in a window; intensities are in [0, 1]
+LEAST_VOXELS = 10  # in view, from which on intensities are compared
+QUANTILES = np.linspace(0.05, 0.95, 19)  # of the intensities, by which distributions are compared
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure of a registered scan.
+
+    Attributes:
+        text: What it is, for a sentence.
+        transform: To what is about normally distributed, and larger for a worse scan.
+        least_scale: Of its deviations, so transformed.
+        two_sided: Whether it may be too low, too.
+    """
+
+    text: str
+    transform: Callable[[float], float]
+    least_scale: float
+    two_sided: bool = False
+
+
+MEASURES = {
+    "similarity": Measure("correlation with the template", lambda x: math.log(1.01 - x), 0.2),
+    "local_similarity": Measure("local correlation with the template", lambda x: math.log(1.01 - x), 0.2),
+    "intensities": Measure(
+        "distance of its intensities from the usual ones", lambda x: math.log(x + 0.02), 0.2
+    ),
+    "field_of_view": Measure("share of the labels' region in view", lambda x: math.log(1.02 - x), 0.3),
+    "scale": Measure("volume relative to the template", math.log, 0.05, two_sided=True),
+    "stretch": Measure("ratio of its largest to its smallest scale", math.log, 0.03),
+    "rotation_deg": Measure("rotation against the template in degrees", float, 3.0),
+    "deformation": Measure("deviation of the log-Jacobian", lambda x: math.log(x + 0.01), 0.15),
+}
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured of one scan.
+
+    Attributes:
+        values: By name of the measure; of each channel by `measure:channel`.
+        quantiles: Of the intensities in the region, by channel.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    quantiles: dict[str, Array] = field(default_factory=dict)
+
+
+class TemplateRegion:
+    """The surroundings of the template's labels, in which scans are compared with the template.
+
+    Args:
+        layout: Of a run with a labeled template.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        labels = read_labels(require(layout.template_labels, "template-labels"))
+        occupied = labels.data != 0 if labels.data.any() else np.ones(labels.data.shape, dtype=bool)
+        around = binary_dilation(occupied, iterations=MARGIN)
+        (self.box,) = find_objects(around.astype(np.int8))
+        self.mask: Array = around[self.box]
+        self.points = world_points(labels.grid.cropped(self.box))[self.mask.ravel()]
+        self.templates = {
+            channel: read_image(layout.template_channel(channel)).data[self.box]
+            for channel in layout.channels
+        }
+
+
+def measure(layout: Layout, scan: Subject, region: TemplateRegion) -> Measurements:
+    """Measure a registered scan.
+
+    Args:
+        layout: Names its files.
+        scan: The scan.
+        region: Of the run's template.
+    """
+    channels = [name for name in layout.channels if not scan.channels or name in scan.channels]
+    visible = _in_view(layout, scan, read_grid(layout.preprocessed(scan.id, channels[0])), region)
+    found = Measurements(
+        {"field_of_view": float(visible.mean()), **_pose(read_affine(layout.affine(scan.id)))}
+    )
+    for row in read_tsv(layout.registration_table(scan.id)):
+        if row["metric"] == "sd_log_jacobian":
+            found.values["deformation"] = float(row["value"])
+    if visible.sum() < LEAST_VOXELS:
+        return found
+    for channel in channels:
+        warped = read_image(layout.warped(scan.id, channel)).data[region.box]
+        own, template = (x[region.mask][visible] for x in (warped, region.templates[channel]))
+        local = local_correlation(warped, region.templates[channel])[region.mask][visible]
+        found.values[f"similarity:{channel}"] = correlation(own, template)
+        found.values[f"local_similarity:{channel}"] = float(local.mean())
+        found.quantiles[channel] = np.quantile(own, QUANTILES)
+    return found
+
+
+def _in_view(layout: Layout, scan: Subject, native: Grid, region: TemplateRegion) -> Array:
+    """Tell which of the region's points lie in a scan's field of view, and may be learned from."""
+    points = transform_points(read_composite(layout.forward(scan.id)), region.points).numpy()
+    voxels = np.rint(np.c_[points, np.ones(len(points))] @ np.linalg.inv(native.affine)[:3].T).astype(int)
+    visible: Array = ((voxels >= 0) & (voxels < native.shape)).all(axis=1)
+    if layout.valid_mask(scan.id).exists():
+        visible[visible] = read_mask(layout.valid_mask(scan.id)).data[*voxels[visible].T]
+    return visible
+
+
+def _pose(affine: Array) -> dict[str, float]:
+    """Measure scale, stretch and rotation of a pull-back (4, 4), by its singular values."""
+    left, scales, right = np.linalg.svd(affine[:3, :3])
+    cosine = (np.trace(left @ right) - 1) / 2
+    return {
+        "scale": float(np.prod(scales)),
+        "stretch": float(scales.max() / scales.min()),
+        "rotation_deg": float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))),
+    }
+
+
+def correlation(a: Array, b: Array) -> float:
+    """Compute Pearson's correlation; 0 where one is constant."""
+    a, b = (x.astype(np.float64) - x.mean(dtype=np.float64) for x in (a, b))
+    scale = math.sqrt(float((a @ a) * (b @ b)))
+    return float(a @ b) / scale if scale > 0 else 0.0
+
+
+def local_correlation(a: Array, b: Array) -> Array:
+    """Compute the correlation of two images (X, Y, Z) in a window around each voxel, with its sign."""
+
+    def mean(data: Array) -> Array:
+        return uniform_filter(data, [WINDOW if n > 1 else 1 for n in data.shape], mode="nearest")
+
+    a, b = (x.astype(np.float64) for x in (a, b))
+    mean_a, mean_b = mean(a), mean(b)
+    variances = [np.maximum(mean(x * x) - m * m, LEAST_VARIANCE) for x, m in ((a, mean_a), (b, mean_b))]
+    found: Array = (mean(a * b) - mean_a * mean_b) / np.sqrt(variances[0] * variances[1])
+    return found
+
+
+def read_measurements(layout: Layout) -> list[Measurements]:
+    """Measure the scans that tell what is usual: the atlases and those that built the template."""
+    region = TemplateRegion(layout)
+    usual = [s for s in read_cohort(layout.cohort, "register") if s.role == "atlas" or s.in_template]
+    usual.sort(key=lambda scan: scan.role != "atlas")
+    return [measure(layout, scan, region) for scan in usual[:MOST_SCANS]]
+
+
+def fit_suitability(scans: Sequence[Measurements]) -> dict[str, Any]:
+    """Fit what is usual.
+
+    The threshold is a multiple of the median nonconformity, each scan's against the others: it needs no
+    hundred scans, as a quantile does, and bears unsuitable ones among them. Of 200 hippocampi, 0.3 to 1.5 %
+    exceed that of 4 to 100 others.
+
+    Args:
+        scans: Of the run's kind.
+
+    Returns:
+        `scans`, their number; the median `quantiles` of intensities; of each of the `measures` the `median`,
+        and the `center` and `scale` of its transformed values; and the `threshold`, None for too few scans.
+    """
+    channels = {channel for scan in scans for channel in scan.quantiles}
+    quantiles = {
+        channel: np.median([s.quantiles[channel] for s in scans if channel in s.quantiles], axis=0)
+        for channel in sorted(channels)
+    }
+    values = [_with_intensities(scan, quantiles) for scan in scans]
+    model: dict[str, Any] = {
+        "scans": len(scans),
+        "quantiles": {channel: found.tolist() for channel, found in quantiles.items()},
+        "measures": _moments(values),
+        "threshold": None,
+    }
+    if len(scans) >= LEAST_SCANS:
+        others = (_moments([*values[:k], *values[k + 1 :]]) for k in range(len(values)))
+        found = [max(_deviations(own, m).values()) for own, m in zip(values, others, strict=True)]
+        model["threshold"] = max(TAIL * float(np.median(found)), LEAST_THRESHOLD)
+    return model
+
+
+def review_reasons(layout: Layout, scan: Subject, quality: Mapping[str, Any]) -> list[str]:
+    """Say what is unusual about a registered scan.
+
+    Args:
+        layout: Of the run.
+        scan: The scan.
+        quality: Of the run, from `Layout.quality_model`; empty where none was fitted.
+
+    Returns:
+        See `find_reasons`; nothing without a model.
+    """
+    model = quality.get("Suitability")
+    return find_reasons(measure(layout, scan, TemplateRegion(layout)), model) if model else []
+
+
+def find_reasons(scan: Measurements, model: Mapping[str, Any]) -> list[str]:
+    """Say what is unusual about a scan.
+
+    Args:
+        scan: Its measurements.
+        model: From `fit_suitability`.
+
+    Returns:
+        A sentence for each measure beyond the threshold, the largest deviation first; none for a usual scan.
+    """
+    if model["threshold"] is None:
+        return []
+    quantiles = {channel: np.array(found) for channel, found in model["quantiles"].items()}
+    values = _with_intensities(scan, quantiles)
+    deviations = _deviations(values, model["measures"])
+    beyond = [name for name, size in deviations.items() if size > model["threshold"]]
+    beyond.sort(key=lambda name: -deviations[name])
+    return [
+        f"{_text(name)} is {values[name]:.2f}, where that of this run's scans is about "
+        f"{model['measures'][name]['median']:.2f}."
+        for name in beyond
+    ]
+
+
+def _text(name: str) -> str:
+    measure_name, _, channel = name.partition(":")
+    text = MEASURES[measure_name].text
+    return f"The {text}{f' ({channel})' if channel else ''}"
+
+
+def _with_intensities(scan: Measurements, quantiles: Mapping[str, Array]) -> dict[str, float]:
+    """The values of all measures, with the distance of intensities from the usual quantiles."""
+    distances = {
+        f"intensities:{channel}": float(np.abs(own - quantiles[channel]).mean())
+        for channel, own in scan.quantiles.items()
+        if channel in quantiles
+    }
+    return scan.values | distances
+
+
+def _transformed(name: str, value: float) -> float:
+    return MEASURES[name.partition(":")[0]].transform(value)
+
+
+def _moments(scans: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Median of each measure, and robust center and scale of its transformed values."""
+    moments = {}
+    for name in dict.fromkeys(name for scan in scans for name in scan):
+        values = [scan[name] for scan in scans if name in scan]
+        transformed = np.array([_transformed(name, value) for value in values])
+        least = MEASURES[name.partition(":")[0]].least_scale
+        moments[name] = {
+            "median": float(np.median(values)),
+            "center": float(np.median(transformed)),
+            "scale": max(robust_deviation(transformed), least),
+        }
+    return moments
+
+
+def _deviations(scan: Mapping[str, float], moments: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """How many scales each measure deviates from the center, in the direction that counts."""
+    found = {}
+    for name, value in scan.items():
+        if name in moments:
+            deviation = (_transformed(name, value) - moments[name]["center"]) / moments[name]["scale"]
+            found[name] = abs(deviation) if MEASURES[name.partition(":")[0]].two_sided else deviation
+    return found
