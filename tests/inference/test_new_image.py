@@ -44,7 +44,7 @@ def test_an_image_of_a_target_gets_the_results_of_the_target(
     arguments = ["segment", "--results", str(finished.output), "--image", str(image)]
     arguments += ["--set", f"age={target.covariates['age']!r}", "--out", str(tmp_path / "out")]
     assert main(arguments) == 0
-    new, old = Layout(tmp_path / "out", "Toy", "T1w"), finished.layout
+    new, old = Layout(tmp_path / "out", "Toy", ("T1w",)), finished.layout
     pairs = [(path(new)("myscan"), path(old)(target.id)) for path in FILES]
     pairs += [
         (new.segmentation("myscan", method), old.segmentation(target.id, method))
@@ -72,7 +72,7 @@ FILES = [
 def test_predict_returns_the_written_files(finished: Config, tmp_path: Path) -> None:
     target = next(s for s in read_cohort(finished.layout.cohort) if s.role == "target")
     paths = predict(finished.output, target.image, {"age": 40}, tmp_path / "out")
-    layout = Layout(tmp_path / "out", "Toy", "T1w")
+    layout = Layout(tmp_path / "out", "Toy", ("T1w",))
     expected = [layout.segmentation(target.id, method) for method in finished.fusion.methods]
     assert {*expected, layout.forward(target.id), layout.warped(target.id)} <= set(paths)
     assert set(paths) == {path for path in (tmp_path / "out").rglob("*") if path.is_file()}
@@ -90,7 +90,7 @@ def test_example_runs(finished: Config, tmp_path: Path) -> None:
 def test_a_subject_with_the_id_of_an_atlas(finished: Config, tmp_path: Path) -> None:
     atlas = next(s for s in read_cohort(finished.layout.cohort) if s.role == "atlas")
     register_image(finished.output, atlas.image, {}, tmp_path)
-    layout = Layout(tmp_path, "Toy", "T1w")
+    layout = Layout(tmp_path, "Toy", ("T1w",))
     assert set(np.unique(read_image(layout.segmentation(atlas.id, "template")).data)) == {0, 4, 1000}
     # Registration alone segments by the template.
     assert not layout.segmentation(atlas.id, "majority").exists()
@@ -106,15 +106,18 @@ def test_all_problems_at_once(finished: Config, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_extrapolation_prints_a_warning(
+def test_extrapolation_prints_a_warning_or_is_refused(
     finished: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = next(s for s in read_cohort(finished.layout.cohort) if s.role == "target")
     for number, (covariates, message) in enumerate(
-        [({}, "no age is given"), ({"age": "130"}, "outside the cohort's range")]
+        [({}, "no age is given"), ({"age": "70"}, "outside the cohort's range")]
     ):
         register_image(finished.output, target.image, covariates, tmp_path / str(number))
         assert message in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"age 130 is far outside the cohort's range.*--extrapolate"):
+        register_image(finished.output, target.image, {"age": "130"}, tmp_path / "far")
+    register_image(finished.output, target.image, {"age": "130"}, tmp_path / "far", extrapolate=True)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--config", "c"], ["--results", "r", "--image", "i"]])

@@ -36,7 +36,7 @@ def outputs(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[in
     for age in (35, 65):
         out = tmp_path_factory.mktemp("query_output") / "out"
         assert query(finished, out, f"age={age}") == 0
-        found[age] = Layout(out, "Toy", "T1w")
+        found[age] = Layout(out, "Toy", ("T1w",))
     return found
 
 
@@ -96,6 +96,13 @@ def test_problems_are_printed(
     assert query(finished, outputs[35].output, "age=35") == 2
     assert "exists already" in capsys.readouterr().err
     assert query(tmp_path / "nowhere", tmp_path / "b") == 2
-    assert query(finished, tmp_path / "c", "age=150") == 0
-    assert "outside the cohort's range" in capsys.readouterr().out
-    assert main(["template", "query", "--out", str(tmp_path / "d")]) == 2
+    assert query(finished, tmp_path / "c", "age=150") == 2
+    assert "age 150 is far outside the cohort's range" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+    for name, arguments in (("d", ["--set", "age=70"]), ("e", ["--set", "age=150", "--extrapolate"])):
+        arguments += ["--results", str(finished), "--out", str(tmp_path / name)]
+        assert main(["template", "query", *arguments]) == 0
+        assert "outside the cohort's range" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["template", "query", "--out", str(tmp_path / "f")])
+    assert "--results" in capsys.readouterr().err

@@ -1,18 +1,17 @@
-"""Verbs over a finished run: one new image, or the template at some covariates."""
+"""Verbs over a finished run: new images, or the template at some covariates."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from atlasmith.cli.verbs import Verb, add_out, call
+from atlasmith.cli.verbs import Verb, add_out, assignment, call
+from atlasmith.core.errors import IncompleteError
 
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals and value):
-        raise argparse.ArgumentTypeError(f"'{text}' isn't NAME=VALUE")
-    return name, value
+if TYPE_CHECKING:
+    from atlasmith.inference.prediction import Prediction
 
 
 def _add_results(parser: argparse._ActionsContainer, about_set: str, required: bool) -> None:
@@ -20,39 +19,83 @@ def _add_results(parser: argparse._ActionsContainer, about_set: str, required: b
     parser.add_argument("--results", type=Path, metavar="DIR", help=text, required=required)
     add_out(parser, "folder to write to", required)
     parser.add_argument(
-        "--set", type=_assignment, action="append", default=[], metavar="NAME=VALUE", help=about_set
+        "--set", type=assignment, action="append", default=[], metavar="NAME=VALUE", help=about_set
     )
+    text = "accept covariates far outside the cohort's range"
+    parser.add_argument("--extrapolate", action="store_true", help=text)
+
+
+def _add_strict(parser: argparse._ActionsContainer) -> None:
+    text = "exit with 1 where an image isn't what the run was made for"
+    parser.add_argument("--strict", action="store_true", help=text)
 
 
 def add_image(parser: argparse._ActionsContainer, required: bool = False) -> None:
     """Add the arguments of a verb that takes a new image through a finished run."""
     parser.add_argument("--image", type=Path, metavar="FILE", help="the image, NIfTI", required=required)
     _add_results(parser, "a covariate of the subject, such as age=72; once for each", required)
+    _add_strict(parser)
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    text = "an image, NIfTI, a folder of images, or a BIDS dataset"
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help=text)
+    _add_results(parser, "a covariate of all subjects, such as age=72; once for each", required=True)
+    text = "table of covariates by participant_id; default: participants.tsv of a BIDS dataset"
+    parser.add_argument("--covariates", type=Path, metavar="FILE", help=text)
+    _add_strict(parser)
 
 
 def add_query(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `query`, which evaluates the template of a finished run."""
     text = "evaluate a finished run's template at some covariates: image, labels, volumes"
     parser = parsers.add_parser("query", help=text, description=text)
-    _add_results(parser, "a covariate, such as age=72; once for each; others are at the mean", required=False)
+    _add_results(parser, "a covariate, such as age=72; once for each; others are at the mean", required=True)
 
 
 def register_image(args: argparse.Namespace) -> None:
     """Register a new image, and segment it where the verb is `segment`."""
     target = "atlasmith.inference.image:register_image"
-    call(target, args.results, args.image, dict(args.set), args.out, segment=args.verb == "segment")
+    segment = args.verb == "segment"
+    options = {"segment": segment, "extrapolate": args.extrapolate}
+    _check([call(target, args.results, args.image, dict(args.set), args.out, **options)], args.strict)
+
+
+def predict_images(args: argparse.Namespace) -> None:
+    """Segment many new images."""
+    target = "atlasmith.inference.image:predict_all"
+    covariates, options = dict(args.set), {"table": args.covariates, "extrapolate": args.extrapolate}
+    _check(call(target, args.results, args.images, covariates, args.out, **options), args.strict)
+
+
+def _check(predictions: Sequence[Prediction], strict: bool) -> None:
+    """Raise `IncompleteError` where images failed, or if `strict`, where some need review."""
+    failed = [f"sub-{found.scan}" for found in predictions if found.error is not None]
+    review = [f"sub-{found.scan}" for found in predictions if found.reasons]
+    parts = [f"{len(failed)} of {len(predictions)} images failed: {', '.join(failed)}"] if failed else []
+    if review and strict:
+        parts.append(f"{len(review)} of {len(predictions)} images need review: {', '.join(review)}")
+    if parts:
+        raise IncompleteError(f"{'; '.join(parts)}. See the messages above.")
 
 
 def query_template(args: argparse.Namespace) -> None:
     """Evaluate the template of a finished run."""
-    call("atlasmith.inference.query:query_template", args.results, dict(args.set), args.out)
+    target = "atlasmith.inference.query:query_template"
+    call(target, args.results, dict(args.set), args.out, extrapolate=args.extrapolate)
 
 
 VERBS = [
+    Verb(
+        "predict",
+        "segment raw images through a finished run, in one process, with a table of all volumes",
+        _add_images,
+        predict_images,
+    ),
     Verb(
         "segment",
         "segment one raw image through a finished run: labels, confidence and volumes by every method",
         lambda parser: add_image(parser, required=True),
         register_image,
-    )
+    ),
 ]

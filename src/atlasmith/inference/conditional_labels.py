@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from atlasmith.core.grid import Array
 from atlasmith.core.labels import bounding_boxes
+from atlasmith.core.sampling import local_mean
 from atlasmith.core.world import resample_labels
 from atlasmith.io.images import read_labels
 from atlasmith.io.layout import Layout
@@ -84,14 +84,8 @@ def fit_label(labels: Tensor, residuals: Tensor, codes: Tensor) -> tuple[Tensor,
         would mostly be cut off at probabilities of 0 and 1.
     """
     products = torch.stack([residuals * (labels - labels.mean(0)), residuals.square()]).sum(1)
-    covariance, variance = _local_mean(products)
+    covariance, variance = local_mean(products, RADIUS)
     coefficient = covariance / (variance + len(codes) * NOISE)
     adjusted = (labels - coefficient * residuals)[:, None, None]
     intercept, slopes = regression(((one, torch.ones_like(one)) for one in adjusted), codes)
-    return intercept[0, 0], _local_mean(slopes[:, 0])
-
-
-def _local_mean(values: Tensor) -> Tensor:
-    """Average values (N, *box) over the neighborhood of each voxel."""
-    pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[values.ndim - 1]
-    return pool(values[:, None], 2 * RADIUS + 1, 1, RADIUS, count_include_pad=False)[:, 0]
+    return intercept[0, 0], local_mean(slopes[:, 0], RADIUS)

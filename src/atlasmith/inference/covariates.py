@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from atlasmith.core.errors import Problem, did_you_mean
 from atlasmith.io.tables import Subject, parse_covariate
 
 Values = dict[str, float | str | None]
+
+FAR = 0.5  # of the length of the cohort's range, beyond its ends
 
 
 def numeric_values(name: str, cohort: Sequence[Subject]) -> list[float]:
@@ -38,7 +41,8 @@ def check_covariates(
         values[name] = parse_covariate(text)
         numbers = numeric_values(name, cohort)
         levels = {str(level) for subject in cohort if (level := subject.covariates.get(name)) is not None}
-        if numbers and not isinstance(values[name], float):
+        value = values[name]
+        if numbers and not (isinstance(value, float) and math.isfinite(value)):
             problems.append(Problem("--set", f"{name} is '{text}', no number", f"Try {name}={numbers[0]:g}."))
         elif not numbers and levels and text not in levels:
             found = f"no subject of the cohort has {name} '{text}'"
@@ -46,11 +50,33 @@ def check_covariates(
     return values, problems
 
 
+def extrapolation_problems(values: Values, names: Sequence[str], cohort: Sequence[Subject]) -> list[Problem]:
+    """Find numbers so far outside the cohort's range that the template there means nothing.
+
+    Args:
+        values: Of the covariates, from `check_covariates`.
+        names: The covariates that the template is a function of.
+        cohort: The run's subjects.
+
+    Returns:
+        A problem for each beyond `FAR` of the range's length from its ends.
+    """
+    problems = []
+    for name in names:
+        value, numbers = values.get(name), numeric_values(name, cohort)
+        if isinstance(value, float) and numbers:
+            low, high = min(numbers), max(numbers)
+            if not low - FAR * (high - low) <= value <= high + FAR * (high - low):
+                found = f"{name} {value:g} is far outside the cohort's range, {low:g} to {high:g}"
+                problems.append(Problem("--set", found, "Correct it, or extrapolate by --extrapolate."))
+    return problems
+
+
 def warn_extrapolation(verb: str, name: str, value: float | str | None, cohort: Sequence[Subject]) -> None:
     """Print a warning where a covariate is missing or outside the cohort's range.
 
     Args:
-        verb: The verb of the command line, which starts the message.
+        verb: The verb of the command line, or the scan, which starts the message.
         name: The covariate.
         value: Its value, None where it isn't given.
         cohort: The run's subjects.

@@ -1,65 +1,104 @@
-"""Take one new image through a finished run: to transforms, a warped image and segmentations."""
+"""New images through a finished run, in one process: models and atlases are loaded once."""
 
 from __future__ import annotations
 
-import re
-import shutil
-from collections.abc import Mapping, Sequence
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import overload
 
-from atlasmith.affine import align_subject
-from atlasmith.cohort import check_image
-from atlasmith.config import Config
-from atlasmith.core.errors import AtlasmithError, InputError
-from atlasmith.fusion import fuse_subject
-from atlasmith.inference.covariates import Values, check_covariates, warn_extrapolation
-from atlasmith.inference.finished_run import load_finished_run
-from atlasmith.io.files import atomic_write
-from atlasmith.io.tables import SUBPOPULATION, Subject, read_cohort, write_cohort
-from atlasmith.preprocess import preprocess_subject
-from atlasmith.propagation import propagate_from_template, propagate_subject
-from atlasmith.registration import register_subjects
-from atlasmith.template.subpopulations import nearest_subpopulation
+import torch
+
+from atlasmith import __version__
+from atlasmith.affine.search import one_thread
+from atlasmith.cohort.output import BIDSIGNORE
+from atlasmith.core.errors import AtlasmithError, system_fault
+from atlasmith.core.grid import Grid
+from atlasmith.inference.finished_run import FinishedRun, open_run
+from atlasmith.inference.prediction import Prediction, is_finished, predict_scan, read_prediction
+from atlasmith.inference.scans import NewScan, find_scans
+from atlasmith.inference.table import write_predictions
+from atlasmith.io.files import read_json, write_json, write_text
+from atlasmith.io.memory import free_memory, keep_in_memory
+from atlasmith.io.sidecars import BIDS_VERSION, RAW, RUN
+from atlasmith.workflow.resources import memory_mb
 
 
-def predict(
+@overload
+def predict(  # type: ignore[overload-overlap]  # a text is a sequence of texts, too
     results: str | Path,
     image: str | Path,
     covariates: Mapping[str, float | str] | None = None,
     out: str | Path = "prediction",
-) -> list[Path]:
-    """Segment one raw image by a finished run.
+    *,
+    extrapolate: bool = False,
+) -> list[Path]: ...
+
+
+@overload
+def predict(
+    results: str | Path,
+    image: Sequence[str | Path],
+    covariates: Mapping[str, float | str] | None = None,
+    out: str | Path = "prediction",
+    *,
+    extrapolate: bool = False,
+) -> list[Prediction]: ...
+
+
+def predict(
+    results: str | Path,
+    image: str | Path | Sequence[str | Path],
+    covariates: Mapping[str, float | str] | None = None,
+    out: str | Path = "prediction",
+    *,
+    extrapolate: bool = False,
+) -> list[Path] | list[Prediction]:
+    """Segment raw images by a finished run.
 
     Args:
         results: Output folder of the run.
-        image: The image, NIfTI.
-        covariates: The subject's covariates, by name; one that isn't given counts as the cohort's mean.
+        image: An image, NIfTI; or several images, folders of images, and BIDS datasets.
+        covariates: The subjects' covariates, by name; one that isn't given is taken from the participants.tsv
+            of a BIDS dataset, or else counts as the cohort's mean.
         out: Folder to write to.
+        extrapolate: Accept covariates far outside the cohort's range.
 
     Returns:
-        The files written: transforms, warped image, log-Jacobian, and labels, confidence and volumes by each
-        fusion method.
+        Of one image, the files written: transforms, warped image, log-Jacobian, and labels, confidence and
+        volumes by each fusion method. Of several, a `Prediction` each, with the error of those that failed;
+        `predictions.tsv` in `out` has the volumes and the quality of all.
 
     Raises:
         InputError: With all problems of the image and the covariates.
-        AtlasmithError: When the run isn't finished, or `out` has this subject already.
+        AtlasmithError: When the run isn't finished, or `out` has the subject of the only image already.
 
     Example:
         >>> paths = predict(results, scan, {"age": 40}, folder)  # doctest: +ELLIPSIS
-        register: sub-scan, 1 of 1
-        ...sub-scan/anat
+        sub-scan: ... s, 1 of 1
         >>> [path.name for path in paths if path.name.endswith("majority_dseg.nii.gz")]
         ['sub-scan_space-T1w_desc-majority_dseg.nii.gz']
     """
     texts = {name: str(value) for name, value in (covariates or {}).items()}
-    return register_image(Path(results), Path(image), texts, Path(out), segment=True)
+    if isinstance(image, str | Path):
+        return register_image(Path(results), Path(image), texts, Path(out), True, extrapolate).files
+    images = [Path(path) for path in image]
+    return predict_all(Path(results), images, texts, Path(out), extrapolate=extrapolate)
 
 
 def register_image(
-    results: Path, image: Path, covariates: Mapping[str, str], out: Path, segment: bool = False
-) -> list[Path]:
-    """Take one raw image of a new subject through the stages of a finished run.
+    results: Path,
+    image: Path,
+    covariates: Mapping[str, str],
+    out: Path,
+    segment: bool = False,
+    extrapolate: bool = False,
+) -> Prediction:
+    """Register one raw image to a finished run's template.
 
     Writes what the run has of each of its targets, under the same names: transforms in both directions, the
     warped image, the log-Jacobian and the template's labels; with `segment` also labels, confidence and
@@ -72,84 +111,137 @@ def register_image(
             mean; a subpopulation that isn't given is that of the nearest template.
         out: Folder to write to.
         segment: Also segment the image.
-
-    Returns:
-        The files written.
+        extrapolate: Accept covariates far outside the cohort's range.
 
     Raises:
         InputError: With all problems of the image and the covariates.
         AtlasmithError: When the run isn't finished, or `out` has this subject already.
     """
-    config = load_finished_run(results, "template_weights", "template_labels")
-    cohort = read_cohort(config.layout.cohort)
-    name = _subject_id(image)
-    folder = out / f"sub-{name}"
-    if folder.exists():
-        raise AtlasmithError(f"{folder} exists already. Choose another folder, or remove it.")
-    known = list(dict.fromkeys([*config.cohort.covariates, *config.template.conditions]))
-    values = _check(config, image, covariates, known, cohort)
-    for covariate in config.template.condition_on:
-        warn_extrapolation("segment" if segment else "register", covariate, values.get(covariate), cohort)
-    if name in {subject.id for subject in cohort}:
-        name += "new"
-    atlases = [subject for subject in cohort if subject.role == "atlas"]
-    subject = Subject(name, "target", image, None, values, in_template=False)
-    with TemporaryDirectory() as workspace:
-        config = _link_run(config, atlases, Path(workspace))
-        write_cohort(config.layout.cohort, [*atlases, subject], known)
-        preprocess_subject(config, name)
-        align_subject(config, name)
-        if config.template.subpopulations > 1 and values[SUBPOPULATION] is None:
-            values[SUBPOPULATION] = nearest_subpopulation(config, subject)
-            print(f"subpopulation {values[SUBPOPULATION]}: its template is the nearest; see --set")
-            write_cohort(config.layout.cohort, [*atlases, subject], known)
-        register_subjects(config, [name])
-        propagate_from_template(config, name)
-        if segment:
-            propagate_subject(config, name)
-            fuse_subject(config, name)
-            config.layout.propagated_images(name).unlink()
-        written = []
-        for path in sorted(config.layout.forward(name).parent.iterdir()):
-            written.append(folder / "anat" / path.name.replace(f"sub-{name}_", f"{folder.name}_"))
-            with atomic_write(written[-1]) as partial:
-                shutil.copyfile(path, partial)
-    print(f"{folder / 'anat'}", flush=True)
-    return written
+    run = open_run(results)
+    if image.is_dir():
+        raise AtlasmithError(f"{image}: this is a folder. Give one image, or use `atlasmith predict`.")
+    (scan,) = find_scans(run.config, [image], covariates)
+    folder = run.config.layout.subject_folder(scan.id)
+    found = out / folder.relative_to(run.config.output)
+    if found.exists():
+        raise AtlasmithError(f"{found} exists already. Choose another folder, or remove it.")
+    _warn_masks(run)
+    with one_thread():
+        prediction = predict_scan(run, scan, out, segment, extrapolate)
+    _tell(run, prediction, "1 of 1")
+    return prediction
 
 
-def _link_run(config: Config, atlases: Sequence[Subject], workspace: Path) -> Config:
-    """Link what the stages read of a run into a folder, and return the config with that output."""
-    parts = ["model", f"tpl-{config.template.name}", "grid.json", "labels.tsv"]
-    for part in [*parts, *(f"sub-{atlas.id}" for atlas in atlases)]:
-        (workspace / part).symlink_to((config.output / part).absolute())
-    preprocess = config.preprocess
-    if preprocess.masks is not None:
-        print("the images of this run were masked: the new image must be masked too", flush=True)
-        preprocess = preprocess.model_copy(update={"masks": None})
-    return config.model_copy(update={"output": workspace, "preprocess": preprocess})
-
-
-def _subject_id(image: Path) -> str:
-    """Return what follows `sub-` in a file's name, or the name itself, in letters and digits."""
-    stem = image.name.removesuffix(".gz").removesuffix(image.suffix).removesuffix(".nii")
-    match = re.match(r"sub-([A-Za-z0-9]+)", stem)
-    return match[1] if match else re.sub(r"[^A-Za-z0-9]", "", stem) or "new"
-
-
-def _check(
-    config: Config,
-    image: Path,
+def predict_all(
+    results: Path,
+    images: Sequence[Path],
     covariates: Mapping[str, str],
-    known: Sequence[str],
-    cohort: Sequence[Subject],
-) -> Values:
-    """Check covariates and image; return the covariates' values or raise `InputError`."""
-    values, problems = check_covariates(covariates, known, cohort)
+    out: Path,
+    table: Path | None = None,
+    extrapolate: bool = False,
+) -> list[Prediction]:
+    """Segment many raw images by a finished run; one that fails doesn't end the others.
+
+    Args:
+        results: Output folder of the run.
+        images: Images, folders of images, and BIDS datasets.
+        covariates: Of all subjects, as text, by name.
+        out: Folder to write to; scans whose results it has already are skipped.
+        table: A table of covariates, see `find_scans`.
+        extrapolate: Accept covariates far outside the cohort's range.
+
+    Returns:
+        The prediction of each scan, or its error.
+
+    Raises:
+        InputError: With all problems of the inputs as a whole.
+        AtlasmithError: When the run isn't finished.
+    """
+    run = open_run(results)
+    scans = find_scans(run.config, images, covariates, table)
+    _warn_masks(run)
+    _mark_output(run, out)
+    done: dict[str, Prediction] = {}
+
+    def process(scan: NewScan) -> Prediction:
+        if is_finished(run, scan, out, segment=True):
+            return read_prediction(run, scan, out)
+        return predict_scan(run, scan, out, segment=True, extrapolate=extrapolate)
+
+    with keep_in_memory(run.config.output), one_thread(), _workers(run, len(scans)) as pool:
+        started = {pool.submit(process, scan): scan for scan in scans}
+        for future in as_completed(started):
+            scan = started[future]
+            try:
+                prediction = future.result()
+            except Exception as error:
+                prediction = Prediction(scan.id, error=error)
+            done[scan.id] = prediction
+            _tell(run, prediction, f"{len(done)} of {len(scans)}")
+    write_predictions(run, [scan.id for scan in scans if done[scan.id].error is None], out)
+    return [done[scan.id] for scan in scans]
+
+
+@contextmanager
+def _workers(run: FinishedRun, scans: int) -> Iterator[ThreadPoolExecutor]:
+    """Divide the threads of torch among as many scans at a time as fit into memory."""
+    threads = torch.get_num_threads()
+    voxels = Grid.from_dict(read_json(run.config.layout.grid)).shape
+    size = memory_mb("fuse", run.config, voxels[0] * voxels[1] * voxels[2], len(run.atlases)) * 2**20
+    count = max(1, min(threads, scans, free_memory() // size))
+    torch.set_num_threads(max(1, threads // count))
     try:
-        check_image(image, config.preprocess.window)
-    except InputError as error:
-        problems = [*error.problems, *problems]
-    if problems:
-        raise InputError(problems)
-    return values
+        with ThreadPoolExecutor(count) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _tell(run: FinishedRun, prediction: Prediction, position: str) -> None:
+    """Print a line about a scan, and warnings on stderr."""
+    name = f"sub-{prediction.scan}"
+    if prediction.error is not None:
+        print(f"{name}: failed, {position}", flush=True)
+        fault = prediction.error
+        if not isinstance(fault, AtlasmithError) and system_fault(fault) is None:
+            traceback.print_exception(fault)
+        print(f"{name}: {describe_error(fault)}", file=sys.stderr, flush=True)
+        return
+    method = run.config.fusion.methods[-1]
+    dice = prediction.predicted_dice
+    parts = [] if dice is None else [f"predicted Dice {dice:.2f} by {method}"]
+    parts += ["needs review"] if prediction.reasons else []
+    parts += [f"{prediction.seconds:.1f} s" if prediction.seconds else "finished before, skipped", position]
+    print(f"{name}: {', '.join(parts)}", flush=True)
+    if prediction.reasons:
+        text = f"{name} needs review, and no Dice is predicted. {' '.join(prediction.reasons)}"
+        print(text, file=sys.stderr, flush=True)
+
+
+def describe_error(error: Exception) -> str:
+    """Return the message of an error of one scan."""
+    if isinstance(error, AtlasmithError):
+        return str(error)
+    return system_fault(error) or f"{type(error).__name__}: {error}"
+
+
+def _warn_masks(run: FinishedRun) -> None:
+    if run.config.cohort.masks is not None:
+        print("the images of this run were masked: new images must be masked too", flush=True)
+
+
+def _mark_output(run: FinishedRun, out: Path) -> None:
+    """Write what makes the folder a BIDS derivative."""
+    config = run.config
+    links = {RUN: os.path.relpath(config.output, out), RAW: os.path.relpath(config.cohort.bids, out)}
+    write_json(
+        out / "dataset_description.json",
+        {
+            "Name": f"{config.template.name}: predictions of new images",
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "atlasmith", "Version": __version__}],
+            "DatasetLinks": links,
+        },
+    )
+    write_text(out / ".bidsignore", f"{BIDSIGNORE}predictions.*\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,21 @@ from atlasmith.config import Config
 from atlasmith.core.errors import AtlasmithError, InputError
 from atlasmith.core.grid import Array
 from atlasmith.core.sampling import resize
+from atlasmith.evaluation.statistics import bootstrap
 from atlasmith.inference.conditional_labels import ConditionalLabels
-from atlasmith.inference.covariates import Values, check_covariates, numeric_values, warn_extrapolation
-from atlasmith.inference.finished_run import load_finished_run
+from atlasmith.inference.covariates import (
+    Values,
+    check_covariates,
+    extrapolation_problems,
+    numeric_values,
+    warn_extrapolation,
+)
+from atlasmith.inference.finished_run import load_finished_run, read_run
 from atlasmith.io.files import write_json
-from atlasmith.io.images import read_image, write_image
+from atlasmith.io.images import read_grid, read_image, write_image
 from atlasmith.io.layout import Layout
-from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_tsv
+from atlasmith.io.sidecars import is_skull_stripped, write_sidecar
+from atlasmith.io.tables import Subject, positions_by_participant, read_tsv, write_tsv
 from atlasmith.io.transforms import read_affine, read_composite
 from atlasmith.networks import Groupwise
 from atlasmith.training.dataset import AlignedImages
@@ -39,30 +48,35 @@ COLUMNS = (
 )
 
 
-def query_template(results: Path, covariates: Mapping[str, str], out: Path) -> None:
+def query_template(
+    results: Path, covariates: Mapping[str, str], out: Path, extrapolate: bool = False
+) -> None:
     """Write what the template of a finished run is at some covariates.
 
-    Writes, on the template's grid, the image; the atlases' labels and their probabilities; the standard
-    deviation of the subjects' normalized intensities about the template; for each continuous covariate the
-    rate at which local volume changes with it (log-Jacobian per unit); and `volumes.tsv`, each label's volume
-    over each continuous covariate. In a template that wasn't refined, labels don't move with the covariates
-    and rates are zero; a message says so.
+    Writes, on the template's grid, the image and the standard deviation of the subjects' normalized
+    intensities about it, for each channel; the atlases' labels and their probabilities; for each continuous
+    covariate the rate at which local volume changes with it (log-Jacobian per unit); and `volumes.tsv`, each
+    label's volume over each continuous covariate. In a template that wasn't refined, labels don't move with
+    the covariates and rates are zero; a message says so.
 
     Args:
         results: Output folder of the run.
         covariates: Values as text, by name; others are at the mean.
         out: Folder to write to.
+        extrapolate: Accept covariates far outside the cohort's range.
 
     Raises:
         InputError: With all problems of the covariates.
         AtlasmithError: When the run isn't finished or `out` has a query's files already.
     """
     config = load_finished_run(results, "template_weights", "template_probabilities")
-    output = Layout(out, config.template.name, config.cohort.suffix)
+    output = Layout(out, config.template.name, config.cohort.channels, config.cohort.bids)
     if output.template_image.exists():
         raise AtlasmithError(f"{output.template_image} exists already. Choose another folder, or remove it.")
-    cohort = read_cohort(config.layout.cohort)
+    cohort = read_run(config, passed="propagate")
     values, problems = check_covariates(covariates, config.template.conditions, cohort)
+    if not extrapolate:
+        problems += extrapolation_problems(values, config.template.condition_on, cohort)
     if problems:
         raise InputError(problems)
     for name, value in values.items():
@@ -81,7 +95,7 @@ def query_template(results: Path, covariates: Mapping[str, str], out: Path) -> N
 def _write(
     config: Config, model: Groupwise, values: Values, cohort: Sequence[Subject], output: Layout
 ) -> None:
-    """Write all files; the template's image last, so that its presence tells that all are there."""
+    """Write all files; the template's first channel last, so that its presence tells that all are there."""
     run, grid = config.layout, model.grid
     code = model.code.encode(values)
     table = read_tsv(run.template_label_table)
@@ -91,13 +105,15 @@ def _write(
     background = 1 - probabilities.sum(axis=0)
     argmax = np.where(probabilities.max(axis=0) > background, labels[probabilities.argmax(axis=0)], 0)
     rows = list(_volume_rows(config, model, values, cohort, conditional, table))
-    maps = {output.query_spread: _intensity_deviation(run, model, cohort)}
+    deviation = _intensity_deviation(run, model, cohort).split(1, dim=1)
+    maps = {output.query_spread(channel): x for channel, x in zip(run.channels, deviation, strict=True)}
     maps |= {output.query_rate(name): rate for name, rate in _volume_rates(model).items()}
+    template = dict(zip(run.channels, model.template(code[None])[0].numpy(), strict=True))
     written: dict[Path, Array] = {
         output.template_labels: argmax.astype(np.int32),
         output.template_probabilities: np.moveaxis(probabilities, 0, -1),
         **{path: model.at_covariates(x, code[None])[0, 0].numpy() for path, x in maps.items()},
-        output.template_image: model.template(code[None])[0, 0].numpy(),
+        **{output.template_channel(channel): template[channel] for channel in reversed(run.channels)},
     }
     write_tsv(output.template_label_table, table, list(table[0]))
     write_tsv(output.query_volumes, rows, COLUMNS if rows else COLUMNS[:3])
@@ -110,7 +126,39 @@ def _write(
         },
     )
     for path, data in written.items():
+        _describe(config, output, path, table)
         write_image(path, grid.unsqueeze(data), grid)
+
+
+def _describe(config: Config, output: Layout, path: Path, table: Sequence[Mapping[str, str]]) -> None:
+    """Write the sidecar of an image of a query."""
+    run = config.layout
+    descriptions = {
+        output.template_labels: "The most frequent label of the registered atlases",
+        output.template_probabilities: "Fraction of the registered atlases that have a label",
+    }
+    facts: dict[str, Any] = {}
+    for channel in run.channels:
+        intensities = {
+            output.template_channel(channel): "Template at the covariates of query.json",
+            output.query_spread(
+                channel
+            ): "Standard deviation of the subjects' intensities about the template",
+        }
+        if path in intensities:
+            facts["skull_stripped"] = is_skull_stripped([run.template_channel(channel)])
+            descriptions |= intensities
+    if path == output.template_probabilities:
+        facts["LabelMap"] = [row["name"] for row in table]
+    write_sidecar(
+        output,
+        path,
+        descriptions.get(path, "Change of the logarithm of local volume per unit of the covariate"),
+        grid=read_grid(run.template_image),
+        sources=[run.template_weights],
+        reference=output.template_image,
+        **facts,
+    )
 
 
 def _volume_rates(model: Groupwise) -> dict[str, Tensor]:
@@ -128,9 +176,9 @@ def _volume_rates(model: Groupwise) -> dict[str, Tensor]:
 
 
 def _intensity_deviation(layout: Layout, model: Groupwise, cohort: Sequence[Subject]) -> Tensor:
-    """Compute the SD (1, 1, *shape) of normalized intensities about the template, at the mean covariates."""
+    """Compute the SD (1, C, *shape) of normalized intensities about the template, at the mean covariates."""
     images = AlignedImages(layout, cohort, model.grid)
-    total, count = (torch.zeros(1, 1, *model.grid.tensor_shape) for _ in range(2))
+    total, count = (torch.zeros_like(model.base) for _ in range(2))
     for index, subject in enumerate(cohort):
         image, mask = images.resampled(index, read_composite(layout.forward(subject.id)))
         expected = model.intensities(model.code.encode(subject.covariates)[None])
@@ -150,26 +198,24 @@ def _volume_rows(
     """Yield each label's volume in mm3 over each continuous covariate, the others at `values`.
 
     `template_mm3` is the template's, `cohort_mm3` the regression of the subjects' own volumes, with a 95 %
-    interval by resampling the subjects.
+    interval by resampling the participants.
     """
     voxel = float(np.prod(model.grid.tensor_spacing))
     at_mean = conditional(torch.zeros(model.code.size))[0]
     volumes = np.stack([_volumes(config.layout, subject, at_mean) for subject in cohort])
     codes = torch.stack([model.code.encode(subject.covariates) for subject in cohort]).numpy()
-    count = len(cohort)
-    samples = np.random.default_rng(config.seed).integers(count, size=(config.score.bootstrap, count))
+    scans = positions_by_participant([subject.participant for subject in cohort])
     for index, name in enumerate(model.code.continuous):
         numbers = numeric_values(name, cohort)
         points = np.linspace(min(numbers), max(numbers), POINTS)
         at = torch.stack([model.code.encode({**values, name: float(point)}) for point in points])
-        fits = np.stack(
-            [_predict_volumes(codes[s], volumes[s], at.numpy(), index) for s in (np.arange(count), *samples)]
-        )
-        low, high = np.percentile(fits[1:], (2.5, 97.5), axis=0)
+        refit = partial(_resampled_volumes, scans, codes, volumes, at.numpy(), index)
+        fitted = _predict_volumes(codes, volumes, at.numpy(), index)
+        low, high = bootstrap(refit, len(scans), config.seed, config.score.bootstrap)
         for position, (point, code) in enumerate(zip(points, at, strict=True)):
             template = conditional(code)[0].flatten(1).sum(dim=1).numpy() * voxel
             for label, row in enumerate(table):
-                found = (x[label] for x in (template, fits[0, position], low[position], high[position]))
+                found = (x[label] for x in (template, fitted[position], low[position], high[position]))
                 keys = (name, float(point), row["index"], row.get("name", ""))
                 yield dict(zip(COLUMNS, (*keys, *map(float, found)), strict=True))
 
@@ -184,6 +230,14 @@ def _predict_volumes(codes: Array, volumes: Array, at: Array, index: int) -> Arr
         return np.column_stack([np.ones(len(values)), values, values[:, index] ** 2])
 
     return design(at) @ np.linalg.lstsq(design(codes), volumes, rcond=None)[0]
+
+
+def _resampled_volumes(
+    scans: Sequence[Sequence[int]], codes: Array, volumes: Array, at: Array, index: int, positions: Array
+) -> Array:
+    """Predict volumes (P, L, R) as `_predict_volumes` from R resamples (R, S) of the participants' scans."""
+    drawn = (np.concatenate([scans[k] for k in row]) for row in positions)
+    return np.stack([_predict_volumes(codes[s], volumes[s], at, index) for s in drawn], axis=-1)
 
 
 def _volumes(layout: Layout, subject: Subject, probabilities: Tensor) -> Array:
