@@ -1,4 +1,4 @@
-"""Stage `report`: one HTML page that shows what was made, and which subjects need review."""
+"""Stage `report`: pages that show what needs review, then figures, and subjects in a viewer."""
 
 from atlasmith.report.page import write_report
 

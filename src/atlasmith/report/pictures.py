@@ -1,30 +1,24 @@
-"""Pictures of arrays: planes of volumes as PNG, charts as SVG.
-
-matplotlib is used without pyplot, so that calls share no state.
-"""
+"""Pictures of arrays: planes of volumes, and outlines of labels over them, as PNG."""
 
 from __future__ import annotations
 
 import base64
 import colorsys
 import io
-import re
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 from atlasmith.core.grid import Array, Grid
 
 PLANES = ("sagittal", "coronal", "axial")  # across axis 0, 1, 2
 LONGEST = 288  # pixels of a picture's longer side, at most, which bounds the size of the page
-INK = "#012345"  # placeholder in charts, replaced by the page's own text color
-ACCENT = "#2f7fd1"
 GOLDEN = 0.618034
-AGREE, MISSED, EXTRA, WRONG = (70, 140, 90), (60, 130, 255), (255, 150, 30), (230, 60, 200)
+MIN_LUMINANCE = 0.3  # of a label's color, 0 is black and 1 is white
+
+Color = tuple[int, int, int]  # RGB bytes
 
 
 def plane_axes(grid: Grid) -> list[int]:
@@ -103,12 +97,7 @@ def diverging(values: Array, limit: float) -> Array:
     return mpl.colormaps["RdBu_r"](np.nan_to_num(values) / (2 * limit) + 0.5, bytes=True)[..., :3]
 
 
-def sequential(values: Array) -> Array:
-    """Map values from 0 to 1 to RGB bytes."""
-    return mpl.colormaps["viridis"](np.nan_to_num(values).astype(float), bytes=True)[..., :3]
-
-
-def palette(labels: Sequence[int]) -> dict[int, tuple[int, int, int]]:
+def palette(labels: Sequence[int]) -> dict[int, Color]:
     """Choose a color (RGB bytes) for each label, with hues in steps of the golden ratio.
 
     Labels next to each other in rank get clearly different colors.
@@ -121,26 +110,32 @@ def palette(labels: Sequence[int]) -> dict[int, tuple[int, int, int]]:
     return colors
 
 
-def overlay(background: Array, labels: Array, colors: Mapping[int, tuple[int, int, int]]) -> Array:
-    """Draw labels (rows, columns), half transparent, over RGB bytes; label 0 is left as it is."""
-    shown = background.astype(np.float32)
-    for label in np.unique(labels[labels != 0]):
-        where = labels == label
-        shown[where] = 0.45 * shown[where] + 0.55 * np.array(colors[int(label)])
-    return shown.astype(np.uint8)
+def lightened(color: Color) -> Color:
+    """Mix a color (RGB bytes) with white until it can be seen over a dark image.
 
-
-def disagreement(background: Array, truth: Array, predicted: Array) -> Array:
-    """Show where two label maps (rows, columns) differ, over darkened RGB bytes.
-
-    Colors: `AGREE`: same label; `MISSED`: only the truth has a label; `EXTRA`: only the other map has;
-    `WRONG`: both have, but not the same.
+    Example:
+        >>> lightened((255, 225, 25)), lightened((0, 0, 117))
+        ((255, 225, 25), (70, 70, 155))
     """
-    shown = background // 2
-    shown[(truth == predicted) & (truth != 0)] = AGREE
-    shown[(truth != 0) & (predicted == 0)] = MISSED
-    shown[(truth == 0) & (predicted != 0)] = EXTRA
-    shown[(truth != predicted) & (truth != 0) & (predicted != 0)] = WRONG
+    luminance = float(np.dot((0.2126, 0.7152, 0.0722), color)) / 255
+    share = max(0.0, (MIN_LUMINANCE - luminance) / (1 - luminance))
+    red, green, blue = (round(value + share * (255 - value)) for value in color)
+    return red, green, blue
+
+
+def outlines(background: Array, labels: Array, colors: Mapping[int, Color]) -> Array:
+    """Draw the outlines of labels (rows, columns) over RGB bytes, at twice the size, so that they are thin.
+
+    Labels without a color are left out.
+    """
+    shown = np.repeat(np.repeat(background, 2, axis=0), 2, axis=1)
+    large = np.repeat(np.repeat(labels, 2, axis=0), 2, axis=1)
+    padded = np.pad(large, 1, mode="edge")
+    neighbors = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    edge = np.any([neighbor != large for neighbor in neighbors], axis=0)
+    for label in np.unique(large):
+        if int(label) in colors:
+            shown[edge & (large == label)] = colors[int(label)]
     return shown
 
 
@@ -154,79 +149,3 @@ def png(pixels: Array) -> str:
         pil_kwargs={"optimize": True, "pnginfo": None},
     )
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-
-
-def curve(steps: Array, values: Array, name: str) -> str:
-    """Plot a column of a training table, faint as it is and bold smoothed.
-
-    Args:
-        steps: (n,).
-        values: (n,).
-        name: The title.
-
-    Returns:
-        Inline SVG.
-    """
-    blocks = np.array_split(np.arange(len(steps)), min(len(steps), 300))  # more points would not be visible
-    steps = np.array([steps[block].mean() for block in blocks])
-    values = np.array([values[block].mean() for block in blocks])
-    box = np.ones(max(1, len(values) // 20))
-    smooth = np.convolve(values, box, "same") / np.convolve(np.ones(len(values)), box, "same")
-    figure, axes = _axes(3.4, 2.1)
-    axes.plot(steps, values, color=INK, alpha=0.25, linewidth=0.7)
-    axes.plot(steps, smooth, color=ACCENT, linewidth=1.6)
-    axes.set_title(name, loc="left", parse_math=False)
-    axes.set_xlabel("step")
-    return _svg(figure)
-
-
-def strips(groups: Mapping[str, Array], title: str) -> str:
-    """Plot a row of dots for each group, over a box of the interquartile range with the median.
-
-    Args:
-        groups: Values (n,) by name.
-        title: Of the chart.
-
-    Returns:
-        Inline SVG.
-    """
-    figure, axes = _axes(4.2, 0.8 + 0.34 * len(groups))
-    for row, values in enumerate(groups.values()):
-        low, middle, high = np.percentile(values, [25, 50, 75])
-        axes.barh(row, high - low, left=low, height=0.62, color=ACCENT, alpha=0.25)
-        axes.plot([middle, middle], [row - 0.31, row + 0.31], color=ACCENT, linewidth=2)
-        jitter = (np.arange(len(values)) * GOLDEN) % 1 - 0.5  # evenly spread, and the same in each run
-        many = len(values) > 300  # a bitmap is then smaller than as many marks
-        axes.plot(values, row + 0.45 * jitter, ".", color=INK, alpha=0.55, markersize=3, rasterized=many)
-    axes.set_yticks(range(len(groups)), list(groups), parse_math=False)
-    axes.set_ylim(len(groups) - 0.4, -0.6)
-    axes.set_title(title, loc="left", parse_math=False)
-    axes.grid(axis="x", color=INK, alpha=0.12)
-    return _svg(figure)
-
-
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of this size, inches, and its axes, in the style of the page."""
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
-    axes = figure.add_subplot(facecolor="none")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(INK)
-    axes.tick_params(colors=INK, labelsize=8)
-    axes.title.set(color=INK, fontsize=9)
-    axes.xaxis.label.set(color=INK, fontsize=8)
-    return figure, axes
-
-
-def _svg(figure: Figure) -> str:
-    """Inline SVG in the page's text color; its text stays text, and the same figure gives the same bytes."""
-    file = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "atlasmith"}):
-        figure.savefig(
-            file,
-            format="svg",
-            transparent=True,
-            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
-        )
-    text = file.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
-    return re.sub(r' id="[\w.]+_\d+"', "", text)  # ids of groups, which would not be unique in a page

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from atlasmith.config import Config
-from atlasmith.core.grid import Grid
+from atlasmith.core.grid import Array, Grid
 from atlasmith.io.files import read_json
 from atlasmith.io.images import Image, read_image
 from atlasmith.io.layout import Layout
-from atlasmith.io.tables import ALL, MEAN, MISSING, Subject, read_tsv
+from atlasmith.io.tables import ALL, MEAN, MISSING, Subject, read_tsv, scan_id
+from atlasmith.report.pictures import Color, lightened, palette
 
 FOLDING = "nonpositive_jacobian_percent"
+HEX_COLOR = re.compile(r"#[0-9a-fA-F]{6}")  # as in the column `color` of a BIDS dseg.tsv
 
 
 def table_at(path: Path) -> list[dict[str, str]]:
@@ -31,6 +36,11 @@ def json_at(path: Path) -> dict[str, Any]:
 def image_at(path: Path) -> Image | None:
     """Read an image; None where there is no file."""
     return read_image(path) if path.exists() else None
+
+
+def number(text: str) -> float:
+    """Parse a number of a table; NaN where it is missing."""
+    return float("nan") if text == MISSING else float(text)
 
 
 def is_overall(row: Mapping[str, str]) -> bool:
@@ -81,15 +91,52 @@ class Results:
         return table_at(self.layout.scores)
 
     @cached_property
+    def quality(self) -> list[dict[str, str]]:
+        """Rows of the atlases' segmentations, each by all others, against their manual labels."""
+        return table_at(self.layout.quality_table)
+
+    @cached_property
+    def label_table(self) -> list[dict[str, str]]:
+        """Rows of the table of labels, without background."""
+        return [row for row in table_at(self.layout.labels) if int(row["index"]) != 0]
+
+    @cached_property
     def label_names(self) -> dict[int, str]:
         """Names of the labels, without background."""
-        return {int(r["index"]): r["name"] for r in table_at(self.layout.labels) if int(r["index"]) != 0}
+        return {int(row["index"]): row["name"] for row in self.label_table}
+
+    @cached_property
+    def colors(self) -> dict[int, Color]:
+        """Colors of the labels: those of their table where it has any, light enough for an image."""
+        given = {
+            int(row["index"]): row["color"]
+            for row in self.label_table
+            if HEX_COLOR.fullmatch(row.get("color", ""))
+        }
+        return palette(list(self.label_names)) | {
+            label: lightened((int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)))
+            for label, text in given.items()
+        }
+
+    @cached_property
+    def sidecars(self) -> dict[str, dict[str, Any]]:
+        """Of each segmented subject, the sidecar of its segmentation by the last method."""
+        found = {
+            s.id: json_at(self.layout.segmentation_sidecar(s.id, self.last_method)) for s in self.subjects
+        }
+        return {name: sidecar for name, sidecar in found.items() if sidecar}
+
+    @cached_property
+    def volumes(self) -> dict[str, dict[int, dict[str, str]]]:
+        """Of each segmented subject, the rows of its volumes by the last method, by label."""
+        found = {s.id: table_at(self.layout.volumes(s.id, self.last_method)) for s in self.subjects}
+        return {name: {int(row["index"]): row for row in rows} for name, rows in found.items() if rows}
 
     def values(self, stage: str, method: str, metric: str) -> dict[str, float]:
         """Select a score of each subject that has it; the mean over labels, where labels are scored."""
         wanted = (stage, method, metric)
         return {
-            row["subject"]: float(row["value"])
+            scan_id(row): float(row["value"])
             for row in self.scores
             if (row["stage"], row["method"], row["metric"]) == wanted and is_overall(row)
         }
@@ -101,3 +148,16 @@ class Results:
     def similarity(self) -> dict[str, float]:
         """Select each subject's correlation with the template after the warp."""
         return self.values("register", "warped", "ncc")
+
+    def predicted_dice(self) -> dict[str, float]:
+        """Select each subject's predicted Dice by the last fusion method."""
+        found = {name: sidecar.get("PredictedDice") for name, sidecar in self.sidecars.items()}
+        return {name: float(value) for name, value in found.items() if value is not None}
+
+    def atlas_dice(self, method: str) -> Array:
+        """Compute each atlas's mean Dice over labels, segmented by all others with a method: (atlases,)."""
+        by_atlas: dict[str, list[float]] = {}
+        for row in self.quality:
+            if row["method"] == method:
+                by_atlas.setdefault(scan_id(row), []).append(number(row["dice"]))
+        return np.array([np.nanmean(values) for values in by_atlas.values()])

@@ -1,1 +1,0 @@
-"""Sections of the report: functions from a run's results to HTML, empty when there is nothing to show."""
