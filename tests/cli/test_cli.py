@@ -19,6 +19,9 @@ from safetensors import SafetensorError
 from atlasmith import __version__
 from atlasmith.cli.main import VERBS, main
 from atlasmith.core.errors import AtlasmithError
+from atlasmith.inference import Prediction
+from atlasmith.io.tables import Subject, write_cohort
+from atlasmith.launch.request import Request
 
 COHORT_VERBS = {
     "cohort": "atlasmith.cohort:write_checked_cohort",
@@ -39,7 +42,7 @@ SUBJECT_VERBS = {
     "fuse": "atlasmith.fusion:fuse_subject",
     "score": "atlasmith.evaluation:score_subject",
 }
-OTHER_VERBS = {"register", "segment", "demo", "schema"}
+OTHER_VERBS = {"register", "segment", "predict", "run", "init", "demo", "schema"}
 REPORT = COHORT_VERBS["report"]
 
 
@@ -47,6 +50,16 @@ REPORT = COHORT_VERBS["report"]
 def config(tmp_path: Path) -> str:
     path = tmp_path / "config.yaml"
     path.write_text("cohort: {bids: somewhere}\n")
+    return str(path)
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> str:
+    """A config whose output folder has a checked cohort of three scans of two participants."""
+    path = tmp_path / "config.yaml"
+    path.write_text(f"cohort: {{bids: somewhere}}\noutput: {tmp_path}\n")
+    subjects = [Subject(name, "target", Path("image.nii")) for name in ("A_ses-1", "A_ses-2", "B")]
+    write_cohort(tmp_path / "cohort.tsv", subjects, [])
     return str(path)
 
 
@@ -70,6 +83,18 @@ def record(monkeypatch: pytest.MonkeyPatch, target: str) -> list[tuple[Any, ...]
     return calls
 
 
+def predictions(monkeypatch: pytest.MonkeyPatch, name: str, result: Any) -> list[tuple[Any, ...]]:
+    """Record the calls of a function of new images, which returns `result`."""
+    calls: list[tuple[Any, ...]] = []
+
+    def recorder(*args: Any, **kwargs: Any) -> Any:
+        calls.append((*args, kwargs))
+        return result
+
+    replace(monkeypatch, f"atlasmith.inference.image:{name}", recorder)
+    return calls
+
+
 def test_these_are_all_verbs() -> None:
     assert {*COHORT_VERBS, *SUBJECT_VERBS, *OTHER_VERBS} == set(VERBS)
 
@@ -84,27 +109,52 @@ def test_verbs_of_the_whole_cohort(
 
 
 @pytest.mark.parametrize(("verb", "target"), SUBJECT_VERBS.items())
-def test_verbs_of_subjects(verb: str, target: str, config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verbs_of_subjects(verb: str, target: str, scans: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = record(monkeypatch, target)
-    assert main([verb, "--config", config, "--subjects", "sub-A", "B"]) == 0
-    assert main([verb, "--config", config, "--subject", "sub-C"]) == 0
-    assert [call[1] for call in calls] == ["A", "B", "C"]
+    assert main([verb, "--config", scans, "--subjects", "sub-A_ses-2", "B"]) == 0
+    assert main([verb, "--config", scans, "--subject", "sub-A"]) == 0
+    assert [call[1] for call in calls] == ["A_ses-2", "B", "A_ses-1", "A_ses-2"]
 
 
-def test_register_takes_its_subjects_at_once(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_subject(scans: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["affine", "--config", scans, "--subjects", "B", "sub-A_ses-3"]) == 2
+    assert "--subjects: 'sub-A_ses-3' is no scan of the cohort" in capsys.readouterr().err
+
+
+def test_register_takes_its_subjects_at_once(scans: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = record(monkeypatch, "atlasmith.registration:register_subjects")
-    assert main(["register", "--config", config, "--subjects", "sub-A", "B"]) == 0
-    assert [call[1] for call in calls] == [["A", "B"]]
+    assert main(["register", "--config", scans, "--subjects", "sub-A", "B", "A_ses-1"]) == 0
+    assert [call[1] for call in calls] == [["A_ses-1", "A_ses-2", "B"]]
 
 
 @pytest.mark.parametrize(("verb", "segment"), [("register", False), ("segment", True)])
 def test_verbs_of_a_new_image(
     verb: str, segment: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = record(monkeypatch, "atlasmith.inference.image:register_image")
+    calls = predictions(monkeypatch, "register_image", Prediction("i", reasons=["It is a mouse."]))
     arguments = ["--results", "r", "--image", "i.nii", "--set", "age=72", "--out", str(tmp_path)]
     assert main([verb, *arguments]) == 0
-    assert calls == [(Path("r"), Path("i.nii"), {"age": "72"}, tmp_path, {"segment": segment})]
+    options = {"segment": segment, "extrapolate": False}
+    assert calls == [(Path("r"), Path("i.nii"), {"age": "72"}, tmp_path, options)]
+    assert main([verb, *arguments, "--strict", "--extrapolate"]) == 1
+    assert calls[1][-1] == {"segment": segment, "extrapolate": True}
+
+
+def test_many_new_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [Prediction("a"), Prediction("b", error=AtlasmithError("broken")), Prediction("c", reasons=["?"])]
+    calls = predictions(monkeypatch, "predict_all", found)
+    arguments = ["predict", "--results", "r", "--out", str(tmp_path), "x.nii", "folder"]
+    assert main(arguments) == 1
+    options = {"table": None, "extrapolate": False}
+    assert calls == [(Path("r"), [Path("x.nii"), Path("folder")], {}, tmp_path, options)]
+    message = capsys.readouterr().err
+    assert "1 of 3 images failed: sub-b" in message and "need review" not in message
+    found.pop(1)
+    assert main(arguments) == 0
+    assert main([*arguments, "--strict"]) == 1
+    assert "1 of 2 images need review: sub-c" in capsys.readouterr().err
 
 
 def test_template_query(
@@ -112,10 +162,32 @@ def test_template_query(
 ) -> None:
     calls = record(monkeypatch, "atlasmith.inference.query:query_template")
     assert main(["template", "query", "--results", "r", "--set", "age=72", "--out", str(tmp_path)]) == 0
-    assert calls == [(Path("r"), {"age": "72"}, tmp_path)]
+    assert calls == [(Path("r"), {"age": "72"}, tmp_path, {"extrapolate": False})]
     with pytest.raises(SystemExit):
         main(["template", "query", "--help"])
     assert "--results" in capsys.readouterr().out
+
+
+def test_run_gives_the_exit_code_of_the_workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Request] = []
+
+    def run(request: Request) -> int:
+        asked.append(request)
+        return 1
+
+    replace(monkeypatch, "atlasmith.launch.run:run_cohort", run)
+    arguments = ["--set", "template.spacing=2", "--cores", "2", "--forcerun", "report", "--retry-failed"]
+    assert main(["run", "bids", str(tmp_path), *arguments]) == 1
+    (request,) = asked
+    assert (request.bids, request.out, request.config) == (Path("bids"), tmp_path, None)
+    assert (request.settings, request.cores, request.profile) == ([("template.spacing", "2")], "2", None)
+    assert request.retry_failed and not request.dry_run and request.arguments == ["--forcerun", "report"]
+
+
+def test_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "atlasmith.launch.init:write_config")
+    assert main(["init", "bids", "--out", str(tmp_path)]) == 0
+    assert calls == [(Path("bids"), tmp_path)]
 
 
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

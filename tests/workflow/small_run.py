@@ -67,6 +67,7 @@ def start(folder: Path, *arguments: object, wrapper: str | Path | None = None) -
         [*map(str, [*command, *arguments])],
         cwd=folder,
         env=os.environ
+        | {"SOURCE_DATE_EPOCH": "0"}  # the report tells the date
         | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

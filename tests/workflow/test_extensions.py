@@ -53,8 +53,8 @@ class OneConvolution(nn.Module):
 
 @Decoder.declare("A gradient image times the first covariate.")
 class Ramp(CovariateDecoder):
-    def __init__(self, size: int, shape: Sequence[int]) -> None:
-        super().__init__(shape, nn.Linear(1, 1, bias=False))
+    def __init__(self, size: int, shape: Sequence[int], channels: int = 1) -> None:
+        super().__init__(shape, nn.Linear(1, channels, bias=False))
 
     def decode(self, code: Tensor) -> Tensor:
         ramp = torch.linspace(0, 1, self.half_shape[0])[:, None].expand(self.half_shape)
@@ -73,7 +73,7 @@ class FirstSettings(Section):
 @Fuser.declare("The first atlases, with equal weights.", section="first", settings_type=FirstSettings)
 def first(inputs: FusionInputs) -> Iterator[LabelProbability]:
     count = inputs.settings.atlases
-    return weighted_probabilities(inputs.labels[:count], np.ones_like(inputs.images[:count]))
+    return weighted_probabilities(inputs.labels[:count], np.ones_like(inputs.images[0, :count]))
 
 
 @Metric.declare("Voxels of the prediction.", kind="overlap", better="higher")

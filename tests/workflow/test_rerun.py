@@ -29,7 +29,10 @@ def make_finished_run(folder: Path) -> Path:
     rows = snakemake(folder, "--summary", "--configfile", config).stdout
     for name in re.findall(r"^(results/\S+)\t", rows, flags=re.MULTILINE):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
+        if name == "results/report":
+            (folder / name).mkdir()
+        else:
+            (folder / name).touch()
     touched = snakemake(folder, "--touch", "--forceall", "--cores", 1, "--configfile", config)
     assert touched.returncode == 0, touched.stdout
     for name in (folder / "results").rglob("*desc-propagated_T1w.nii.gz"):
@@ -143,7 +146,7 @@ def test_changed_labels_of_an_atlas_leave_the_template_unchanged(folder: Path) -
 
 
 def test_the_resolved_config_is_written_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace_command(folder, "touch results/report.html", monkeypatch)
+    replace_command(folder, "mkdir results/report; touch results/report.html", monkeypatch)
     config = write_config(folder, Path("bids"), report={"subjects": 3})
     result = snakemake(folder, "--cores", 1, "--configfile", config)
     assert result.returncode == 0, result.stdout

@@ -48,6 +48,9 @@ def test_settings_that_save_memory_or_time_lower_the_resources() -> None:
     assert runtime_minutes("fuse", selected, voxels, 8, 1000) == runtime_minutes(
         "fuse", config(), voxels, 8, 10
     )
+    channels = config(cohort={"bids": "d", "suffix": ["T1w", "T2w", "FLAIR"]})
+    for stage in ("propagate", "fuse", "fuse_train"):
+        assert memory_mb(stage, channels, voxels, 30) > memory_mb(stage, config(), voxels, 30)
     n4 = [runtime_minutes("preprocess", config(preprocess={"n4": n4}), voxels, 8, 30) for n4 in (False, True)]
     assert n4[0] < 0.5 * n4[1]
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from small_run import JOBS, ROOT, finish, make_small_run, result_hashes, start
 
+from atlasmith.workflow import PROFILES
+
 CLUSTER = ROOT / "tests" / "cluster" / "slurm.sh"
 
 
@@ -23,7 +25,7 @@ def test_slurm_gives_the_same_results(tmp_path: Path) -> None:
         folder.mkdir()
         make_small_run(folder)
     finish(start(local, "--cores", 1))
-    profile = ("--workflow-profile", ROOT / "profiles" / "slurm")
+    profile = ("--workflow-profile", PROFILES / "slurm")
     # A cluster without accounts has no sacct; jobs are short.
     options = ["--jobs", 2, "--slurm-status-command", "squeue"]
     options += ["--slurm-init-seconds-before-status-checks", 1, "--seconds-between-status-checks", 1]

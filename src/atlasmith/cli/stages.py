@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from atlasmith.cli import inference
 from atlasmith.cli.verbs import Verb, call
-from atlasmith.config import load_config
-from atlasmith.core.errors import AtlasmithError
+from atlasmith.cohort import checked_participants
+from atlasmith.config import Config, load_config
+from atlasmith.core.errors import AtlasmithError, did_you_mean
+from atlasmith.io.tables import matching_scans, read_cohort
+from atlasmith.workflow.failures import Attempts, row_text
 
 
 def _add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -20,12 +26,40 @@ def _add_subjects(parser: argparse.ArgumentParser, required: bool = True) -> Non
     parser.add_argument(
         "--subjects",
         "--subject",
-        type=lambda text: text.removeprefix("sub-"),
         nargs="+",
         required=required,
         metavar="ID",
-        help="participant ids, with or without 'sub-'",
+        help="ids of scans, such as sub-01 or sub-01_ses-02; that of a participant stands for all its scans",
     )
+    parser.add_argument(
+        "--record-failures",
+        action="store_true",
+        help="go on with the other subjects when one fails, and record it in `failures` of the output",
+    )
+
+
+def _scans(config: Config, names: Sequence[str]) -> list[str]:
+    """The scans of the checked cohort that the names of `--subjects` stand for."""
+    known = [subject.id for subject in read_cohort(config.layout.cohort)]
+    found = {name: matching_scans(known, name) for name in names}
+    for name in names:
+        if not found[name]:
+            ids = [f"sub-{scan}" for scan in known]
+            raise AtlasmithError(f"--subjects: '{name}' is no scan of the cohort. {did_you_mean(name, ids)}")
+    return list(dict.fromkeys(scan for name in names for scan in found[name]))
+
+
+@contextmanager
+def _attempts(config: Config, args: argparse.Namespace) -> Iterator[Callable[[str], Any]]:
+    """Give what wraps the work on each subject, and raise its failures at the end."""
+    if not args.record_failures:
+        yield nullcontext
+        return
+    subjects = {subject.id: subject for subject in read_cohort(config.layout.cohort)}
+    rows = {name: row_text(row) for name, row in checked_participants(config).items()}
+    attempts = Attempts(config, args.verb, subjects, rows)
+    yield attempts
+    attempts.raise_failures()
 
 
 def cohort_verb(name: str, target: str, text: str) -> Verb:
@@ -54,8 +88,10 @@ def subject_verb(name: str, target: str, text: str) -> Verb:
 
     def run(args: argparse.Namespace) -> None:
         config = load_config(args.config)
-        for subject in args.subjects:
-            call(target, config, subject)
+        with _attempts(config, args) as attempt:
+            for subject in _scans(config, args.subjects):
+                with attempt(subject):
+                    call(target, config, subject)
 
     return Verb(name, text, _add_subjects, run)
 
@@ -86,7 +122,9 @@ def _register(args: argparse.Namespace) -> None:
     elif not (args.config and args.subjects and not args.results):
         raise AtlasmithError("give --config and --subjects, or --results, --image and --out.")
     else:
-        call("atlasmith.registration:register_subjects", load_config(args.config), args.subjects)
+        config = load_config(args.config)
+        with _attempts(config, args) as attempt:
+            call("atlasmith.registration:register_subjects", config, _scans(config, args.subjects), attempt)
 
 
 VERBS = [

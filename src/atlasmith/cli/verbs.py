@@ -18,17 +18,19 @@ class Verb:
         name: The verb.
         text: What it does, for `--help`.
         add_arguments: Adds its arguments to a parser.
-        run: Runs it with the parsed arguments.
+        run: Runs it with the parsed arguments; returns the exit code, None for 0.
+        passes_on: Whether arguments that it doesn't know are passed on, as `args.arguments`.
     """
 
     name: str
     text: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], None]
+    run: Callable[[argparse.Namespace], int | None]
+    passes_on: bool = False
 
 
-def call(target: str, *arguments: Any, **named: Any) -> None:
-    """Import a function and call it.
+def call(target: str, *arguments: Any, **named: Any) -> Any:
+    """Import a function, call it, and return what it returns.
 
     A stage is imported when its verb runs: `atlasmith --help` and the affine stage need no torch.
 
@@ -38,9 +40,17 @@ def call(target: str, *arguments: Any, **named: Any) -> None:
         named: Keyword arguments of the function.
     """
     module, function = target.split(":")
-    getattr(import_module(module), function)(*arguments, **named)
+    return getattr(import_module(module), function)(*arguments, **named)
 
 
 def add_out(parser: argparse._ActionsContainer, text: str, required: bool = True) -> None:
     """Add `--out`, the folder to write to."""
     parser.add_argument("--out", type=Path, required=required, metavar="DIR", help=text)
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """Parse an argument of the form NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"'{text}' isn't NAME=VALUE")
+    return name, value

@@ -42,8 +42,7 @@ def subjects_digest(inputs: Path, subjects: Sequence[Subject]) -> str:
             hashed, path = line.split("  ", 1)
             sums[path] = hashed
     rows = [
-        (s.id, s.role, s.covariates, *(sums.get(str(f.absolute())) for f in (s.image, s.labels) if f))
-        for s in subjects
+        (s.id, s.role, s.covariates, *(sums.get(str(file.absolute())) for file in s.files)) for s in subjects
     ]
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:12]
 

@@ -17,9 +17,12 @@ TEMPLATE_LABELS_GIB = 0.4  # probabilities of some 130 labels, for each million 
 # Bytes per voxel that autograd saves for one image's training step of the default network; a training
 # measures those of its own network.
 SAVED_BYTES = 265.0
+CHANNEL_BYTES = 107.0  # more for each further channel of the images
+CHANNEL_SECONDS = 0.15  # share of a step's time, likewise
 STEP_OVERHEAD = 1.2  # peak memory of a step over what autograd saves
 WEIGHT_COPIES = 4  # a weight, its gradient, and Adam's two moments
 
+TRAINING_SECONDS = 600.0  # of the fusion networks, at the default number of steps
 SPARE = 1.5  # of memory and time, over what was measured
 SLOWDOWN = 4.0  # of an old cluster's core against those that were measured
 STARTUP_MINUTES = 10.0
@@ -64,15 +67,17 @@ def memory_mb(stage: str, config: Config, voxels: int, atlases: int) -> int:
         MB, as a scheduler takes them.
     """
     millions = voxels / 1e6
-    propagated = PROPAGATED_GIB * _selected(config, atlases) * millions
+    channels = len(config.cohort.channels)
+    saved = SAVED_BYTES + CHANNEL_BYTES * (channels - 1)
+    propagated = PROPAGATED_GIB * _propagated_maps(config) / 2 * _selected(config, atlases) * millions
     more = {
-        "template": training_bytes(voxels, config.template.batch_size) / GIB,
+        "template": training_bytes(voxels, config.template.batch_size, saved) / GIB,
         "template_labels": TEMPLATE_LABELS_GIB * millions,
         "propagate": propagated,
         "fuse": propagated,
         "fuse_train": propagated + FUSION_SAMPLES_GIB,
     }
-    return round(1024 * SPARE * (BASE_GIB + IMAGE_GIB * millions + more.get(stage, 0)))
+    return round(1024 * SPARE * (BASE_GIB + IMAGE_GIB * channels * millions + more.get(stage, 0)))
 
 
 def runtime_minutes(stage: str, config: Config, voxels: int, subjects: int, atlases: int) -> int:
@@ -88,30 +93,59 @@ def runtime_minutes(stage: str, config: Config, voxels: int, subjects: int, atla
     Returns:
         Minutes.
     """
-    millions, selected = voxels / 1e6, _selected(config, atlases)
+    seconds = expected_seconds(stage, config, voxels, subjects, atlases)
+    return round(STARTUP_MINUTES + SPARE * SLOWDOWN * seconds / 60)
+
+
+def expected_seconds(stage: str, config: Config, voxels: int, subjects: int, atlases: int) -> float:
+    """Estimate the time of one job on one core of those that were measured.
+
+    Args:
+        stage: Name of the rule.
+        config: The run's config.
+        voxels: Of the template's grid.
+        subjects: Number of subjects of the job.
+        atlases: Number of atlases of the cohort.
+
+    Returns:
+        Seconds, without the start of the program.
+    """
+    millions, selected, maps = voxels / 1e6, _selected(config, atlases), _propagated_maps(config)
     template, rounds = config.template, config.template.refinement
     instance = config.register_.instance_optimization
-    optimization_step = 0.6 * millions  # seconds
+    channels = len(config.cohort.channels)
+    step = millions * (1 + CHANNEL_SECONDS * (channels - 1))
+    optimization_step = 0.6 * step  # seconds
     optimized = max(rounds.rounds - 1, 0) * min(rounds.subjects, subjects) + min(rounds.rounds, 1) * subjects
     averaged = config.affine.iterations * min(config.affine.reference_subjects, subjects)
     seconds = {
         "affine_reference": averaged * (0.5 + millions),
-        "preprocess": subjects * (0.5 + 3 * millions + (20 * millions if config.preprocess.n4 else 0)),
+        "preprocess": subjects * channels * (0.5 + (23 if config.preprocess.n4 else 3) * millions),
         "affine": subjects * (0.5 + 3 * millions),
-        "template": template.steps * template.batch_size * 1.7 * millions
+        "template": template.steps * template.batch_size * 1.7 * step
         + optimized * rounds.steps * optimization_step,
         "register": subjects * (0.5 + instance.steps * optimization_step + 5 * millions),
         "propagate": subjects
         * selected
         * (0.05 + 1.5 * millions + instance.pairwise_steps * optimization_step),
-        "fuse": subjects * (1 + 2 * selected * millions),
-        "fuse_train": 600 + 2 * atlases * selected * millions,
+        "fuse": subjects * (1 + maps * selected * millions),
+        "fuse_train": TRAINING_SECONDS * _training_share(config) + maps * atlases * selected * millions,
         "score": subjects * (1 + 10 * millions),
     }
-    found = seconds.get(stage, subjects * (0.1 + 0.5 * millions))
-    return round(STARTUP_MINUTES + SPARE * SLOWDOWN * found / 60)
+    return seconds.get(stage, subjects * (0.1 + 0.5 * millions))
+
+
+def _propagated_maps(config: Config) -> int:
+    """Count the maps of a propagated atlas: labels, each channel, and what is excluded."""
+    return 1 + len(config.cohort.channels) + (config.cohort.exclude is not None)
 
 
 def _selected(config: Config, atlases: int) -> int:
     """Count the atlases that are propagated to a subject."""
     return min(config.fusion.atlas_selection or atlases, atlases)
+
+
+def _training_share(config: Config) -> float:
+    """The steps of the fusion networks' training, over the default number."""
+    sections = [config.fusion.section(name) for name in config.fusion.networks]
+    return max((section.steps / type(section)().steps for section in sections), default=0.0)

@@ -1,15 +1,14 @@
-for number, subjects in jobs(SUBJECTS):
+for number, subjects in jobs(SUBJECTS, "preprocess"):
 
     rule:
         name:
             f"preprocess_{number}"
         input:
             cohort=checked(LAYOUT.cohort, subjects),
-            images=files_of(CONFIG.cohort.bids, subjects, CONFIG.cohort.suffix),
-            masks=masks_of(subjects),
+            images=inputs_of(subjects),
         output:
-            images=[LAYOUT.preprocessed(subject) for subject in subjects],
-            sidecars=[LAYOUT.preprocessed_sidecar(subject) for subject in subjects],
+            images=preprocessed_of(subjects),
+            sidecars=images_of(LAYOUT.preprocessed_sidecar, subjects),
         log:
             LAYOUT.log("preprocess", f"job-{number}"),
         conda:
@@ -24,4 +23,4 @@ for number, subjects in jobs(SUBJECTS):
             subjects=subjects,
             participants=known(subjects),
         shell:
-            "atlasmith preprocess --config {params.config:q} --subjects {params.subjects} > {log:q} 2>&1"
+            "atlasmith preprocess --config {params.config:q} --subjects {params.subjects} --record-failures > {log:q} 2>&1"

@@ -3,22 +3,42 @@ try:
     PARTICIPANTS = read_participants(CONFIG)
     CHECKED = checked_participants(CONFIG)
     check_folder(CONFIG.output)
+    # Subjects that failed, and by whose data the stages can't have changed since: all goes on without them.
+    FAILURES = current_failures(
+        CONFIG, {participant.id: row_text(participant) for participant in PARTICIPANTS}
+    )
+    check_remaining(CONFIG, PARTICIPANTS, FAILURES)
 except AtlasmithError as error:
     raise WorkflowError(str(error)) from None
 
+
+def remaining(subjects, stage):
+    """List the subjects that have results of a stage: those that failed neither there nor before."""
+    return [subject for subject in subjects if not has_failed(FAILURES, subject, stage)]
+
+
 LAYOUT = CONFIG.layout
-TABLE = CONFIG.cohort.bids / "participants.tsv"
 LABELS = CONFIG.cohort.bids / (CONFIG.cohort.labels or "")
 VERSION = atlasmith.__version__
 SUBJECTS = [participant.id for participant in PARTICIPANTS]
 ATLASES = [participant.id for participant in PARTICIPANTS if participant.role == "atlas"]
 TARGETS = [participant.id for participant in PARTICIPANTS if participant.role == "target"]
 PARTICIPANT_OF = {participant.id: participant for participant in PARTICIPANTS}
+TABLES = [
+    path
+    for path in (
+        CONFIG.cohort.bids / "participants.tsv",
+        *(sessions_table(CONFIG, name) for name in dict.fromkeys(map(participant_of, SUBJECTS))),
+    )
+    if path.exists()
+]
 TEMPLATE_SUBJECTS = [participant.id for participant in PARTICIPANTS if participant.in_template]
 # Trained fusion methods need networks, and atlases propagated to atlases as their training data.
 FUSION_NETWORKS = CONFIG.fusion.networks
 # Atlases are segmented too, each by the others, to calibrate the predicted quality of the targets' segmentations.
-QUALITY = CONFIG.fusion.quality and len(ATLASES) > 1
+QUALITY = CONFIG.fusion.quality and len({*map(participant_of, remaining(ATLASES, "fuse"))}) > 1
+# An atlas that can't be segmented by the others is no good to others either.
+LIBRARY = remaining(ATLASES, "propagate")
 # With labels in the objective, each atlas is registered a second time, without its own labels.
 LABEL_FREE = set(ATLASES) if CONFIG.template.label_similarity else set()
 # Jobs run the `atlasmith` of the active environment, or else that of Snakemake's own Python. A killed process can't
@@ -30,25 +50,38 @@ shell.prefix(
 )
 
 
-def files_of(folder, subjects, suffix):
-    """List the input files of `subjects` with `suffix`. The cohort stage reports those that are missing."""
-    return [path for subject in subjects for path in files_of_one(folder, subject, suffix)]
-
-
 @cache
-def files_of_one(folder, subject, suffix):
-    found = (folder / f"sub-{subject}" / "anat").glob(f"sub-{subject}*_{suffix}.nii*")
-    return sorted(map(str, found))
+def files_of_one(find, subject):
+    return [str(path) for path in find(CONFIG, subject)]
 
 
-def masks_of(subjects):
-    """List the masks of `subjects`, where the config names a folder of masks."""
-    masks = CONFIG.preprocess.masks
-    return [] if masks is None else files_of(CONFIG.cohort.bids / masks, subjects, "mask")
+def inputs_of(subjects):
+    """List the images and masks of `subjects`. The cohort stage reports those that are missing."""
+    return [path for subject in subjects for path in files_of_one(input_files, subject)]
+
+
+def labels_of(subjects):
+    """List the label files of `subjects`."""
+    return [path for subject in subjects for path in files_of_one(label_files, subject)]
+
+
+def images_of(name, subjects):
+    """List the images by name, such as `LAYOUT.warped`, of each channel that `subjects` have."""
+    return [name(subject, channel) for subject in subjects for channel in files_of_one(channels_of, subject)]
+
+
+def valid_masks(name, subjects):
+    """List the masks by name, such as `LAYOUT.valid_mask`, of what may be learned from, if the config excludes any."""
+    return [name(subject) for subject in subjects] if CONFIG.cohort.exclude is not None else []
+
+
+def preprocessed_of(subjects):
+    """List the preprocessed images of `subjects`, with the masks of what may be learned from."""
+    return images_of(LAYOUT.preprocessed, subjects) + valid_masks(LAYOUT.valid_mask, subjects)
 
 
 NAMES = [str(path) for path in LABELS.glob("dseg.tsv")]
-ATLAS_FILES = files_of(LABELS, ATLASES, "dseg") + NAMES
+ATLAS_FILES = labels_of(ATLASES) + NAMES
 
 
 def ever(test):
@@ -69,9 +102,8 @@ def is_newer(file):
 
 
 def is_changed(subject):
-    """Tell whether a subject's row differs from that of the last check, or its image is newer."""
-    images = files_of_one(CONFIG.cohort.bids, subject, CONFIG.cohort.suffix)
-    return CHECKED.get(subject) != PARTICIPANT_OF.get(subject) or any(is_newer(image) for image in images)
+    """Tell whether a subject's row or files differ from those of the last check."""
+    return CHECKED.get(subject) != PARTICIPANT_OF.get(subject) or any(map(is_newer, inputs_of([subject])))
 
 
 CHANGED = {*filter(is_changed, EVER_SUBJECTS), *filter(is_newer, ATLAS_FILES)}
@@ -87,14 +119,20 @@ def checked(file, concerns):
 
 
 def known(subjects):
-    """Give the rows of participants.tsv as a parameter, so that a changed row reruns the subjects' jobs."""
-    return [" ".join(map(str, PARTICIPANT_OF[subject])) for subject in subjects]
+    """Give the rows of the tables as a parameter, so that a changed row reruns the subjects' jobs."""
+    return [row_text(PARTICIPANT_OF[subject]) for subject in subjects]
 
 
 def lock_output():
     """Refuse to run where another run writes. Snakemake itself locks the working directory, not the output."""
     try:
-        return lock(LAYOUT.lock)
+        held = lock(LAYOUT.lock)
+        if held is None:
+            logger.warning(
+                f"{CONFIG.output}: this file system has no locks, so that two runs can't be kept apart here. "
+                "Start one at a time."
+            )
+        return held
     except BlockingIOError:
         raise WorkflowError(
             f"{CONFIG.output}: another run is writing here. Wait until it ends, or choose another `output`."
@@ -117,30 +155,30 @@ def renew_plan():
         write_text(LAYOUT.config, plan)
 
 
-def jobs(subjects):
-    """Divide subjects into jobs of `subjects_per_job`, which share one start of Python.
+def jobs(subjects, stage):
+    """Divide subjects into numbered jobs of `subjects_per_job`, which share one start of Python.
 
     A wildcard can't stand for a set of subjects, hence a rule for each job. Jobs follow the order of the table, so
     that subjects added at its end leave the jobs of others unchanged; subjects that take no part in the template
-    have jobs of their own, by role.
+    have jobs of their own, by role. One that failed is left out of its job; the others stay where they are.
     """
     groups = {}
     for subject in subjects:
         participant = PARTICIPANT_OF[subject]
         groups.setdefault("template" if participant.in_template else participant.role, []).append(subject)
     size = CONFIG.subjects_per_job
-    return enumerate(
-        (group[start : start + size] for group in groups.values() for start in range(0, len(group), size)),
-        start=1,
-    )
+    parts = [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
+    numbered = [(number, remaining(part, stage)) for number, part in enumerate(parts, start=1)]
+    return [(number, part) for number, part in numbered if part]
 
 
-# Atlases are segmented in jobs of their own: trained fusion and quality estimation depend on them.
-SEGMENTED = [
-    (role, *subjects)
-    for role, members in (("atlases", ATLASES), ("targets", TARGETS))
-    for subjects in jobs(members)
-]
+def segmented(stage):
+    """Divide atlases and targets into jobs: trained fusion and quality estimation depend on atlases alone."""
+    return [
+        (role, number, part)
+        for role, members in (("atlases", ATLASES), ("targets", TARGETS))
+        for number, part in jobs(members, stage)
+    ]
 
 
 def voxels():
@@ -184,7 +222,26 @@ def to_compare(subjects):
         return []
     return [
         LAYOUT.template_labels,
-        *(LAYOUT.warped(subject) for subject in dict.fromkeys([*ATLASES, *subjects])),
+        *images_of(LAYOUT.warped, dict.fromkeys([*LIBRARY, *subjects])),
+        *valid_masks(LAYOUT.forward, subjects),
+    ]
+
+
+def to_review(subjects):
+    """List what tells whether scans are of the run's kind: their registrations, and the template."""
+    if not QUALITY:
+        return []
+    registered, files = remaining(subjects, "register"), (
+        LAYOUT.affine,
+        LAYOUT.forward,
+        LAYOUT.registration_table,
+    )
+    return [
+        LAYOUT.template_image,
+        LAYOUT.template_labels,
+        *(file(subject) for subject in registered for file in files),
+        *images_of(LAYOUT.warped, registered),
+        *preprocessed_of(registered),
     ]
 
 
@@ -192,13 +249,13 @@ def to_score(subject):
     """List what the scores of a subject are computed from."""
     files = [
         LAYOUT.template_image,
-        LAYOUT.preprocessed(subject),
-        LAYOUT.affine_image(subject),
-        LAYOUT.warped(subject),
+        *preprocessed_of([subject]),
+        *images_of(LAYOUT.affine_image, [subject]),
+        *images_of(LAYOUT.warped, [subject]),
         LAYOUT.log_jacobian(subject),
         LAYOUT.registration_table(subject),
     ]
     if subject in TARGETS:
-        files += [LAYOUT.propagated_labels(subject), *files_of(LABELS, [subject], "dseg")]
+        files += [LAYOUT.propagated_labels(subject), *labels_of([subject])]
         files += [LAYOUT.segmentation(subject, method) for method in CONFIG.fusion.methods]
     return files

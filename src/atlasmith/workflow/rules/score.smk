@@ -1,4 +1,4 @@
-for number, subjects in jobs(SUBJECTS):
+for number, subjects in jobs(SUBJECTS, "score"):
 
     rule:
         name:
@@ -21,13 +21,13 @@ for number, subjects in jobs(SUBJECTS):
             digest=CONFIG.digest("score"),
             subjects=subjects,
         shell:
-            "atlasmith score --config {params.config:q} --subjects {params.subjects} > {log:q} 2>&1"
+            "atlasmith score --config {params.config:q} --subjects {params.subjects} --record-failures > {log:q} 2>&1"
 
 
 rule score_summary:
     input:
         cohort=checked(LAYOUT.cohort, EVER_SUBJECTS),
-        subjects=[LAYOUT.subject_scores(subject) for subject in SUBJECTS],
+        subjects=[LAYOUT.subject_scores(subject) for subject in remaining(SUBJECTS, "score")],
     output:
         LAYOUT.scores,
         LAYOUT.summary,

@@ -1,5 +1,5 @@
 # The labels stay, since the scores need them too; the images are large and quickly made again.
-for role, number, subjects in SEGMENTED:
+for role, number, subjects in segmented("propagate"):
 
     rule:
         name:
@@ -7,13 +7,14 @@ for role, number, subjects in SEGMENTED:
         input:
             cohort=checked(LAYOUT.cohort, [*ATLAS_LIBRARY, *subjects]),
             manual=ATLAS_FILES,
-            images=[LAYOUT.preprocessed(subject) for subject in dict.fromkeys([*ATLASES, *subjects])],
-            atlases=[LAYOUT.forward(atlas) for atlas in ATLASES],
+            images=preprocessed_of(dict.fromkeys([*LIBRARY, *subjects])),
+            atlases=[LAYOUT.forward(atlas) for atlas in LIBRARY],
             inverse=[inverse_of(subject) for subject in subjects],
             similarity=to_compare(subjects),
         output:
             labels=[LAYOUT.propagated_labels(subject) for subject in subjects],
-            images=temp([LAYOUT.propagated_images(subject) for subject in subjects]),
+            images=temp(images_of(LAYOUT.propagated_images, subjects)),
+            valid=temp(valid_masks(LAYOUT.propagated_valid, subjects)),
             sidecars=[LAYOUT.propagated_sidecar(subject) for subject in subjects],
         log:
             LAYOUT.log("propagate", f"{role}-{number}"),
@@ -30,7 +31,7 @@ for role, number, subjects in SEGMENTED:
             pairs=CONFIG.register_.instance_optimization.pairwise_steps,
             subjects=subjects,
         shell:
-            "atlasmith propagate --config {params.config:q} --subjects {params.subjects} > {log:q} 2>&1"
+            "atlasmith propagate --config {params.config:q} --subjects {params.subjects} --record-failures > {log:q} 2>&1"
 
 
 rule template_labels:
@@ -38,11 +39,13 @@ rule template_labels:
         cohort=checked(LAYOUT.cohort, ATLAS_LIBRARY),
         manual=ATLAS_FILES,
         template=LAYOUT.template_image,
-        atlases=[LAYOUT.forward(atlas) for atlas in ATLASES],
+        atlases=[LAYOUT.forward(atlas) for atlas in LIBRARY],
+        valid=valid_masks(LAYOUT.valid_mask, LIBRARY),
     output:
         LAYOUT.template_labels,
         LAYOUT.template_label_table,
         LAYOUT.template_probabilities,
+        [LAYOUT.atlas_labels(atlas) for atlas in LIBRARY],
     log:
         LAYOUT.log("template_labels"),
     conda:

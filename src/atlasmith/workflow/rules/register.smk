@@ -1,4 +1,4 @@
-for number, subjects in jobs(SUBJECTS):
+for number, subjects in jobs(SUBJECTS, "register"):
 
     rule:
         name:
@@ -7,14 +7,14 @@ for number, subjects in jobs(SUBJECTS):
             cohort=checked(LAYOUT.cohort, subjects),
             weights=LAYOUT.template_weights,
             template=LAYOUT.template_image,
-            images=[LAYOUT.affine_image(subject) for subject in subjects],
-            preprocessed=[LAYOUT.preprocessed(subject) for subject in subjects],
+            images=images_of(LAYOUT.affine_image, subjects),
+            preprocessed=preprocessed_of(subjects),
             transforms=[LAYOUT.affine(subject) for subject in subjects],
         output:
             forward=[LAYOUT.forward(subject) for subject in subjects],
             inverse=[LAYOUT.inverse(subject) for subject in subjects],
             label_free=[LAYOUT.inverse_label_free(subject) for subject in subjects if subject in LABEL_FREE],
-            warped=[LAYOUT.warped(subject) for subject in subjects],
+            warped=images_of(LAYOUT.warped, subjects),
             log_jacobian=[LAYOUT.log_jacobian(subject) for subject in subjects],
             table=[LAYOUT.registration_table(subject) for subject in subjects],
         log:
@@ -31,4 +31,4 @@ for number, subjects in jobs(SUBJECTS):
             subjects=subjects,
             participants=known(subjects),
         shell:
-            "atlasmith register --config {params.config:q} --subjects {params.subjects} > {log:q} 2>&1"
+            "atlasmith register --config {params.config:q} --subjects {params.subjects} --record-failures > {log:q} 2>&1"

@@ -9,6 +9,7 @@ rule report:
         + [LAYOUT.fuser_training(name) for name in CONFIG.fusion.trainings],
     output:
         LAYOUT.report,
+        directory(LAYOUT.report_folder),
     log:
         LAYOUT.log("report"),
     conda:
@@ -20,5 +21,6 @@ rule report:
         version=VERSION,
         config=LAYOUT.config,
         digest=CONFIG.digest("report"),
+        failures=[f"{failure.subject} {failure.message}" for failure in FAILURES.values()],
     shell:
         "atlasmith report --config {params.config:q} > {log:q} 2>&1"

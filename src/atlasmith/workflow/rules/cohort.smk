@@ -5,9 +5,8 @@
 # report's settings, say, and each rule names the sections that it depends on itself.
 rule cohort:
     input:
-        TABLE,
-        files_of(CONFIG.cohort.bids, SUBJECTS, CONFIG.cohort.suffix),
-        masks_of(SUBJECTS),
+        TABLES,
+        inputs_of(SUBJECTS),
         ATLAS_FILES,
     output:
         update(LAYOUT.cohort),
@@ -22,7 +21,7 @@ rule cohort:
         digest=CONFIG.digest("cohort"),
         grid=[CONFIG.template.spacing, CONFIG.template.shape, CONFIG.template.margin],
         # The table names the targets' labels; only the score reads them.
-        labels=files_of(LABELS, TARGETS, "dseg"),
+        labels=labels_of(TARGETS),
         # A parameter that is made from `output` is no reason to run again.
         plan=lambda wildcards, output: json.dumps(CONFIG.resolved()),
     shell:

@@ -3,10 +3,11 @@ if FUSION_NETWORKS:
     rule fuse_train:
         input:
             cohort=checked(LAYOUT.cohort, ATLAS_LIBRARY),
-            preprocessed=[LAYOUT.preprocessed(atlas) for atlas in ATLASES],
-            labels=[LAYOUT.propagated_labels(atlas) for atlas in ATLASES],
-            images=[LAYOUT.propagated_images(atlas) for atlas in ATLASES],
-            sidecars=[LAYOUT.propagated_sidecar(atlas) for atlas in ATLASES],
+            preprocessed=preprocessed_of(LIBRARY),
+            labels=[LAYOUT.propagated_labels(atlas) for atlas in LIBRARY],
+            images=images_of(LAYOUT.propagated_images, LIBRARY)
+            + valid_masks(LAYOUT.propagated_valid, LIBRARY),
+            sidecars=[LAYOUT.propagated_sidecar(atlas) for atlas in LIBRARY],
         output:
             [LAYOUT.fuser_weights(name) for name in FUSION_NETWORKS],
             [LAYOUT.fuser_training(name) for name in CONFIG.fusion.trainings],
@@ -27,19 +28,21 @@ if FUSION_NETWORKS:
             "{params.launch}atlasmith fuse-train --config {params.config:q} > {log:q} 2>&1"
 
 
-for role, number, subjects in SEGMENTED:
+for role, number, subjects in segmented("fuse"):
 
     rule:
         name:
             f"fuse_{role}_{number}"
         input:
             cohort=checked(LAYOUT.cohort, [*ATLAS_LIBRARY, *subjects]),
-            preprocessed=[LAYOUT.preprocessed(subject) for subject in subjects],
+            preprocessed=preprocessed_of(subjects),
             labels=[LAYOUT.propagated_labels(subject) for subject in subjects],
-            images=[LAYOUT.propagated_images(subject) for subject in subjects],
+            images=images_of(LAYOUT.propagated_images, subjects)
+            + valid_masks(LAYOUT.propagated_valid, subjects),
             sidecars=[LAYOUT.propagated_sidecar(subject) for subject in subjects],
             weights=[LAYOUT.fuser_weights(name) for name in FUSION_NETWORKS],
             quality=[LAYOUT.quality_model] if QUALITY and role == "targets" else [],
+            registrations=to_review(subjects) if role == "targets" else [],
         output:
             segmentations=[
                 LAYOUT.segmentation(s, method) for s in subjects for method in CONFIG.fusion.methods
@@ -68,7 +71,7 @@ for role, number, subjects in SEGMENTED:
             digest=CONFIG.digest("fusion"),
             subjects=subjects,
         shell:
-            "atlasmith fuse --config {params.config:q} --subjects {params.subjects} > {log:q} 2>&1"
+            "atlasmith fuse --config {params.config:q} --subjects {params.subjects} --record-failures > {log:q} 2>&1"
 
 
 if QUALITY:
@@ -77,12 +80,20 @@ if QUALITY:
         input:
             cohort=checked(LAYOUT.cohort, ATLAS_LIBRARY),
             manual=ATLAS_FILES,
-            propagated=[LAYOUT.propagated_labels(atlas) for atlas in ATLASES],
-            sidecars=[LAYOUT.propagated_sidecar(atlas) for atlas in ATLASES],
+            registrations=to_review(dict.fromkeys([*ATLASES, *TEMPLATE_SUBJECTS])),
+            propagated=[LAYOUT.propagated_labels(atlas) for atlas in LIBRARY],
+            valid=valid_masks(LAYOUT.propagated_valid, LIBRARY),
+            sidecars=[LAYOUT.propagated_sidecar(atlas) for atlas in LIBRARY],
             segmentations=[
-                LAYOUT.segmentation(a, method) for a in ATLASES for method in CONFIG.fusion.methods
+                LAYOUT.segmentation(a, method)
+                for a in remaining(ATLASES, "fuse")
+                for method in CONFIG.fusion.methods
             ],
-            volumes=[LAYOUT.volumes(a, method) for a in ATLASES for method in CONFIG.fusion.methods],
+            volumes=[
+                LAYOUT.volumes(a, method)
+                for a in remaining(ATLASES, "fuse")
+                for method in CONFIG.fusion.methods
+            ],
         output:
             LAYOUT.atlas_qc,
             LAYOUT.quality_model,

@@ -3,7 +3,7 @@ if CONFIG.template.subpopulations > 1:
     rule subpopulations:
         input:
             cohort=checked(LAYOUT.cohort, EVER_SUBJECTS),
-            images=[LAYOUT.affine_image(subject) for subject in SUBJECTS],
+            images=images_of(LAYOUT.affine_image, remaining(SUBJECTS, "affine")),
         output:
             LAYOUT.subpopulations,
         log:
@@ -25,8 +25,8 @@ if CONFIG.template.subpopulations > 1:
 rule template:
     input:
         cohort=checked(LAYOUT.cohort, EVER_TEMPLATE_SUBJECTS + TEMPLATE_LABELS),
-        images=[LAYOUT.affine_image(subject) for subject in TEMPLATE_SUBJECTS],
-        preprocessed=[LAYOUT.preprocessed(subject) for subject in TEMPLATE_SUBJECTS],
+        images=images_of(LAYOUT.affine_image, remaining(TEMPLATE_SUBJECTS, "affine")),
+        preprocessed=preprocessed_of(remaining(TEMPLATE_SUBJECTS, "affine")),
         labels=TEMPLATE_LABELS,
         subpopulations=[LAYOUT.subpopulations] if CONFIG.template.subpopulations > 1 else [],
     output:
@@ -34,7 +34,7 @@ rule template:
         LAYOUT.template_training,
         [LAYOUT.segmenter_training] if CONFIG.template.label_similarity else [],
         [LAYOUT.template_refinement] if CONFIG.template.refinement.rounds else [],
-        LAYOUT.template_image,
+        [LAYOUT.template_channel(channel) for channel in LAYOUT.channels],
         LAYOUT.template_description,
     log:
         LAYOUT.log("template"),
@@ -48,7 +48,7 @@ rule template:
         version=VERSION,
         config=LAYOUT.config,
         digest=CONFIG.digest("template"),
-        participants=known(TEMPLATE_SUBJECTS),
+        participants=known(remaining(TEMPLATE_SUBJECTS, "affine")),
         # They come to the same template, so their number is no reason to train again.
         launch=lambda wildcards, output: launch(CONFIG.processes),
     shell:
