@@ -2,11 +2,13 @@
 # sets up .venv first.
 PYTHON ?= python3
 CORES ?= all
+MACHINE := import platform as p, sys; print(sys.platform, p.machine(), *sys.version_info[:2])
+LOCKED_MACHINE := linux x86_64 3 11
 CONFIGS := config.yaml $(wildcard examples/*.yaml)
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo docs test lint dry-runs
+.PHONY: demo docs dry-runs lint lock test
 .DELETE_ON_ERROR:
 
 demo: .venv/.demo demo/participants.tsv
@@ -20,7 +22,7 @@ lint: .venv/.dev demo/participants.tsv
 	ruff check .
 	ruff format --check .
 	mypy
-	snakefmt --line-length 110 --check Snakefile workflow
+	snakefmt --line-length 110 --check Snakefile src/atlasmith/workflow
 	snakemake --lint
 
 # A cohort that isn't on this machine is skipped; the tests run every config dry on a cohort of their own.
@@ -50,7 +52,23 @@ demo/participants.tsv: | .venv/.demo
 	.venv/bin/pip install --quiet --editable '.[demo]'
 	touch $@
 
-.venv/.dev: pyproject.toml
+# The versions of requirements.lock where it is for this machine, else the newest within the bounds.
+.venv/.dev: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
+ifeq ($(shell $(PYTHON) -c "$(MACHINE)"),$(LOCKED_MACHINE))
+	.venv/bin/pip install --quiet --require-hashes --requirement requirements.lock \
+	    && .venv/bin/pip install --quiet --no-deps --no-build-isolation --editable . \
+	    || { echo "requirements.lock can't be installed from this index (its torch is the CPU build)"; \
+	        .venv/bin/pip install --quiet --editable '.[dev]'; }
+else
 	.venv/bin/pip install --quiet --editable '.[dev]'
+endif
 	touch $@ .venv/.demo
+
+# Write requirements.lock anew: the newest versions within the bounds of pyproject.toml, with their hashes.
+lock:
+	$(PYTHON) -m venv .venv/lock
+	.venv/lock/bin/pip install --quiet uv
+	.venv/lock/bin/uv pip compile pyproject.toml --extra dev --python-version 3.11 --generate-hashes --upgrade \
+	    --no-annotate --quiet --custom-compile-command "make lock" --output-file requirements.lock \
+	    $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS) --no-emit-find-links,--torch-backend cpu)

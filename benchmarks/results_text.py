@@ -49,7 +49,8 @@ from warped atlases in memory to labels.""",
         "Estimated quality of segmentations",
         """\
 Predicted against true Dice (Pearson's r and mean absolute error), over targets and over single labels, and
-how often the 90 % interval of a volume contains the manual volume.""",
+how often the 90 % interval of a volume contains the manual volume. Images that the run was not made for
+should be warned of, and proper ones should not.""",
     ),
     Topic(
         "peers",

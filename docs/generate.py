@@ -50,13 +50,16 @@ FOLDERS = {
     "Each subject": "sub-X",
     "Networks and models": "model",
     "Scores": "scores",
+    "The report": "report",
     "Logs": "logs",
     "The answer of `atlasmith template query`": "query",
+    "The answer of `atlasmith predict`": "predictions",
 }  # titles of the groups of outputs, and the first part of their paths
 PLACEHOLDERS = {
     "subject": "X",
     "atlas": "X",
     "method": "METHOD",
+    "channel": "CHANNEL",
     "network": "NETWORK",
     "covariate": "COVARIATE",
     "index": "N",
@@ -201,21 +204,26 @@ def sentence(text: str) -> str:
 
 def outputs() -> str:
     """List every file that `Layout` names, by folder."""
-    layout = Layout(Path(), "T", "T1w")
+    layout = Layout(Path(), "T", ("T1w",))
     rows: dict[str, list[list[str]]] = {folder: [] for folder in FOLDERS.values()}
     paths: dict[str, Path] = {}
-    for name, member in vars(Layout).items():
+    members = [pair for part in reversed(Layout.__mro__) for pair in vars(part).items()]
+    for name, member in members:
         if isinstance(member, property):
             path = getattr(layout, name)
         elif inspect.isfunction(member) and not name.startswith("_"):
-            parameters = list(inspect.signature(member).parameters)[1:]
-            if "entities" in parameters:  # makes names of any kind
+            parameters = list(inspect.signature(member).parameters.values())[1:]
+            if any(parameter.name == "entities" for parameter in parameters):  # makes names of any kind
                 continue
-            path = member(layout, *(PLACEHOLDERS[parameter] for parameter in parameters))
+            given = [p.name for p in parameters if p.default is not None]  # None: the reference channel
+            path = member(layout, *(PLACEHOLDERS[parameter] for parameter in given))
         else:
             continue
+        if not isinstance(path, Path):
+            continue
         paths[name] = path
-        folder = "query" if name.startswith("query") else path.parts[0] if len(path.parts) > 1 else ""
+        folder = path.parts[0] if len(path.parts) > 1 else ""
+        folder = next((key for key in ("query", "predictions") if name.startswith(key)), folder)
         rows[folder].append([f"`{path}`", " ".join((member.__doc__ or "").split("\n\n")[0].split())])
     names = {**PLACEHOLDERS, **{name: path.name for name, path in paths.items()}}
 

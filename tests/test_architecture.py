@@ -29,7 +29,7 @@ LAYERS = [
         "report",
         "demo",
     ],
-    ["inference"],
+    ["inference", "launch"],
     ["cli"],
 ]
 ROOMS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -45,3 +45,33 @@ def test_figures_are_recorded_where_asked(tmp_path: Path, monkeypatch: pytest.Mo
     )
     assert shift["command"] == "python benchmarks/rings.py --seeds 2"
     assert (shift["dataset"], shift["n"], shift["seconds"]) == ("rings", "20", "3")
+
+
+CASE = '''"""A case."""
+import sys
+from pathlib import Path
+
+folder = Path(sys.argv[1])
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "my.yaml").write_text("chunk: 2\\nregister: {refine_steps: 3}\\ncohort: {bids: bids}\\n")
+print("Right: a refusal.")
+(folder / "said.txt").write_text("column 'age' has 063Y\\n")
+print(f"Run: grep -q 'subjects_per_job: 2' {folder}/my.yaml && cat {folder}/said.txt && exit EXIT")
+'''
+
+
+@pytest.mark.parametrize(("code", "outcome"), [("2", "right"), ("0", "WRONG")])
+def test_a_case_comes_out_right_or_wrong(
+    code: str,
+    outcome: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cases = importlib.import_module("cases")
+    (tmp_path / "ages_as_text.py").write_text(CASE.replace("EXIT", code))
+    monkeypatch.setattr(sys, "argv", ["cases.py", str(tmp_path), "--work", str(tmp_path / "work")])
+    with pytest.raises(SystemExit) as stopped:
+        cases.main()
+    assert capsys.readouterr().out.startswith(f"ages_as_text\t{outcome}")
+    assert stopped.value.code == (1 if outcome == "WRONG" else 0)

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 import atlasmith
-from atlasmith.cli.main import build_parser
+from atlasmith.cli.main import parse
 from atlasmith.config import parse_config
 from atlasmith.config.choices import check_choices
 from atlasmith.config.renamed import RENAMED, RENAMED_METHODS
@@ -106,7 +106,7 @@ def commands() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_commands_parse(page: str, line: str) -> None:
-    build_parser().parse_args(shlex.split(line)[1:])
+    parse(shlex.split(line)[1:])
 
 
 @pytest.mark.parametrize("page", [DOCS / "howto" / "python.md", ROOT / "CONTRIBUTING.md"], ids=name_of)

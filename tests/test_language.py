@@ -18,7 +18,8 @@ FILES = [
     path
     for folder, pattern in (
         ("src", "*.py"),
-        ("workflow", "*.smk"),
+        ("src", "*.smk"),
+        ("src", "Snakefile"),
         ("docs", "*.md"),
         ("examples", "*.yaml"),
         (".", "*.md"),

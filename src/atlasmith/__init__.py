@@ -8,13 +8,13 @@ The functions below take arrays or images and need neither a config nor a workfl
 - `propagate(labels, transforms, grid)`: atlas labels in a target's space.
 - `fuse(labels, images, target, method=...)`: one segmentation from those of several atlases.
 - `evaluate(predicted, truth, spacing_mm)`: overlap and surface metrics of a segmentation.
-- `predict(results, image, covariates, out)`: a new image through a finished run of the workflow.
+- `predict(results, image, covariates, out)`: new images through a finished run of the workflow.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"
 
 if TYPE_CHECKING:
     from atlasmith.affine import align

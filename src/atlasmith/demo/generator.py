@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,19 @@ from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, DisplacementField, Grid, Step
 from atlasmith.demo import anatomy
 from atlasmith.demo.anatomy import Base, standardize_age
+from atlasmith.demo.description import write_descriptions
 from atlasmith.demo.warping import apply_affine, compose, displace, exponentiate, world_positions
-from atlasmith.io.files import read_json, write_json, write_text
+from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import write_image
 from atlasmith.io.layout import Layout
+from atlasmith.io.sidecars import write_sidecar
 from atlasmith.io.tables import write_tsv
 from atlasmith.io.transforms import write_composite
 
 BASE = "MNI152NLin2009aSym"
 ROLES = {"atlas": 0.4, "target": 0.3, "train": 0.3}
 YOUNGEST, OLDEST = 20.0, 90.0
+HIGHEST_AGE = 89.0  # in participants.tsv: BIDS hides higher ones
 ORIENTATIONS = ("RAS", "LAS", "LPS", "PSR", "LIP", "ASL")
 
 WARP_SD = 3.5  # mm, of each component of the random velocity within the brain
@@ -44,7 +48,7 @@ BIAS_SD = 0.12  # of the logarithm of the bias field
 
 def truth_layout(folder: Path) -> Layout:
     """Name the truth's files: the base brain as template, and the exact transforms."""
-    return Layout(folder / "derivatives" / "truth", BASE, "T1w")
+    return Layout(folder / "derivatives" / "truth", BASE, ("T1w",))
 
 
 def truth_file(folder: Path) -> Path:
@@ -114,36 +118,25 @@ def _write_cohort(folder: Path, base: Base, made_by: dict[str, Any]) -> None:
         facts = _write_subject(folder, base, made_by, index, name, age, velocities[index])
         planted = {key: float(np.interp(age, decades, values)) for key, values in volumes.items()}
         facts_of[name] = {"age": float(age), **planted, **facts}
-        rows.append({"participant_id": f"sub-{name}", "age": float(age), "sex": sexes[index], "role": role})
+        shown = {"age": float(min(age, HIGHEST_AGE)), "sex": sexes[index], "role": role}
+        rows.append({"participant_id": f"sub-{name}", **shown})
     rows.sort(key=lambda row: str(row["participant_id"]))
     write_tsv(folder / "participants.tsv", rows, ["participant_id", "age", "sex", "role"])
-    _write_descriptions(folder, seed)
+    write_descriptions(folder, seed)
 
     layout = truth_layout(folder)
     write_image(layout.template_image, base.image * (base.soft_labels[-1] > 127), base.grid)
     write_image(base_labels_file(folder), base.labels, base.grid)
     write_image(age_velocity_file(folder), base.age_velocity, base.field_grid)
+    describe = partial(write_sidecar, layout, grid=base.grid, sources=(), reference=layout.template_image)
+    describe(layout.template_image, "The brain that all subjects are made from", skull_stripped=True)
+    describe(base_labels_file(folder), "Its labels", Manual=False)
     truth = {
         "made_by": made_by,
         "age": {"mean": anatomy.AGE_MEAN, "sd": anatomy.AGE_SD, "ages": decades.tolist(), **volumes},
         "subjects": dict(sorted(facts_of.items())),
     }
     write_json(truth_file(folder), truth)
-
-
-def _write_descriptions(folder: Path, seed: int) -> None:
-    """Write what BIDS asks of a dataset and its derivatives, and the table of labels."""
-    generated = [{"Name": "atlasmith demo", "Description": f"seed {seed}"}]
-    credit = "MNI152 nonlinear symmetric 2009a, Fonov et al. 2011, doi:10.1016/j.neuroimage.2010.07.033"
-    common = {"BIDSVersion": "1.11.1", "HowToAcknowledge": credit, "GeneratedBy": generated}
-    description = "dataset_description.json"
-    write_json(folder / description, {"Name": "atlasmith demo", "DatasetType": "raw", **common})
-    for part in ("manual", "truth"):
-        value = {"Name": f"atlasmith demo - {part}", "DatasetType": "derivative", **common}
-        write_json(folder / "derivatives" / part / description, value)
-    table = [{"index": index, "name": name} for index, name in anatomy.LABELS.items()]
-    write_tsv(folder / "derivatives" / "manual" / "dseg.tsv", table, ["index", "name"])
-    write_text(folder / "derivatives" / "truth" / ".bidsignore", "*_xfm.*\n*_velocity.*\ntruth.json\n")
 
 
 def _write_subject(

@@ -111,7 +111,7 @@ def registration_errors(config: Config, count: int = 1000) -> dict[str, float]:
         AtlasmithError: If a transform is missing.
     """
     truth, layout = truth_layout(config.cohort.bids), config.layout
-    ids = [subject.id for subject in read_cohort(layout.cohort)]
+    ids = [subject.id for subject in read_cohort(layout.cohort, passed="register")]
     paths = [path(i) for i in ids for path in (layout.affine, layout.forward, layout.inverse)]
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
