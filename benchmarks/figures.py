@@ -10,7 +10,8 @@ from pathlib import Path
 
 from results import FOLDER, append_rows
 
-UNITS = {"_mm": "mm", "_percent": "%", "_s": "s", "_min": "min", "_gib": "GiB"}  # by the metric's suffix
+# By the metric's suffix.
+UNITS = {"_mm": "mm", "_percent": "%", "_s": "s", "_min": "min", "_gib": "GiB", "_mb": "MB"}
 Figure = float | tuple[float, float, float]  # a value, perhaps with its 95 % interval
 
 

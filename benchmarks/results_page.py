@@ -21,7 +21,15 @@ from results_plots import PLOTS, draw
 from results_text import HEADLINES, INTRODUCTION, NAMES, SUPERSEDED_TEXT, TOPICS
 
 SUPERSEDED = "superseded: "
-ENDINGS = {"mm": "_mm", "%": "_percent", "GiB": "_gib", "min": "_min", "s": "_s", "1/year": "_per_year"}
+ENDINGS = {
+    "mm": "_mm",
+    "%": "_percent",
+    "GiB": "_gib",
+    "MB": "_mb",
+    "min": "_min",
+    "s": "_s",
+    "1/year": "_per_year",
+}
 
 
 class Figure(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -98,6 +100,14 @@ def test_too_few_scans_tell_nothing() -> None:
     model = fit_suitability(scans(random, 2))
     assert model["threshold"] is None
     assert find_reasons(Measurements({"similarity:T1w": 0.0}), model) == []
+
+
+def test_sessions_of_a_participant_do_not_vouch_for_each_other() -> None:
+    single = scans(np.random.default_rng(2), 12)
+    repeated = [replace(scan, participant=f"{k:02d}") for k, scan in enumerate(single) for _ in range(2)]
+    assert fit_suitability(repeated)["threshold"] == pytest.approx(fit_suitability(single)["threshold"])
+    of_one = [replace(scan, participant="01") for scan in single]
+    assert fit_suitability(of_one)["threshold"] is None
 
 
 def test_correlations() -> None:

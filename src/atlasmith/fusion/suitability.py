@@ -74,10 +74,12 @@ class Measurements:
     Attributes:
         values: By name of the measure; of each channel by `measure:channel`.
         quantiles: Of the intensities in the region, by channel.
+        participant: Whose scan it is; empty for one of its own.
     """
 
     values: dict[str, float] = field(default_factory=dict)
     quantiles: dict[str, Array] = field(default_factory=dict)
+    participant: str = ""
 
 
 class TemplateRegion:
@@ -110,9 +112,8 @@ def measure(layout: Layout, scan: Subject, region: TemplateRegion) -> Measuremen
     """
     channels = [name for name in layout.channels if not scan.channels or name in scan.channels]
     visible = _in_view(layout, scan, read_grid(layout.preprocessed(scan.id, channels[0])), region)
-    found = Measurements(
-        {"field_of_view": float(visible.mean()), **_pose(read_affine(layout.affine(scan.id)))}
-    )
+    pose = _pose(read_affine(layout.affine(scan.id)))
+    found = Measurements({"field_of_view": float(visible.mean()), **pose}, {}, scan.participant)
     for row in read_tsv(layout.registration_table(scan.id)):
         if row["metric"] == "sd_log_jacobian":
             found.values["deformation"] = float(row["value"])
@@ -180,9 +181,9 @@ def read_measurements(layout: Layout) -> list[Measurements]:
 def fit_suitability(scans: Sequence[Measurements]) -> dict[str, Any]:
     """Fit what is usual.
 
-    The threshold is a multiple of the median nonconformity, each scan's against the others: it needs no
-    hundred scans, as a quantile does, and bears unsuitable ones among them. Of 200 hippocampi, 0.3 to 1.5 %
-    exceed that of 4 to 100 others.
+    The threshold is a multiple of the median nonconformity, each scan's against those of other participants:
+    it needs no hundred scans, as a quantile does, and bears unsuitable ones among them. Of 200 hippocampi,
+    0.3 to 1.5 % exceed that of 4 to 100 others.
 
     Args:
         scans: Of the run's kind.
@@ -203,8 +204,12 @@ def fit_suitability(scans: Sequence[Measurements]) -> dict[str, Any]:
         "measures": _moments(values),
         "threshold": None,
     }
-    if len(scans) >= LEAST_SCANS:
-        others = (_moments([*values[:k], *values[k + 1 :]]) for k in range(len(values)))
+    participants = [scan.participant or f"scan {k}" for k, scan in enumerate(scans)]
+    if len(set(participants)) >= LEAST_SCANS:
+        others = (
+            _moments([v for v, name in zip(values, participants, strict=True) if name != own])
+            for own in participants
+        )
         found = [max(_deviations(own, m).values()) for own, m in zip(values, others, strict=True)]
         model["threshold"] = max(TAIL * float(np.median(found)), LEAST_THRESHOLD)
     return model
