@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from calibrated import calibrate
 
 from atlasmith.config import Config
 from atlasmith.core.grid import Grid
-from atlasmith.fusion import assess_quality, fuse_subject, train_fusers
+from atlasmith.fusion import fuse_subject
 from atlasmith.fusion.native import native_labels
 from atlasmith.fusion.probabilities import weighted_probabilities
 from atlasmith.fusion.quality import (
@@ -19,8 +20,7 @@ from atlasmith.fusion.quality import (
 )
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_labels
-from atlasmith.io.tables import read_cohort, read_tsv, scan_id
-from atlasmith.propagation import label_template, propagate_subject
+from atlasmith.io.tables import read_tsv, scan_id
 
 NAMES = {1: "a", 2: "b"}
 
@@ -159,16 +159,7 @@ def test_calibrated_probabilities_give_the_true_dice(coarser: int) -> None:
 
 def test_the_toy_cohorts_targets_are_as_good_as_predicted(toy_registered: Config) -> None:
     layout = toy_registered.layout
-    subjects = read_cohort(layout.cohort)
-    for subject in subjects:
-        if subject.role != "train":
-            propagate_subject(toy_registered, subject.id)
-    label_template(toy_registered)
-    train_fusers(toy_registered)
-    for subject in subjects:
-        if subject.role == "atlas":
-            fuse_subject(toy_registered, subject.id)
-    assess_quality(toy_registered)
+    subjects = calibrate(toy_registered)
     rows = read_tsv(layout.quality_table)
     atlases = [s.id for s in subjects if s.role == "atlas"]
     assert {(scan_id(r), r["method"], r["index"]) for r in rows} == {

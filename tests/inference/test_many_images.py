@@ -7,18 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from calibrated import calibrate
 
 from atlasmith.cli.main import main
 from atlasmith.config import Config
 from atlasmith.core.errors import InputError
-from atlasmith.fusion import assess_quality, fuse_subject, train_fusers
 from atlasmith.inference import predict, register_image
 from atlasmith.inference.scans import find_scans, scan_name
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_image, write_image
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import read_cohort, read_tsv, write_tsv
-from atlasmith.propagation import label_template, propagate_subject
 
 METHODS = ["majority", "autocontext"]
 
@@ -30,16 +29,7 @@ def finished(toy_registered: Config, tmp_path_factory: pytest.TempPathFactory) -
     shutil.copytree(toy_registered.output, output)
     fusion = toy_registered.fusion.model_copy(update={"methods": METHODS})
     config = toy_registered.model_copy(update={"output": output, "fusion": fusion})
-    cohort = read_cohort(config.layout.cohort)
-    for subject in cohort:
-        if subject.role != "train":
-            propagate_subject(config, subject.id)
-    label_template(config)
-    train_fusers(config)
-    for subject in cohort:
-        if subject.role == "atlas":
-            fuse_subject(config, subject.id)
-    assess_quality(config)
+    calibrate(config)
     text = config.layout.config.read_text().replace(str(config.cohort.bids), "/nowhere")
     methods = f"methods: [{', '.join(METHODS)}]"
     lines = text.splitlines()

@@ -37,7 +37,7 @@ def test_files_below_the_folder_are_read_once(files: tuple[Path, Path], tmp_path
 
 def test_what_is_too_large_is_read_again(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     image, _ = files
-    monkeypatch.setattr(memory, "free_memory", lambda: 200 / memory.SHARE)  # bytes: one image
+    monkeypatch.setattr(memory, "available_memory", lambda: 200 / memory.SHARE)  # bytes: one image
     with keep_in_memory(image.parent):
         assert read_image(image) is read_image(image)
         assert read_labels(image) is not read_labels(image)
@@ -45,4 +45,4 @@ def test_what_is_too_large_is_read_again(files: tuple[Path, Path], monkeypatch: 
 
 
 def test_memory_is_free() -> None:
-    assert memory.free_memory() > 2**20
+    assert memory.available_memory() > 2**20

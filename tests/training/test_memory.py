@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from atlasmith.config import Config, parse_config
+from atlasmith.core import machine
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Grid
 from atlasmith.losses import registration_objective
@@ -111,9 +112,9 @@ def test_free_memory_is_limited_by_the_control_groups_of_the_job(
     group.mkdir(parents=True)
     (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    5000 kB\n")
     (tmp_path / "own").write_text("0::/slurm/job7\n")
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "OWN_GROUP", tmp_path / "own")
-    monkeypatch.setattr(memory, "CGROUP", tmp_path / "groups")
+    monkeypatch.setattr(machine, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(machine, "OWN_GROUP", tmp_path / "own")
+    monkeypatch.setattr(machine, "CGROUP", tmp_path / "groups")
     cpu = torch.device("cpu")
     assert memory.free_bytes(cpu) == 5000 * 1024
     (group.parent / "memory.max").write_text("2000000\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from atlasmith.cohort.problems import Problems, abbreviate, refuse
 from atlasmith.config import Config
 from atlasmith.config.template import TemplateSection
 from atlasmith.core.grid import Array, Grid
+from atlasmith.core.machine import total_memory
 from atlasmith.workflow.resources import GIB, training_bytes
 
 
@@ -95,13 +95,9 @@ def decide_grid(extents: Sequence[Array], flat: int | None, template: TemplateSe
     return Grid((shape[0], shape[1], shape[2]), affine)
 
 
-def _total_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def _check_memory(grid: Grid, extents: Sequence[Array], flat: int | None, template: TemplateSection) -> None:
     """Raise `InputError`, with a voxel size that fits, if training would exceed the machine's memory."""
-    required, available = training_bytes(math.prod(grid.shape), template.batch_size), _total_memory()
+    required, available = training_bytes(math.prod(grid.shape), template.batch_size), total_memory()
     if required <= available:
         return
     if template.shape is None:

@@ -23,7 +23,7 @@ from atlasmith.inference.prediction import Prediction, is_finished, predict_scan
 from atlasmith.inference.scans import NewScan, find_scans
 from atlasmith.inference.table import write_predictions
 from atlasmith.io.files import read_json, write_json, write_text
-from atlasmith.io.memory import free_memory, keep_in_memory
+from atlasmith.io.memory import available_memory, keep_in_memory
 from atlasmith.io.sidecars import BIDS_VERSION, RAW, RUN
 from atlasmith.workflow.resources import memory_mb
 
@@ -188,7 +188,7 @@ def _workers(run: FinishedRun, scans: int) -> Iterator[ThreadPoolExecutor]:
     threads = torch.get_num_threads()
     voxels = Grid.from_dict(read_json(run.config.layout.grid)).shape
     size = memory_mb("fuse", run.config, voxels[0] * voxels[1] * voxels[2], len(run.atlases)) * 2**20
-    count = max(1, min(threads, scans, free_memory() // size))
+    count = max(1, min(threads, scans, available_memory() // size))
     torch.set_num_threads(max(1, threads // count))
     try:
         with ThreadPoolExecutor(count) as pool:

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from atlasmith.core.machine import free_memory, total_memory
+
 Read = TypeVar("Read", bound=Callable[..., Any])
 
 SHARE = 0.25  # of the free memory, that files may take
@@ -48,7 +50,7 @@ def keep_in_memory(folder: Path) -> Iterator[None]:
     Args:
         folder: Such as the output folder of a finished run.
     """
-    _open.append(_Kept(folder, int(SHARE * free_memory())))
+    _open.append(_Kept(folder, int(SHARE * available_memory())))
     try:
         yield
     finally:
@@ -69,13 +71,10 @@ def kept(read: Read) -> Read:
     return wrapped  # type: ignore[return-value]
 
 
-def free_memory() -> int:
-    """Return the memory, bytes, that can be taken without swapping."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):  # no Linux
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+def available_memory() -> int:
+    """Return the free memory, bytes; half of the machine's where the system doesn't tell."""
+    free = free_memory()
+    return total_memory() // 2 if free is None else free
 
 
 def _size(value: Any) -> int:

@@ -21,6 +21,7 @@ import yaml
 from atlasmith import __version__
 from atlasmith.config import Config
 from atlasmith.core.errors import AtlasmithError
+from atlasmith.core.machine import total_memory
 from atlasmith.io.files import write_text
 from atlasmith.launch.request import Request
 from atlasmith.workflow import PROFILES, SNAKEFILE
@@ -91,7 +92,7 @@ def command(request: Request, config: Config, workspace: Path | None = None) -> 
     if request.cores is not None:
         arguments += ["--cores", request.cores]
     if not request.is_cluster and "--resources" not in request.arguments:
-        arguments += ["--resources", f"mem_mb={_total_memory_mb()}"]
+        arguments += ["--resources", f"mem_mb={total_memory() // 2**20}"]
     return arguments
 
 
@@ -184,7 +185,3 @@ def _environment() -> dict[str, str]:
     """The environment of jobs, in which `atlasmith` is the one of this Python."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return {**os.environ, "PATH": path}
-
-
-def _total_memory_mb() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20

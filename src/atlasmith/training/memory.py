@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,13 @@ from torch import Tensor
 from atlasmith.core import distributed
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Grid
+from atlasmith.core.machine import free_memory
 from atlasmith.networks import Groupwise
 from atlasmith.training.device import autocast
 from atlasmith.training.objective import training_objective
 from atlasmith.workflow.resources import GIB, training_bytes
 
 SIDE = 32  # voxels per axis of the grid that is measured
-MEMINFO, OWN_GROUP, CGROUP = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def check_memory(
@@ -103,21 +102,4 @@ def free_bytes(device: torch.device) -> int | None:
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    known = []
-    if MEMINFO.exists():
-        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
-        known.append(1024 * int(lines["MemAvailable"].split()[0]))
-    for group in _control_groups():
-        limit = group / "memory.max"
-        if limit.exists() and limit.read_text().strip().isdigit():
-            usage = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            page_cache = int(usage["active_file"]) + int(usage["inactive_file"])  # is freed on demand
-            known.append(int(limit.read_text()) - int((group / "memory.current").read_text()) + page_cache)
-    return min(known, default=None)
-
-
-def _control_groups() -> list[Path]:
-    """List the control groups (version 2) of this process, by which a scheduler limits its jobs."""
-    lines = OWN_GROUP.read_text().splitlines() if OWN_GROUP.exists() else []
-    own = [CGROUP / line[3:].strip("/") for line in lines if line.startswith("0::")]
-    return [folder for path in own for folder in (path, *path.parents) if folder.is_relative_to(CGROUP)]
+    return free_memory()

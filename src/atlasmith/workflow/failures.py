@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class Attempts:
                 traceback.print_exc()
                 message = f"unexpected {type(error).__name__}: {error}. Report it, with the log of the stage."
             subject, row = self.subjects[subject_id], self.rows.get(subject_id, "")
-            inputs = failure_inputs(self.config, self.stage, row, _files_of(subject))
+            inputs = failure_inputs(self.config, self.stage, row, subject.files)
             write_failure(self.config.layout.failures, Failure(subject_id, self.stage, message, inputs))
             print(f"sub-{subject_id} failed: {message}", file=sys.stderr, flush=True)
             self.failed.append(subject_id)
@@ -167,11 +167,6 @@ def forget_failures(config: Config, but: Iterable[str] = ()) -> None:
 def row_text(participant: Iterable[object]) -> str:
     """Give the row of a subject in the table of participants as text, by which a change is noticed."""
     return " ".join(map(str, participant))
-
-
-def _files_of(subject: Subject) -> Sequence[Path]:
-    files = (subject.image, *subject.channels.values(), subject.labels, subject.mask, subject.exclude)
-    return list(dict.fromkeys(path for path in files if path is not None))
 
 
 def _state_of(path: Path) -> list[int] | None:
