@@ -6,7 +6,8 @@ import torch
 from scipy.ndimage import map_coordinates
 from smooth import smooth_field
 
-from atlasmith.core.sampling import coordinates, sample, sample_labels, warp
+from atlasmith.core import sampling
+from atlasmith.core.sampling import LabelSampler, coordinates, sample, sample_labels, warp
 
 SHAPES = [(13, 10), (12, 9, 11)]
 
@@ -29,6 +30,24 @@ def test_gradient_of_sampling(shape: tuple[int, ...]) -> None:
     assert torch.autograd.gradcheck(lambda i, p: sample(i, p)[..., :3], (image, points), fast_mode=True)
 
 
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+@pytest.mark.parametrize("shape", [(7, 9), (5, 6, 7)])
+def test_gradients_of_a_warp_are_autograds(shape: tuple[int, ...], padding: sampling.Padding) -> None:
+    """Against those of sampling at points, and of what needs a gradient alone."""
+    random = torch.Generator().manual_seed(0)
+    image, shift = (torch.rand(2, c, *shape, generator=random).double() for c in (3, len(shape)))
+    shift = 4 * shift - 2
+    found = []
+    for needed in ((True, True), (True, False), (False, True)):
+        given = [x.clone().requires_grad_(n) for x, n in zip((image, shift), needed, strict=True)]
+        points = coordinates(shape, shift) + given[1]
+        for result in (warp(*given, padding=padding), sample(given[0], points, padding=padding)):
+            wanted = [x for x in given if x.requires_grad]
+            found.append((result, *torch.autograd.grad(result.square().sum(), wanted)))
+    for ours, expected in zip(found[::2], found[1::2], strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_labels_are_the_argmax_of_linear_one_hot_maps(shape: tuple[int, ...]) -> None:
     values = torch.tensor([0, 3, 4, 1000])
@@ -47,3 +66,39 @@ def test_ties_between_labels_go_to_the_smallest() -> None:
     labels = torch.tensor([[7, 2], [2, 7]])
     middle = torch.full((1, 2, 1, 1), 0.5)
     assert sample_labels(labels, middle).item() == 2
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_labels_in_a_part_of_the_map_and_their_foreground(shape: tuple[int, ...]) -> None:
+    labels = torch.zeros(shape, dtype=torch.int32)
+    part = tuple(slice(n // 3, n // 3 + 4) for n in shape)
+    labels[part] = torch.from_numpy(np.random.default_rng(7).integers(0, 9, labels[part].shape)).int()
+    points = coordinates(shape, torch.zeros(())) + smooth_field(shape, 3.0, seed=8)
+    found, foreground = LabelSampler(labels).with_foreground(points)
+    weight = sample((labels != 0).float()[None, None], points)[0, 0]
+    clear = (weight - 0.5).abs() > 1e-4
+    assert torch.equal(foreground[clear], weight[clear] > 0.5) and foreground.any()
+    assert foreground[found != 0].all()
+    one_hot = torch.stack([labels == value for value in range(9)]).float()[None]
+    scores = sample(one_hot, points)
+    scores[:, 0] += 1 - scores.sum(1)
+    clear = scores.topk(2, dim=1).values.diff(dim=1)[0, 0].abs() > 1e-4
+    assert torch.equal(found[clear], scores.argmax(1)[0].int()[clear])
+
+
+def test_a_map_without_labels_has_none_anywhere() -> None:
+    found, foreground = LabelSampler(torch.zeros(3, 4, 5, dtype=torch.int32)).with_foreground(
+        torch.linspace(-9, 9, 60).view(1, 3, 1, 1, 20)
+    )
+    assert not found.any() and not foreground.any()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_labels_dont_depend_on_how_many_points_are_sampled_at_a_time(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = torch.from_numpy(np.random.default_rng(9).integers(0, 4, shape))
+    points = coordinates(shape, torch.zeros(())) + smooth_field(shape, 3.0, seed=10)
+    expected = sample_labels(labels, points)
+    monkeypatch.setattr(sampling, "CPU_POINTS", 7)
+    assert torch.equal(sample_labels(labels, points), expected)

@@ -9,7 +9,7 @@ from skimage import metrics
 from torch.nn.functional import avg_pool3d, grid_sample, mse_loss, pad
 
 from atlasmith.losses import SIMILARITY
-from atlasmith.losses.similarity.filters import box_mean, gaussian_blur, gaussian_mean
+from atlasmith.losses.similarity.filters import BoxWindows, box_mean, gaussian_blur, gaussian_mean
 from atlasmith.losses.similarity.histogram import bspline_counts
 from atlasmith.losses.similarity.structure import mind_ssc
 
@@ -415,7 +415,7 @@ def test_box_mean(width: int) -> None:
     x = torch.rand(1, 2, 19, 12, 17, dtype=torch.float64)
     torch.testing.assert_close(box_mean(x, (width, 4, 5)), avg_pool3d(x, (width, 4, 5), stride=1))
     torch.testing.assert_close(
-        box_mean(x, (width, 1, 3), 2)[0, 0, 0, 0, 0], x[0, 0, : 2 * width : 2, 0, :5:2].mean()
+        BoxWindows((width, 1, 3), 2).sums(x)[0, 0, 0, 0, 0], x[0, 0, : 2 * width : 2, 0, :5:2].sum()
     )
 
 

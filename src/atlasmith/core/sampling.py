@@ -6,21 +6,24 @@ A displacement `u` is a pull-back in voxels of the fixed grid, `moved(x) = movin
 
 from __future__ import annotations
 
-import functools
 import itertools
+import operator
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from atlasmith.core.boxes import bounding_box
 
 Mode = Literal["bilinear", "nearest"]
 Padding = Literal["zeros", "border"]
 
 MASK_THRESHOLD = 0.99  # of an interpolated mask, above which a voxel has data
 TIE = 1e-6  # weights that differ by less are equal, whatever the rounding
-LABEL_CHUNK = 2**20  # points at a time, which bounds memory
+CPU_POINTS, GPU_POINTS = 2**16, 2**22  # at a time: temporaries stay in a core's cache; fit a GPU's memory
 
 
 def coordinates(shape: Sequence[int], like: Tensor) -> Tensor:
@@ -41,11 +44,28 @@ def sample(image: Tensor, points: Tensor, mode: Mode = "bilinear", padding: Padd
     Returns:
         Values (B, C, *out).
     """
-    sizes = torch.tensor(image.shape[2:], device=points.device, dtype=points.dtype)
-    scale = 2 / (sizes - 1).clamp(min=1)
-    # grid_sample takes (B, *out, d) with the last axis of the image first, from -1 to 1.
-    grid = (points.movedim(1, -1) * scale - 1).flip(-1)
-    return F.grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=True)
+    return sample_normalized(image, normalize_points(points, image.shape[2:]), mode, padding)
+
+
+def normalize_points(points: Tensor, shape: Sequence[int]) -> Tensor:
+    """Convert voxel coordinates (B, d, *out) in images of `shape` to the points that grid_sample takes.
+
+    (B, *out, d), the last axis first, from -1 to 1.
+    """
+    units = normalized_units(shape)
+    return torch.stack([points[:, axis] * unit - 1 for axis, unit in enumerate(units)][::-1], dim=-1)
+
+
+def sample_normalized(
+    image: Tensor, points: Tensor, mode: Mode = "bilinear", padding: Padding = "zeros"
+) -> Tensor:
+    """Interpolate images as `sample` does, at points of `normalize_points`."""
+    return F.grid_sample(image, points, mode=mode, padding_mode=padding, align_corners=True)
+
+
+def points_at_once(device: torch.device) -> int:
+    """Return how many points a device transforms and samples at a time."""
+    return CPU_POINTS if device.type == "cpu" else GPU_POINTS
 
 
 class LabelSampler:
@@ -56,7 +76,7 @@ class LabelSampler:
     the same label, as at most points, it needs no weights at all.
 
     Args:
-        labels: Integer map (*shape), of d axes.
+        labels: Map (*shape) of labels of 0 or more, of d axes.
 
     Example:
         >>> labels = torch.tensor([[0, 0, 7], [0, 7, 7]])
@@ -65,9 +85,10 @@ class LabelSampler:
     """
 
     def __init__(self, labels: Tensor) -> None:
-        self.shape = labels.shape
-        # Two voxels of background on each side: points beyond the map need no tests.
-        padded = F.pad(labels, [2, 2] * labels.ndim)
+        box = bounding_box(labels != 0) or [slice(0, 1)] * labels.ndim
+        # Two voxels of background on each side: points beyond the labels need no tests.
+        self.limits = [(s.start - 2, s.stop) for s in box]
+        padded = F.pad(labels[tuple(box)], [2, 2] * labels.ndim)
         low, high = padded, padded
         for axis in range(labels.ndim):
             size = padded.shape[axis] - 1
@@ -79,43 +100,52 @@ class LabelSampler:
                 )
             )
         self.strides = padded.stride()
-        # The smallest and the largest label of the 2^d voxels from each voxel on.
+        # The smallest and the largest label of the 2^d voxels from each voxel on, and where these are.
         self.labels, self.low, self.high = padded.flatten(), low.flatten(), high.flatten()
+        corners = itertools.product((0, 1), repeat=labels.ndim)
+        offsets = [sum(map(operator.mul, corner, self.strides)) for corner in corners]
+        self.offsets = torch.tensor(offsets, device=labels.device)[:, None]
 
     def __call__(self, points: Tensor) -> Tensor:
         """Return the labels (*out) at voxel coordinates (1, d, *out)."""
-        flat = points[0].flatten(1)
-        parts = [self._sample(part) for part in flat.split(LABEL_CHUNK, dim=1)]
-        return torch.cat(parts).reshape(points.shape[2:])
+        return self.with_foreground(points)[0]
 
-    def _sample(self, points: Tensor) -> Tensor:
-        """Labels (N) at voxel coordinates (d, N)."""
+    def with_foreground(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the labels, and where labels other than 0 have more than half of the weight, (*out) both."""
+        parts = points[0].flatten(1).split(points_at_once(points.device), dim=1)
+        labels, foreground = zip(*map(self._sample, parts), strict=True)
+        return torch.cat(labels).reshape(points.shape[2:]), torch.cat(foreground).reshape(points.shape[2:])
+
+    def _sample(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels and foreground (N) at voxel coordinates (d, N)."""
         floor = points.floor()
-        start = torch.zeros(points.shape[1], dtype=torch.long, device=points.device)
-        for axis, (n, stride) in enumerate(zip(self.shape, self.strides, strict=True)):
-            start += (floor[axis].clamp(-2, n).long() + 2) * stride
-        result, high = self.low[start], self.high[start]
-        mixed = torch.nonzero(result != high)[:, 0]
+        first = -sum(low * stride for (low, _), stride in zip(self.limits, self.strides, strict=True))
+        start = torch.full(floor.shape[1:], first, dtype=torch.long, device=points.device)
+        for axis, stride in enumerate(self.strides):
+            start.add_(floor[axis].clamp(*self.limits[axis]).long(), alpha=stride)
+        labels, high = self.low[start], self.high[start]
+        foreground = labels != 0
+        mixed = torch.nonzero(labels != high)[:, 0]
         if len(mixed):
             fraction = points[:, mixed] - floor[:, mixed]
-            result[mixed] = self._heaviest(start[mixed], fraction, result[mixed], high[mixed])
-        return result
+            labels[mixed], foreground[mixed] = self._heaviest(
+                start[mixed], fraction, labels[mixed], high[mixed]
+            )
+        return labels, foreground
 
-    def _heaviest(self, start: Tensor, fraction: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """The label (M,) of the largest weight among the 2^d voxels from `start`, at fractions (d, M)."""
-        values, weights = [], []
-        for corner in itertools.product((0, 1), repeat=len(fraction)):
-            offset = sum(c * stride for c, stride in zip(corner, self.strides, strict=True))
-            values.append(self.labels[start + offset])
-            parts = [f if c else 1 - f for c, f in zip(corner, fraction, strict=True)]
-            weights.append(functools.reduce(torch.mul, parts))
-        value, weight = torch.stack(values), torch.stack(weights)
+    def _heaviest(self, start: Tensor, fraction: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """The label (M,) of the largest weight among the 2^d voxels from `start`, at fractions (d, M); and
+        whether 0 has less than half of it."""
+        value, weights = self.labels[start + self.offsets], [torch.ones_like(fraction[0])]
+        for part in fraction:
+            weights = [weight * side for weight in weights for side in (1 - part, part)]
+        weight = torch.stack(weights)
         of_low, of_high = (torch.where(value == label, weight, 0).sum(0) for label in (low, high))
         winner = torch.where(of_high > of_low + TIE, high, low)
-        several = torch.nonzero(((value != low) & (value != high)).any(0))[:, 0]
+        several = torch.nonzero(1 - of_low - of_high > TIE)[:, 0]
         if len(several):
             winner[several] = _heaviest_of_many(value[:, several], weight[:, several])
-        return winner
+        return winner, (low != 0) | (of_low < 0.5 - TIE)
 
 
 def _heaviest_of_many(values: Tensor, weights: Tensor) -> Tensor:
@@ -151,9 +181,67 @@ def warp(image: Tensor, displacement: Tensor, mode: Mode = "bilinear", padding: 
         tensor([[[[2., 3.],
                   [0., 0.]]]])
     """
-    return F.grid_sample(
-        image, normalized_grid(displacement), mode=mode, padding_mode=padding, align_corners=True
+    dtype = torch.promote_types(image.dtype, displacement.dtype)
+    result: Tensor = _Warp.apply(image.to(dtype), displacement.to(dtype), mode, padding)
+    return result
+
+
+class _Warp(torch.autograd.Function):
+    """`warp` with its gradient: autograd's own takes many passes over the displacement."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, displacement: Tensor, mode: Mode, padding: Padding) -> Tensor:
+        ctx.save_for_backward(image, displacement)
+        ctx.mode, ctx.padding = mode, padding
+        function = {2: torch.ops.aten.grid_sampler_2d, 3: torch.ops.aten.grid_sampler_3d}[image.ndim - 2]
+        result: Tensor = function(image, normalized_grid(displacement), *_as_numbers(mode, padding))
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        image, displacement = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:2]
+        return *warp_gradients(image, displacement, gradient, needed, ctx.mode, ctx.padding), None, None
+
+
+def warp_gradients(
+    image: Tensor,
+    displacement: Tensor,
+    gradient: Tensor,
+    needed: Sequence[bool] = (True, True),
+    mode: Mode = "bilinear",
+    padding: Padding = "zeros",
+) -> tuple[Tensor | None, Tensor | None]:
+    """Compute the gradients of `warp` from that with respect to its result.
+
+    Args:
+        image: (B, C, *shape).
+        displacement: (B, d, *shape), voxels.
+        gradient: (B, C, *shape).
+        needed: Which of the two to compute; None is returned for the other one.
+        mode: As in `sample`.
+        padding: As in `sample`.
+
+    Returns:
+        The gradients with respect to the image (B, C, *shape) and the displacement (B, d, *shape).
+    """
+    units = normalized_units(displacement.shape[2:])
+    function = {2: torch.ops.aten.grid_sampler_2d_backward, 3: torch.ops.aten.grid_sampler_3d_backward}
+    by_image, by_points = function[len(units)](
+        gradient, image, normalized_grid(displacement), *_as_numbers(mode, padding), list(needed)
     )
+    if not needed[1]:
+        return by_image, None
+    result = torch.empty_like(displacement)
+    for axis, unit in enumerate(units):
+        torch.mul(by_points[..., -1 - axis], unit, out=result[:, axis])
+    return by_image if needed[0] else None, result
+
+
+def _as_numbers(mode: Mode, padding: Padding) -> tuple[int, int, bool]:
+    """What grid_sample calls `mode`, `padding_mode` and `align_corners` within torch."""
+    return ("bilinear", "nearest").index(mode), ("zeros", "border").index(padding), True
 
 
 def normalized_units(shape: Sequence[int]) -> list[float]:
@@ -162,17 +250,16 @@ def normalized_units(shape: Sequence[int]) -> list[float]:
 
 
 def normalized_grid(displacement: Tensor) -> Tensor:
-    """Convert a displacement (B, d, *shape), voxels, to the points that grid_sample takes.
+    """Convert a displacement (B, d, *shape), voxels, to the points that grid_sample takes, without gradient.
 
     (B, *shape, d), the last axis first, from -1 to 1.
     """
-    shape = displacement.shape[2:]
-    ends = []
+    shape, points = displacement.shape[2:], torch.empty_like(displacement)
     for axis, unit in enumerate(normalized_units(shape)):
         start = torch.arange(shape[axis], device=displacement.device, dtype=displacement.dtype) * unit - 1
         start = start.view(-1, *[1] * (len(shape) - axis - 1))
-        ends.append(torch.add(start, displacement[:, axis], alpha=unit))
-    return torch.stack(ends[::-1], dim=-1)
+        torch.add(start, displacement[:, axis], alpha=unit, out=points[:, -1 - axis])
+    return points.movedim(1, -1)
 
 
 def half_shape(shape: Sequence[int]) -> list[int]:

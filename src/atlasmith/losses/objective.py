@@ -96,27 +96,24 @@ def channel_similarities(
     values = {name: fixed.new_zeros(()) for each in terms for name in each}
     shares = (present / present.sum(dim=1, keepdim=True).clamp(min=1)).to(fixed)
     for channel, each in enumerate(terms):
-        rows = present[:, channel]
-        if not bool(rows.any()):
-            continue
-        chosen = slice(None) if bool(rows.all()) else rows
-        images = [x[chosen, channel : channel + 1] for x in (fixed, moved, mask)]
+        images = [x[:, channel : channel + 1] for x in (fixed, moved, mask)]
         for name, settings in each.items():
             weight, parameters = _split(settings)
             similarity = look_up(SIMILARITY, name, "similarity")
+            # Of absent channels too, with a share of 0: to leave them out, a GPU's host would wait for it.
             found = similarity(*images, reduction="none", **parameters)
-            values[name] = values[name] + weight * ((found * shares[chosen, channel]).sum() / len(fixed))
+            values[name] = values[name] + weight * (found * shares[:, channel]).mean()
     return values
 
 
 def _present(mask: Tensor) -> Tensor:
-    """Whether each image has each channel, (B, C) on the CPU, of masks (B, C, *shape).
+    """Whether each image has each channel, (B, C), of masks (B, C, *shape).
 
     Where there is a single channel every image has it.
     """
     if mask.shape[1] == 1:
-        return torch.ones(len(mask), 1, dtype=torch.bool)
-    return mask.flatten(2).any(dim=2).cpu()
+        return torch.ones(len(mask), 1, dtype=torch.bool, device=mask.device)
+    return mask.flatten(2).any(dim=2)
 
 
 def find_regularizers(terms: Terms) -> dict[str, Regularizer]:

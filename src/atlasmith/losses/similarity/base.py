@@ -12,6 +12,7 @@ from atlasmith.core.choices import Choice
 
 Reduction = Literal["mean", "none"]
 TINY = 1e-12  # below any variance of interest; keeps 0 / 0 at 0
+CONSTANT_VARIANCE = 1e-10  # of the mean square of an image, up to which the image counts as constant
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,6 @@ def standardize(x: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     ones = [1] * (x.ndim - 1)
     centered = x - average(x, mask).view(-1, *ones)
-    least = 1e-10 * average(x.square(), mask) + TINY
+    least = CONSTANT_VARIANCE * average(x.square(), mask) + TINY
     variance = torch.maximum(average(centered.square(), mask), least)
     return centered / variance.sqrt().view(-1, *ones)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from atlasmith.losses.similarity.base import TINY, Similarity, average
-from atlasmith.losses.similarity.filters import box_mean, gaussian_blur
+from atlasmith.losses.similarity.filters import BoxWindows, box_mean, gaussian_blur
 
 
 def _shifted(x: Tensor, offset: tuple[int, ...], margin: int) -> Tensor:
@@ -34,9 +34,8 @@ def _eroded(mask: Tensor | None, depth: int) -> Tensor | None:
     """The mask where the image is known up to `depth` voxels away on each axis; at the borders it repeats."""
     if mask is None:
         return None
-    padded = F.pad(mask, [depth] * (2 * (mask.ndim - 2)), mode="replicate")
-    width = 2 * depth + 1
-    return (box_mean(padded, [width] * (mask.ndim - 2)) > 1 - 0.5 / width ** (mask.ndim - 2)).to(mask)
+    padded = F.pad(mask, [depth] * (2 * (mask.ndim - 2)), mode="replicate") > 0.5
+    return BoxWindows([2 * depth + 1] * (mask.ndim - 2)).inside(padded).to(mask)
 
 
 def mind_ssc(image: Tensor, mask: Tensor | None = None, radius: int = 2, dilation: int = 2) -> Tensor:

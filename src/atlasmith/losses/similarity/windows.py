@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from atlasmith.losses.similarity.base import TINY, Similarity, average, standardize
-from atlasmith.losses.similarity.filters import box_mean, gaussian_mean
-
-# Variances of standardized images, so that gain and offset change nothing. A window counts where the variance
-# of either image is above FLAT_VARIANCE. VARIANCE_FLOOR is added to the product of both, which is noise where
-# one of them is flat.
-FLAT_VARIANCE = 0.01
-VARIANCE_FLOOR = 1e-3
+from atlasmith.losses.similarity.base import Similarity, average
+from atlasmith.losses.similarity.filters import BoxWindows, GaussianWindows, box_mean, gaussian_mean
+from atlasmith.losses.similarity.local_correlation import local_correlation
 
 Mean = Callable[[Tensor, Sequence[int]], Tensor]
-
-
-def _inside(mask: Tensor, widths: Sequence[int], dilation: int = 1) -> Tensor:
-    """Where windows lie inside the mask with all their voxels."""
-    return box_mean(mask, widths, dilation) > 1 - 0.5 / math.prod(widths)
 
 
 def _moments(fixed: Tensor, moved: Tensor, mean: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
@@ -33,25 +22,6 @@ def _moments(fixed: Tensor, moved: Tensor, mean: Callable[[Tensor], Tensor]) -> 
     mean_f, mean_m, ff, mm, fm = (mean(x) for x in products)
     variances = ((ff - mean_f * mean_f).clamp(min=0), (mm - mean_m * mean_m).clamp(min=0))
     return mean_f, mean_m, *variances, fm - mean_f * mean_m
-
-
-def _local_correlation(
-    fixed: Tensor,
-    moved: Tensor,
-    mask: Tensor | None,
-    widths: Sequence[int],
-    mean: Mean,
-    dilation: int = 1,
-    strides: tuple[slice, ...] = (),
-) -> Tensor:
-    """1 - mean squared local correlation (B,) over the windows that aren't flat, of those at `strides`."""
-    fixed, moved = standardize(fixed, mask), standardize(moved, mask)
-    _, _, variance_f, variance_m, covariance = _moments(fixed, moved, lambda x: mean(x, widths)[strides])
-    correlation = covariance.square() / (variance_f * variance_m + VARIANCE_FLOOR)
-    counts = (variance_f > FLAT_VARIANCE) | (variance_m > FLAT_VARIANCE)
-    if mask is not None:
-        counts = counts & _inside(mask, widths, dilation)[strides]
-    return 1 - average(correlation * counts) / average(counts.to(correlation)).clamp(min=TINY)
 
 
 def _widths(window: int, x: Tensor) -> list[int]:
@@ -90,7 +60,7 @@ def lncc(
         if compat == "voxelmorph":
             return -average(covariance.square() / (variance_f * variance_m + eps))
         return -average(covariance.square() / (variance_f.clamp(min=eps) * variance_m.clamp(min=eps)))
-    return _local_correlation(fixed, moved, mask, _widths(window, fixed), box_mean)
+    return 1 - local_correlation(fixed, moved, mask, BoxWindows(_widths(window, fixed)))
 
 
 def _zero_padded(
@@ -122,14 +92,11 @@ def lncc_gaussian(
         compat: "survey" gives the value of its `NCC_gauss`: zero padding, and 1e-5 added to numerator and
             denominator, so that a constant region counts as perfect.
     """
-
-    def mean(x: Tensor, widths: Sequence[int]) -> Tensor:
-        return gaussian_mean(x, widths, sigma)
-
     if compat == "survey":
+        mean = functools.partial(gaussian_mean, sigma=sigma)
         variance_f, variance_m, covariance = _zero_padded(fixed, moved, mask, window, compat, mean)
         return 1 - average((covariance.square() + 1e-5) / (variance_f * variance_m + 1e-5))
-    return _local_correlation(fixed, moved, mask, _widths(window, fixed), mean)
+    return 1 - local_correlation(fixed, moved, mask, GaussianWindows(_widths(window, fixed), sigma=sigma))
 
 
 @Similarity.declare("`lncc` in windows of a 16th, an 8th and a 4th of each axis. For large displacements.")
@@ -143,10 +110,8 @@ def lncc_multiscale(fixed: Tensor, moved: Tensor, mask: Tensor | None = None) ->
     for fraction, weight in ((16, 0.1), (8, 0.3), (4, 0.6)):
         # At least two taps, since one has no variance; of an axis of one voxel there is only one.
         widths = [min(max(n // fraction, 2), (n + 1) // 2) for n in fixed.shape[2:]]
-        strides = (slice(None), slice(None), *(slice(None, None, max(w // 4, 1)) for w in widths))
-
-        mean = functools.partial(box_mean, dilation=2)
-        total = total + weight * _local_correlation(fixed, moved, mask, widths, mean, 2, strides)
+        windows = BoxWindows(widths, dilation=2, steps=[max(w // 4, 1) for w in widths])
+        total = total + weight * (1 - local_correlation(fixed, moved, mask, windows))
     return total
 
 
@@ -176,5 +141,5 @@ def ssim(
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     luminance = (2 * mean_f * mean_m + c1) / (mean_f.square() + mean_m.square() + c1)
     structure = (2 * covariance + c2) / (variance_f + variance_m + c2)
-    inside = None if mask is None else _inside(mask, widths).to(fixed)
+    inside = None if mask is None else BoxWindows(widths).inside(mask > 0.5).to(fixed)
     return average(1 - luminance * structure, inside)
