@@ -12,6 +12,7 @@ from atlasmith.core.fields import (
     exponentiate,
     jacobian_determinant,
     resize_displacement,
+    to_mm,
 )
 from atlasmith.core.sampling import coordinates
 
@@ -105,3 +106,11 @@ def test_resizing_keeps_a_linear_displacement() -> None:
     coarse = resize_displacement(fine, (5, 7, 9))
     torch.testing.assert_close(coarse, coordinates((5, 7, 9), torch.zeros(())) * 0.1)
     torch.testing.assert_close(resize_displacement(coarse, (9, 13, 17)), fine)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_millimeters_are_voxels_times_their_size(kind: torch.dtype) -> None:
+    field = torch.ones(2, 3, 4, 5, 6, dtype=kind)
+    found = to_mm(field, [0.7, 1.0, 1.3])
+    assert found.dtype == kind and found.shape == field.shape
+    assert torch.equal(found[1, :, 1, 2, 3], torch.tensor([0.7, 1.0, 1.3], dtype=kind))

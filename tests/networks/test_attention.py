@@ -53,3 +53,10 @@ def test_merging_inverts_partitioning(shape: tuple[int, ...]) -> None:
     assert parts.shape == (2, math.prod(shape) // 4 ** len(shape), 4 ** len(shape), 3)
     torch.testing.assert_close(parts[:, 0, 0], image.flatten(2)[:, :, 0])
     torch.testing.assert_close(merge_windows(parts, 4, image.shape[2:]), image)
+
+
+def test_windows_of_a_long_image_are_the_same_in_half_precision() -> None:
+    block, image = SwinBlock(2, 8, 2, True), torch.rand(1, 8, 4, 1022)
+    padded = torch.nn.functional.pad(image, [0, 2])
+    masks = [block._attention_mask(image.to(t), padded.to(t)) for t in (torch.float32, torch.bfloat16)]
+    assert torch.equal(*masks)

@@ -88,3 +88,16 @@ def test_weights_of_coordinates_are_independent_of_the_grid() -> None:
         for shape in ((8, 8, 8), (80, 96, 112))
     )
     assert small == large < 20_000
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_decoders_compute_in_single_precision(name: str) -> None:
+    """Autocast of the CPU treats their layers as that of CUDA does."""
+    decoder = build(name, 1, (24, 20, 16))
+    torch.nn.init.normal_(decoder.head.weight, std=0.1)
+    code = torch.tensor([[1.5], [-0.7]])
+    expected = decoder(code)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = decoder(code)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert found.std() > 1e-3

@@ -1,5 +1,6 @@
 """The trained model: its template, its velocities, and its file."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,44 @@ def test_a_model_of_two_channels_is_stored_and_rebuilt(decoder: str, tmp_path: P
     assert features[0].shape[1] == 5
     torch.testing.assert_close(features[0], features[1])
     assert model.velocity(features[0], features[1]).mean.shape[1] == grid.ndim
+
+
+def conditional_model() -> Groupwise:
+    torch.manual_seed(0)
+    return Groupwise(GRIDS[1], CovariateCode.of(["age"], COHORT), "unet_half", [4, 8], 5)
+
+
+def test_autocast_leaves_the_template_in_single_precision() -> None:
+    """Intensities of 1 + code / 1000, which half precision can't tell from 1."""
+    model = conditional_model()
+    model.base.data.fill_(1)
+    model.slopes.data.fill_(1e-3)
+    for parameter in model.decoder.head.parameters():
+        parameter.data.zero_()
+    velocity = torch.zeros_like(model.covariate_velocity)
+    velocity[:, 0] = 300.0  # by which half precision would be wrong by a voxel
+    model.set_covariate_velocity(velocity)
+    code = torch.tensor([[0.99], [1.01]])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        template, (forward, _) = model.template(code), model.covariate_transform(code)
+    expected = (1 + 1e-3 * code).view(2, 1, 1, 1, 1).expand_as(template)
+    torch.testing.assert_close(template, expected, rtol=0, atol=2e-7)
+    torch.testing.assert_close(forward[:, 0].mean((1, 2, 3)), 300 * code[:, 0], rtol=1e-5, atol=0)
+
+
+def test_a_model_knows_whether_its_shape_depends_on_the_covariates(tmp_path: Path) -> None:
+    model, other = conditional_model(), conditional_model()
+    assert not model.has_covariate_velocity
+    model.set_covariate_velocity(torch.ones_like(model.covariate_velocity))
+    assert model.has_covariate_velocity and copy.deepcopy(model).has_covariate_velocity
+    assert model.double().has_covariate_velocity
+    model.save(tmp_path / "model.safetensors")
+    assert Groupwise.load(tmp_path / "model.safetensors").has_covariate_velocity
+    # As a training with an adversary stores both.
+    pair = torch.nn.ModuleList([other])
+    pair.load_state_dict({f"0.{name}": value for name, value in model.state_dict().items()})
+    assert other.has_covariate_velocity
+    model.set_covariate_velocity(torch.zeros_like(model.covariate_velocity))
+    assert not model.has_covariate_velocity
+    other.load_state_dict(model.state_dict())
+    assert not other.has_covariate_velocity

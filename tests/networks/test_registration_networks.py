@@ -117,3 +117,21 @@ def test_the_docs_list_every_network_and_decoder() -> None:
             widths = inspect.signature(entry.function).parameters["channels"].default
             size = sum(parameter.numel() for parameter in entry(3, 1, 3).parameters())
             assert f"| {', '.join(map(str, widths))} | {size:,} |" in row, name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_autocast_does_not_round_the_velocity(name: str) -> None:
+    """In half precision it would be a staircase, whose Jacobian determinant is noise."""
+    torch.manual_seed(0)
+    net = NETWORKS[name](3, 1, 3)
+    for layer in net.modules():
+        if type(layer).__name__.startswith("_Head"):
+            torch.nn.init.normal_(layer.weight, std=0.05)
+    images = torch.rand(2, 1, 1, 16, 18, 20)
+    with torch.no_grad():
+        expected = net(*images)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = net(*images)
+    assert found.dtype == torch.float32
+    assert (found != found.bfloat16()).float().mean() > 0.9
+    assert (found - expected).std() < 0.05 * expected.std()

@@ -31,7 +31,7 @@ def test_a_scaling_covariate_velocity_scales_the_template(shape: tuple[int, int,
     model = model_of(shape, {"age": (50.0, 10.0)})
     half = model.covariate_velocity.shape[2:]
     offsets = torch.stack(torch.meshgrid(*(torch.arange(n) - (n - 1) / 2 for n in half), indexing="ij"))
-    model.covariate_velocity[0] = -0.1 * offsets
+    model.set_covariate_velocity(-0.1 * offsets[None])
     size = torch.tensor(model.grid.tensor_shape)
     radius = sum(
         ((torch.arange(n) - (n - 1) / 2).view([-1 if a == b else 1 for b in range(len(size))]) / 6) ** 2

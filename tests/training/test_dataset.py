@@ -1,5 +1,7 @@
 """The cohort's aligned images as tensors, and their cache."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from atlasmith.core.grid import Grid
 from atlasmith.io.images import write_image
 from atlasmith.io.layout import Layout
-from atlasmith.io.tables import Subject
+from atlasmith.io.tables import Subject, write_tsv
 from atlasmith.io.transforms import write_affine
 from atlasmith.training.dataset import AlignedImages, Cache
 
@@ -27,6 +29,7 @@ def images(tmp_path) -> AlignedImages:
         write_affine(layout.affine(name), np.eye(4))
         write_image(layout.affine_image(name), np.full(SHAPE, 0.5, np.float32), grid)
         subjects.append(Subject(name, name, *paths))
+    write_tsv(layout.labels, [{"index": value, "name": f"{value}"} for value in (7, 300)], ["index", "name"])
     return AlignedImages(layout, subjects, grid, cache=Cache(tmp_path, 10**6))
 
 
@@ -61,6 +64,33 @@ def test_a_full_cache_makes_tensors_again(tmp_path) -> None:
     assert made == [20, 15, 5, 15]
 
 
+def test_threads_share_a_cache(tmp_path) -> None:
+    cache, values = Cache(tmp_path, 10**8), [torch.randn(20_000) for _ in range(8)]
+
+    def check(start: int) -> None:
+        for step in range(40):
+            key = (start + step * (start + 1)) % 8
+            assert torch.equal(cache.get(key, lambda: values[key]), values[key])  # noqa: B023
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(check, range(4)))
+
+
+def test_a_batch_is_what_was_loaded_rounded_to_half_precision(images: AlignedImages) -> None:
+    rng = np.random.default_rng(0)
+    data = [rng.random(SHAPE, np.float32) for _ in images.subjects]
+    for subject, values in zip(images.subjects, data, strict=True):
+        write_image(images.layout.affine_image(subject.id), values, images.grid)
+    expected = torch.from_numpy(np.stack([data[1], data[0], data[1]]).astype(np.float16).astype(np.float32))
+    for _ in range(2):  # read, then from the cache
+        loaded, masks = images.load([1, 0, 1])
+        assert {x.dtype for x in loaded} == {torch.float16} and {x.dtype for x in masks} == {torch.bool}
+        image, mask = images.batch([1, 0, 1])
+        assert image.dtype == mask.dtype == torch.float32
+        assert torch.equal(image[:, 0], expected)
+        assert torch.equal(mask, torch.stack(masks).float())
+
+
 def test_masks_are_the_field_of_view(images: AlignedImages) -> None:
     for _ in range(2):  # read, then from the cache
         data, masks = images.batch([1, 0])
@@ -70,7 +100,9 @@ def test_masks_are_the_field_of_view(images: AlignedImages) -> None:
 
 
 def test_only_atlases_have_labels_for_training(images: AlignedImages) -> None:
-    labels = images.labels(0)
-    assert torch.equal(labels.unique(), torch.tensor([0, 300], dtype=torch.int32))
+    for _ in range(2):  # read, then from the cache
+        indices = images.label_indices(0)
+        assert indices.dtype == torch.int32
+        assert (indices[:3] == 0).all() and (indices[3:] == 2).all()  # 300 is the second of 7 and 300
     with pytest.raises(ValueError, match="sub-target is no atlas"):
-        images.labels(1)
+        images.label_indices(1)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from atlasmith.core.errors import AtlasmithError
-from atlasmith.training.device import autocast, seeded_generator, select_device
+from atlasmith.training import device
+from atlasmith.training.device import autocast, draw_normal, seeded_generator, select_device, to_device
 
 
 def test_random_numbers_depend_on_seed_and_stream_alone() -> None:
@@ -13,6 +14,13 @@ def test_random_numbers_depend_on_seed_and_stream_alone() -> None:
 
     assert draw(1, 2) == draw(1, 2)
     assert len({tuple(draw(*stream)) for stream in [(1, 2), (2, 1), (12,), (0, 12), (1,)]}) == 5
+
+
+def test_on_the_cpu_noise_is_the_generators_and_nothing_is_copied() -> None:
+    cpu, values = torch.device("cpu"), torch.rand(3)
+    drawn = draw_normal((4, 5), seeded_generator(0, 1), cpu)
+    assert torch.equal(drawn, torch.randn(4, 5, generator=seeded_generator(0, 1)))
+    assert to_device(values, cpu).data_ptr() == values.data_ptr()
 
 
 def test_a_missing_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,3 +45,51 @@ def test_precision_by_device(device: str, precision: str, half: bool) -> None:
     layer = torch.nn.Linear(2, 2).to(device)
     with autocast(torch.device(device), precision):
         assert layer(torch.ones(1, 2, device=device)).dtype == (torch.bfloat16 if half else torch.float32)
+
+
+def pretend_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> list[torch.device]:
+    """Let torch see GPUs; return the list of those that become the current one."""
+    chosen: list[torch.device] = []
+    values = {
+        "is_available": lambda: count > 0,
+        "device_count": lambda: count,
+        "set_device": chosen.append,
+        "mem_get_info": lambda device: (2**35, 80 * 2**30),
+        "get_device_name": lambda device: f"Card {device.index}",
+    }
+    for name, value in values.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch, "set_deterministic_debug_mode", lambda mode: None)
+    monkeypatch.setattr(device, "claim_gpu", device.claim_gpu.__wrapped__)
+    device._log.cache_clear()
+    return chosen
+
+
+def test_each_process_has_the_gpu_of_its_rank(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = pretend_gpus(monkeypatch, 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert select_device("auto") == select_device("cuda") == torch.device("cuda", 1)
+    assert set(chosen) == {torch.device("cuda", 1)}
+    assert capsys.readouterr().err == "device: cuda:1, Card 1, 80.0 GiB\n", "once in a process"
+    device._log.cache_clear()
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpus(monkeypatch, 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    for rank in range(3):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        with pytest.raises(AtlasmithError, match=r"processes: 3 .* 2 GPUs.*`processes: 2`"):
+            select_device("auto")
+    assert select_device("cpu") == torch.device("cpu")
+
+
+def test_the_log_names_the_device_once(capsys: pytest.CaptureFixture[str]) -> None:
+    device._log.cache_clear()
+    for _ in range(2):
+        select_device("cpu")
+    threads = torch.get_num_threads()
+    assert capsys.readouterr().err == f"device: cpu, {threads} thread{'s' if threads > 1 else ''}\n"

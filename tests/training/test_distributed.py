@@ -17,6 +17,7 @@ from atlasmith.core.errors import AtlasmithError
 from atlasmith.io.images import read_image
 from atlasmith.io.tables import read_tsv
 
+CPU = torch.device("cpu")
 # Rounding differs between numbers of processes, and a voxel at the border of a warped field of view counts or
 # doesn't. With this seed none is so close to the threshold.
 SEED = 3
@@ -63,15 +64,33 @@ def test_two_processes_give_the_result_of_one(toy: Config, tmp_path: Path) -> No
 
 
 def test_a_batch_that_the_processes_cannot_share_equally_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("init_process_group", "destroy_process_group"):
-        monkeypatch.setattr(torch.distributed, name, lambda *_: None)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    with distributed.process_group(batch_size=4, subjects=2):
-        pass
+    joined = pretended_processes(monkeypatch)
+    with distributed.process_group(CPU, batch_size=4, subjects=2):
+        assert len(joined) == 1
     for batch_size, subjects in ((3, 9), (4, 1)):
         with (
             pytest.raises(AtlasmithError, match="2 processes"),
-            distributed.process_group(batch_size, subjects),
+            distributed.process_group(CPU, batch_size, subjects),
         ):
             pass
+
+
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda", "cpu:gloo,cuda:nccl")])
+def test_processes_are_joined_by_what_their_device_has(
+    device: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where `device: cpu` leaves the GPUs of the machine alone."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    joined = pretended_processes(monkeypatch)
+    with distributed.process_group(torch.device(device), batch_size=4, subjects=2):
+        assert joined == [(backend,)]
+
+
+def pretended_processes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Pretend two processes, and return the list of the backends by which they are joined."""
+    joined: list[tuple[str, ...]] = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *backend: joined.append(backend))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda *_: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    return joined

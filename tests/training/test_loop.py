@@ -3,14 +3,18 @@
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from atlasmith.core.errors import AtlasmithError
+from atlasmith.core.grid import Grid
 from atlasmith.io.tables import read_tsv
+from atlasmith.networks import CovariateCode, Groupwise
+from atlasmith.template.adversary import Adversary
 from atlasmith.training.checkpoints import Checkpoint
 from atlasmith.training.device import seeded_generator
-from atlasmith.training.loop import fit, one_cycle
+from atlasmith.training.loop import fit, one_cycle, running_statistics
 
 
 class Interruption(Exception):
@@ -153,3 +157,32 @@ def test_one_cycle_rises_and_ends_at_zero() -> None:
     rate = one_cycle(100)
     assert max(map(rate, range(100))) == pytest.approx(1, abs=0.01)
     assert rate(0) < 0.2 and rate(99) == pytest.approx(0, abs=1e-3)
+
+
+def test_a_step_whose_gradient_is_not_finite_is_left_out(tmp_path: Path) -> None:
+    module = torch.nn.Linear(2, 1)
+
+    def step(index: int) -> dict[str, torch.Tensor]:
+        loss = module(torch.ones(1, 2)).square().mean()
+        if index == 1:
+            loss = loss + (0 * module.weight).square().sum().sqrt()  # 0, of an infinite slope
+            step.before = module.weight.detach().clone()
+        if index == 2:
+            assert torch.equal(module.weight, step.before)
+        return {"loss": loss}
+
+    fit_module(tmp_path, module, step, 4, 0.1)
+    rows = read_tsv(tmp_path / "table.tsv")
+    assert all(float(row["loss"]) < 100 for row in rows) and torch.isfinite(module.weight).all()
+    assert not torch.equal(module.weight, step.before)
+
+
+def test_running_statistics_are_those_of_layers() -> None:
+    """The masks and mean fields of a model are large, and no step changes them."""
+    grid, code = Grid((16, 16, 16), np.eye(4)), CovariateCode({"age": (0.0, 1.0)}, {})
+    model = Groupwise(grid, code, "transmorph", [4, 8], 5, decoder="coordinates")
+    assert not running_statistics(model)
+    discriminator = torch.nn.ModuleList([model, Adversary(3, 1, [4, 8])])
+    assert {statistic.ndim for statistic in running_statistics(discriminator)} == {1}
+    assert len(running_statistics(discriminator)) == 2 * 4  # two vectors of each spectral norm
+    assert len(running_statistics(torch.nn.Sequential(torch.nn.BatchNorm1d(2)))) == 3

@@ -122,3 +122,9 @@ def test_free_memory_is_limited_by_the_control_groups_of_the_job(
     (group.parent / "memory.stat").write_text("anon 450000\nactive_file 100000\ninactive_file 200000\n")
     (group / "memory.max").write_text("max\n")
     assert memory.free_bytes(cpu) == 1_500_000
+
+
+def test_memory_that_torch_keeps_for_its_next_tensors_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"mem_get_info": (10, 80), "memory_reserved": 60, "memory_allocated": 25}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert memory.free_bytes(torch.device("cuda", 0)) == 10 + 60 - 25

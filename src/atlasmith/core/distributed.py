@@ -21,10 +21,11 @@ Item = TypeVar("Item")
 
 
 @contextmanager
-def process_group(batch_size: int, subjects: int) -> Iterator[None]:
+def process_group(device: torch.device, batch_size: int, subjects: int) -> Iterator[None]:
     """Join the other processes of torchrun, if this is one of several.
 
     Args:
+        device: Where this process computes: its own GPU, or the CPU.
         batch_size: Subjects of a training step, over all processes.
         subjects: The fewest subjects that are ever divided among the processes.
 
@@ -34,7 +35,7 @@ def process_group(batch_size: int, subjects: int) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         if batch_size % world_size() or subjects < world_size():
             raise AtlasmithError(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from atlasmith.core.sampling import normalized_grid, normalized_units, resize, warp
+from atlasmith.core.sampling import resize, warp, warp_gradients
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
@@ -113,16 +113,9 @@ class _ScalingAndSquaring(torch.autograd.Function):
 
 def _squared_gradient(displacement: Tensor, gradient: Tensor) -> Tensor:
     """Gradient with respect to u (B, d, *shape) of compose(u, u), from that with respect to its result."""
-    units = normalized_units(displacement.shape[2:])
-    backward = {2: torch.ops.aten.grid_sampler_2d_backward, 3: torch.ops.aten.grid_sampler_3d_backward}
-    bilinear, border, align_corners = 0, 1, True
-    result, by_grid = backward[len(units)](
-        gradient, displacement, normalized_grid(displacement), bilinear, border, align_corners, [True, True]
-    )
-    result += gradient
-    for axis, unit in enumerate(units):
-        result[:, axis].add_(by_grid[..., -1 - axis], alpha=unit)
-    return result
+    by_outer, by_inner = warp_gradients(displacement, displacement, gradient, padding="border")
+    assert by_outer is not None and by_inner is not None
+    return by_outer.add_(gradient).add_(by_inner)
 
 
 def resize_displacement(displacement: Tensor, shape: Sequence[int]) -> Tensor:
@@ -144,7 +137,9 @@ def resize_displacement(displacement: Tensor, shape: Sequence[int]) -> Tensor:
 
 def per_channel(values: Sequence[float], like: Tensor) -> Tensor:
     """Return values (d) as a tensor (1, d, 1, ...) that broadcasts with `like` (B, d, *shape)."""
-    return like.new_tensor(values).view(1, -1, *[1] * (like.ndim - 2))
+    # Filled on the device: a GPU's queue would have to run empty before a list is copied to it.
+    filled = [like.new_full((), value) for value in values]
+    return torch.stack(filled).view(1, -1, *[1] * (like.ndim - 2))
 
 
 def to_mm(field: Tensor, spacing: Sequence[float]) -> Tensor:

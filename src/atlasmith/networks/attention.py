@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atlasmith.core.fields import per_channel
 from atlasmith.core.sampling import coordinates
 from atlasmith.networks.blocks import crop
 
@@ -69,12 +70,13 @@ class SwinBlock(nn.Module):
 
     def _attention_mask(self, x: Tensor, padded: Tensor) -> Tensor:
         """Which voxels of a window attend to which: (N, 1, size^d, size^d)."""
-        grid = coordinates(padded.shape[2:], padded)
-        positions = self._shifted_windows(grid)[0]  # (N, size^d, d)
+        # In single precision: half precision has no integers above 256.
+        grid = coordinates(padded.shape[2:], padded.new_empty((), dtype=torch.float32))
+        outside = (grid >= per_channel(x.shape[2:], grid)).any(1, keepdim=True)
+        windows = self._shifted_windows(torch.cat([grid, outside], dim=1))[0]  # (N, size^d, d + 1)
         # Voxels that were neighbors before the shift have the same window origin.
-        origins = positions - coordinates([self.size] * len(grid[0]), padded)[0].flatten(1).T
-        outside = (positions >= positions.new_tensor(x.shape[2:])).any(-1, keepdim=True)
-        groups = torch.cat([origins, outside], dim=-1)
+        offsets = coordinates([self.size] * (x.ndim - 2), grid)[0].flatten(1).T
+        groups = windows - F.pad(offsets, [0, 1])
         return (groups[:, :, None] == groups[:, None]).all(-1)[:, None]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -35,9 +36,39 @@ def conv_block(
     )
 
 
+def single_precision(like: Tensor) -> torch.autocast:
+    """Give the context, on the device of `like`, for what autocast must not round to half precision.
+
+    In 8 bits a large displacement loses half a voxel, and a small effect of a covariate is lost.
+    """
+    return torch.autocast(like.device.type, enabled=False)
+
+
+class _SinglePrecision(nn.Module):
+    """The base of layers that compute in the precision of their weights, whatever that of their input."""
+
+    weight: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        with single_precision(x):
+            result: Tensor = super().forward(x.to(self.weight.dtype))
+        return result
+
+
+class _Head2d(_SinglePrecision, nn.Conv2d):
+    pass
+
+
+class _Head3d(_SinglePrecision, nn.Conv3d):
+    pass
+
+
 def head(ndim: int, inputs: int, outputs: int) -> nn.Module:
-    """Build the last convolution, whose weights start near zero: registration starts at the identity."""
-    convolution: nn.Module = CONVOLUTION[ndim](inputs, outputs, 3, padding=1)
+    """Build the last convolution, in single precision: a velocity in half precision would be a staircase.
+
+    Its weights start near zero: registration starts at the identity.
+    """
+    convolution: nn.Module = {2: _Head2d, 3: _Head3d}[ndim](inputs, outputs, 3, padding=1)
     for parameter in convolution.parameters():
         nn.init.normal_(parameter, std=1e-6)
     return convolution

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from atlasmith.core.checkpointing import checkpoint
 from atlasmith.core.choices import Choice
+from atlasmith.core.fields import per_channel
 from atlasmith.core.sampling import coordinates, resize
-from atlasmith.networks.blocks import CONVOLUTION, SLOPE
+from atlasmith.networks.blocks import CONVOLUTION, SLOPE, single_precision
 
 FREQUENCIES = 48  # random ones, by which positions are encoded
 FREQUENCY_SD = 12.0  # their standard deviation, cycles across the grid
@@ -50,7 +51,8 @@ class CovariateDecoder(nn.Module):
 
     def forward(self, code: Tensor) -> Tensor:
         """Map encoded covariates (B, size) to images (B, C, *shape), zero at the mean covariates."""
-        images = self.decode(torch.cat([code, torch.zeros_like(code[:1])]))
+        with single_precision(code):
+            images = self.decode(torch.cat([code, torch.zeros_like(code[:1])]))
         return resize(images[:-1] - images[-1:], self.full_shape)
 
 
@@ -157,8 +159,8 @@ class CoordinateDecoder(CovariateDecoder):
 
     def decode(self, code: Tensor) -> Tensor:
         """Map encoded covariates (B, size) to images (B, C, *half)."""
-        sizes = code.new_tensor(self.half_shape).view(1, -1, *[1] * len(self.half_shape))
-        positions = (coordinates(self.half_shape, code) / sizes)[0].flatten(1).T
+        grid = coordinates(self.half_shape, code)
+        positions = (grid / per_channel(self.half_shape, grid))[0].flatten(1).T
         layers = (*self.layers, *self.covariate_layers, self.head)
         weights = [weight for layer in layers for weight in layer.parameters()]
         chunks = positions.split(POSITIONS_PER_CHUNK)

@@ -15,6 +15,7 @@ from atlasmith.core.fields import compose_velocities, exponentiate, resize_displ
 from atlasmith.core.grid import Grid
 from atlasmith.core.sampling import half_shape, warp
 from atlasmith.io.weights import read_weights, write_weights
+from atlasmith.networks.blocks import single_precision
 from atlasmith.networks.covariate_code import CovariateCode
 from atlasmith.networks.decoders import DECODERS
 from atlasmith.networks.registration import NETWORKS
@@ -41,7 +42,8 @@ class Groupwise(nn.Module):
         decoder: What isn't linear in the covariates; None without covariates.
         fov_mask: (1, C, *shape), 1 where training changes the template.
         covariate_velocity: Velocity for each encoded covariate (K, d, *half), zero until groupwise
-            refinement.
+            refinement; changed by `set_covariate_velocity`.
+        has_covariate_velocity: Whether it isn't zero: whether the template's shape depends on the covariates.
         mean_velocity: Mean of the network's velocities (1, d, *half), which is subtracted; zero until
             groupwise refinement.
         segmenters: Cross-fitted segmenters, or None.
@@ -98,6 +100,8 @@ class Groupwise(nn.Module):
         decode = look_up(DECODERS, decoder, "decoder")
         self.decoder = decode(code.size, shape, image_channels) if code.size else None
         self.register_buffer("covariate_velocity", torch.zeros(code.size, grid.ndim, *half_shape(shape)))
+        self.has_covariate_velocity = False
+        self.register_load_state_dict_post_hook(_note_covariate_velocity)
         self.register_buffer("mean_velocity", torch.zeros(1, grid.ndim, *half_shape(shape)))
         build = look_up(NETWORKS, network, "network")
         widths = [] if channels is None else [channels]
@@ -117,7 +121,8 @@ class Groupwise(nn.Module):
         if self.slopes is None or self.decoder is None:
             return base
         slopes = self.slopes.unflatten(0, (code.shape[1], self.image_channels))
-        linear = torch.einsum("bk,k...->b...", code, slopes)
+        with single_precision(code):
+            linear = torch.einsum("bk,k...->b...", code, slopes)
         return base + linear + self.fov_mask * self.decoder(code)
 
     def at_covariates(self, maps: Tensor, code: Tensor) -> Tensor:
@@ -128,10 +133,10 @@ class Groupwise(nn.Module):
         maps = maps.float()
         return warp(maps, resize_displacement(there, maps.shape[2:]), padding="border")
 
-    @property
-    def has_covariate_velocity(self) -> bool:
-        """Whether the template's shape depends on the covariates."""
-        return bool(self.covariate_velocity.any())
+    def set_covariate_velocity(self, velocity: Tensor) -> None:
+        """Set the covariate velocity (K, d, *half)."""
+        self.covariate_velocity.copy_(velocity)
+        _note_covariate_velocity(self)
 
     def covariate_transform(self, code: Tensor) -> tuple[Tensor, Tensor]:
         """Integrate the covariate velocity.
@@ -143,7 +148,7 @@ class Groupwise(nn.Module):
             Displacements (B, d, *half) from the template's grid at these covariates to the template at the
             mean ones, and back, in half-resolution voxels.
         """
-        with torch.autocast(code.device.type, enabled=False):  # half precision loses half a voxel
+        with single_precision(code):
             velocity = torch.einsum("bk,k...->b...", code, self.covariate_velocity)
         maps = stationary_velocity(velocity, self.integration_steps)
         return maps[FORWARD], maps[INVERSE]
@@ -226,3 +231,8 @@ class Groupwise(nn.Module):
         model = cls(Grid.from_dict(metadata["grid"]), code, **metadata["settings"], image_channels=count)
         model.load_state_dict(tensors)
         return model.eval()
+
+
+def _note_covariate_velocity(model: Groupwise, *_: Any) -> None:
+    """Ask the device once whether there is a covariate velocity, instead of in each step."""
+    model.has_covariate_velocity = bool(model.covariate_velocity.any())

@@ -15,21 +15,23 @@ from atlasmith.networks.unet import UNet
 MAX_CHANNELS = 16  # more labels than that are encoded by as many random subsets
 
 
-def label_channels(labels: Tensor, values: Sequence[int]) -> Tensor:
+def label_channels(indices: Tensor, codes: Tensor) -> Tensor:
     """Encode label maps as channels, the targets of a segmenter.
 
     Args:
-        labels: Label maps (B, *shape).
-        values: The labels.
+        indices: Label maps (B, *shape), int32, as `core.labels.label_index` makes them: 0 is no label.
+        codes: From `label_codes`, (C, labels), on the same device.
 
     Returns:
         Channels (B, C, *shape) of 0 and 1: whether a voxel's label is in the channel's subset of the labels.
+
+    Example:
+        >>> label_channels(torch.tensor([[0, 2, 1, 2]]), label_codes(2))
+        tensor([[[0., 0., 1., 0.],
+                 [0., 1., 0., 1.]]])
     """
-    maps = []
-    for members in label_codes(len(values)):
-        subset = torch.tensor([v for v, member in zip(values, members, strict=True) if member])
-        maps.append(torch.isin(labels, subset.to(labels)))
-    return torch.stack(maps, dim=1).float()
+    channels = F.pad(codes, (1, 0)).index_select(1, indices.flatten())
+    return channels.unflatten(1, indices.shape).transpose(0, 1)
 
 
 def label_codes(labels: int) -> Tensor:

@@ -43,12 +43,13 @@ def initialize_template(model: Groupwise, images: AlignedImages, codes: Tensor) 
     The mask of a channel is where most of the images that have it have data in the whole neighborhood.
 
     Args:
-        model: Its base, slopes and mask are set, in place.
+        model: Its base, slopes and mask are set, in place; on the device of `images`.
         images: The subjects' aligned images.
         codes: Encoded covariates (N, K) of the subjects.
     """
     pool = {2: max_pool2d, 3: max_pool3d}[model.grid.ndim]
-    coverage, count = torch.zeros_like(model.base), torch.zeros(1, model.image_channels)
+    codes = codes.to(model.base.device)
+    coverage, count = torch.zeros_like(model.base), codes.new_zeros(1, model.image_channels)
     own = distributed.shard(range(len(codes)))
 
     def load() -> Iterator[tuple[Tensor, Tensor]]:
@@ -154,7 +155,7 @@ class _Refinement:
     def _optimize(self, subject: int, starts: _Velocities) -> Tensor:
         """Continue a subject's instance optimization, from the last round's velocity or the network's."""
         template_settings, settings, model = self.config.template, self.settings, self.model
-        image, mask = (x.to(self.codes.device) for x in self.images.batch([subject]))
+        image, mask = self.images.batch([subject])
         with torch.no_grad(), autocast(self.codes.device, template_settings.precision):
             template = model.template_features(self.codes[subject][None])
             image = model.features(image, [self.images.subjects[subject].id])
@@ -174,7 +175,7 @@ class _Refinement:
         for subject in self.all:
             code, (image, _) = self.codes[subject], self.images.batch([subject])
             with torch.no_grad(), autocast(code.device, self.config.template.precision):
-                features = model.features(image.to(code), [self.images.subjects[subject].id])
+                features = model.features(image, [self.images.subjects[subject].id])
                 summed += model.velocity(model.template_features(code[None]), features).mean.float()
         model.mean_velocity += distributed.all_reduce_sum(summed) / len(self.codes)
 
@@ -185,9 +186,7 @@ class _Refinement:
             forward = exponentiate(velocities[subject], model.integration_steps)
             if model.has_covariate_velocity:
                 forward = compose(forward, model.covariate_transform(self.codes[subject][None])[1])
-            displacement = resize_displacement(forward, model.grid.tensor_shape).cpu()
-            image, mask = self.images.warped(subject, displacement)
-            yield image.to(forward), mask.to(forward)
+            yield self.images.warped(subject, resize_displacement(forward, model.grid.tensor_shape))
 
     def _resume(self) -> list[dict[str, Any]]:
         """Restore the template after the finished rounds of a killed run, and give their rows."""
@@ -254,5 +253,6 @@ def _center(
     for subject in subjects:
         explained = mean + torch.einsum("k,kc...->c...", codes[subject], slopes)
         centered[subject] = optimized[subject] - warped(explained, subject, 0)
-    model.covariate_velocity -= slopes  # last: the warps above are those of the old one
+    # Last: the warps above are those of the old one.
+    model.set_covariate_velocity(model.covariate_velocity - slopes)
     return float(to_mm(mean, model.grid.coarser_spacing(mean.shape[2:])).norm(dim=1).mean())

@@ -1,9 +1,8 @@
-"""Instance optimization: improve one image's velocity by gradient descent on the training objective."""
+"""Instance optimization: improve velocities, each by gradient descent on the objective of its own image."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -21,9 +20,15 @@ Terms = Mapping[str, Mapping[str, Any]]
 
 
 class InstanceObjective(Protocol):
-    """The objective of a velocity (1, d, *half), in both directions or in one where its terms allow that."""
+    """The objective of velocities (B, d, *half), the mean over B images.
 
-    def __call__(self, velocity: Tensor, directions: Sequence[int] = DIRECTIONS) -> Objective: ...
+    It is evaluated in both directions, or in one where its terms allow that; of all images, or of those that
+    are `chosen`.
+    """
+
+    def __call__(
+        self, velocity: Tensor, directions: Sequence[int] = DIRECTIONS, chosen: slice = slice(None)
+    ) -> Objective: ...
 
 
 def instance_objective(
@@ -39,68 +44,72 @@ def instance_objective(
     label_similarity: Terms | None = None,
     fixed_mask: Tensor | None = None,
 ) -> InstanceObjective:
-    """Bind the training objective to one pair of images.
+    """Bind the training objective to pairs of images.
 
     Regularizers that need a batch or a network's output are left out, and so are terms on labels where the
     images have intensities alone.
 
     Args:
-        fixed: Features (1, C + L, *shape) of the template, or of another image, on `grid`: C channels of
+        fixed: Features (B, C + L, *shape) of the templates, or of other images, on `grid`: C channels of
             intensities, then label probabilities.
-        moving: Features (1, C + L, *shape) of the image, affinely aligned to it.
-        mask: (1, C, *shape), 1 where a channel of the moving image has data; a channel without any is absent.
+        moving: Features (B, C + L, *shape) of the images, affinely aligned to them.
+        mask: (B, C, *shape), 1 where a channel of a moving image has data; a channel without any is absent.
         grid: The grid of both.
         similarity: Similarity terms of the intensities, by name: weight and settings.
         regularization: Regularization terms, likewise.
         integration_steps: Squarings of the exponential.
         channel_similarity: Similarity terms of single channels, by index, in the place of `similarity`.
         label_similarity: Similarity terms of the label probabilities.
-        fixed_mask: (1, C, *shape), 1 where the fixed image may be compared; None: everywhere.
+        fixed_mask: (B, C, *shape), 1 where a fixed image may be compared; None: everywhere.
 
     Returns:
-        A function of a velocity (1, d, *half), in voxels of its own grid.
+        A function of velocities (B, d, *half), in voxels of their own grid.
     """
     regularizers = find_regularizers(regularization)
     single = {name: terms for name, terms in regularization.items() if not regularizers[name].training_only}
-    objective = partial(
-        registration_objective,
-        fixed,
-        moving,
-        mask,
-        similarity=similarity,
-        regularization=single,
-        integration_steps=integration_steps,
-        channel_similarity=channel_similarity,
-        label_similarity=label_similarity if moving.shape[1] > mask.shape[1] else None,
-        template_mask=fixed_mask,
-    )
+    settings: dict[str, Any] = {
+        "similarity": similarity,
+        "regularization": single,
+        "integration_steps": integration_steps,
+        "channel_similarity": channel_similarity,
+        "label_similarity": label_similarity if moving.shape[1] > mask.shape[1] else None,
+    }
     always_both = not required_inputs(single).isdisjoint({"forward", "inverse"})
 
-    def evaluate(velocity: Tensor, directions: Sequence[int] = DIRECTIONS) -> Objective:
-        return objective(
+    def evaluate(
+        velocity: Tensor, directions: Sequence[int] = DIRECTIONS, chosen: slice = slice(None)
+    ) -> Objective:
+        return registration_objective(
+            fixed[chosen],
+            moving[chosen],
+            mask[chosen],
             Velocity(velocity),
+            template_mask=None if fixed_mask is None else fixed_mask[chosen],
             velocity_spacing=grid.coarser_spacing(velocity.shape[2:]),
             directions=DIRECTIONS if always_both else directions,
+            **settings,
         )
 
     return evaluate
 
 
 def optimize(objective: InstanceObjective, start: Tensor, steps: int, learning_rate: float) -> Tensor:
-    """Minimize an objective by Adam, never ending worse than the start.
+    """Minimize an objective by Adam, no image ending worse than it started.
 
     Each step evaluates one of the two directions, in turn: it costs little more than half of a step on both,
-    and a third more such steps end at the same value. The learning rate follows a cosine to zero.
+    and a third more such steps end at the same value. The learning rate follows a cosine to zero. Images of a
+    batch don't influence each other: the gradient of their sum is each one's own, Adam works element by
+    element, and the result is chosen for each.
 
     Args:
         objective: See `instance_objective`.
-        start: Velocity (1, d, *half), in voxels of its own grid.
+        start: Velocities (B, d, *half), in voxels of their own grid.
         steps: Number of steps.
         learning_rate: Initial learning rate of Adam, in voxels.
 
     Returns:
-        The latest of a few iterates that is better than `start` and free of folds, or `start` where there is
-        none.
+        For each image the latest of a few iterates that is better than `start` and free of folds, or `start`
+        where there is none, (B, d, *half).
     """
     velocity = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([velocity], lr=learning_rate)
@@ -108,15 +117,26 @@ def optimize(objective: InstanceObjective, start: Tensor, steps: int, learning_r
     candidates = []
     for step in range(steps):
         optimizer.zero_grad()
-        objective(velocity, [DIRECTIONS[step % 2]]).loss.backward()
+        (len(start) * objective(velocity, [DIRECTIONS[step % 2]]).loss).backward()
+        assert velocity.grad is not None
+        velocity.grad.nan_to_num_()  # where an image isn't finite: torch crashes when it samples at NaN
         optimizer.step()
         schedule.step()
         if (step + 1) % max(steps // CANDIDATES, 1) == 0 or step + 1 == steps:
             candidates.append(velocity.detach().clone())
-    with torch.no_grad():
-        initial = objective(start).loss
-        for candidate in reversed(candidates):
-            found = objective(candidate)
-            if found.loss < initial and bool((jacobian_determinant(found.forward) > 0).all()):
-                return candidate
+    return torch.cat(
+        [_choose(objective, [x[i : i + 1] for x in (start, *candidates)], i) for i in range(len(start))]
+    )
+
+
+@torch.no_grad()
+def _choose(objective: InstanceObjective, velocities: Sequence[Tensor], image: int) -> Tensor:
+    """The latest velocity (1, d, *half) of an image that is better than the first and free of folds."""
+    start, *candidates = velocities
+    chosen = slice(image, image + 1)
+    initial = objective(start, chosen=chosen).loss
+    for candidate in reversed(candidates):
+        found = objective(candidate, chosen=chosen)
+        if bool((found.loss < initial) & (jacobian_determinant(found.forward) > 0).all()):
+            return candidate
     return start

@@ -122,30 +122,39 @@ def _step(
     step: Callable[[int], dict[str, Tensor]],
     keep_best: bool,
 ) -> None:
-    """Take one step, record its terms, and restore the buffers where it isn't finite."""
-    buffers = [buffer.clone() for buffer in module.buffers()]
+    """Take one step, record its terms, and restore the running statistics where it isn't finite."""
+    statistics = running_statistics(module)
+    before = [statistic.clone() for statistic in statistics]
     terms = step(index)
     optimizer.zero_grad(set_to_none=True)
     terms["loss"].backward()
     distributed.average_gradients(module)
-    sums = distributed.all_reduce_sum(torch.stack([value.detach() for value in terms.values()]))
-    values = dict(zip(terms, (sums / distributed.world_size()).tolist(), strict=True))
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    sums = distributed.all_reduce_sum(torch.stack([*(value.detach() for value in terms.values()), norm]))
+    # All at once: a GPU has nothing to do while it is asked.
+    *means, norm_value = (sums / distributed.world_size()).tolist()
+    values = dict(zip(terms, means, strict=True))
     if keep_best and "validation" in values and values["validation"] < state.lowest:
         state.best = {name: value.detach().clone() for name, value in module.state_dict().items()}
     state.rows.append({"step": index + 1, **values})
     state.step = index + 1
-    if _finite(values["loss"], module):
+    if math.isfinite(values["loss"]) and math.isfinite(norm_value):
         state.failed = 0
         optimizer.step()
         return
     state.failed, state.rate_factor = state.failed + 1, state.rate_factor / 2
-    for buffer, value in zip(module.buffers(), buffers, strict=True):  # such as running means
-        buffer.copy_(value)
+    for statistic, value in zip(statistics, before, strict=True):
+        statistic.copy_(value)
 
 
-def _finite(loss: float, module: nn.Module) -> bool:
-    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    return math.isfinite(loss) and bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """List the buffers that a training step changes, such as the means of batch norms.
+
+    They belong to modules without children; the buffers of a whole model, such as masks, are constants.
+    """
+    layers = (layer for layer in module.modules() if not list(layer.children()))
+    return [buffer for layer in layers for buffer in layer.buffers()]
 
 
 def _save(checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer, state: _State) -> None:

@@ -98,8 +98,9 @@ def free_bytes(device: torch.device) -> int | None:
     """Find the free memory of a GPU, or of the machine within the limits of the job's control groups.
 
     Returns:
-        Bytes; None where the system doesn't tell.
+        Bytes, with the memory that torch keeps for its next tensors; None where the system doesn't tell.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     return free_memory()

@@ -25,14 +25,14 @@ def regression(values: Iterable[tuple[Tensor, Tensor]], codes: Tensor) -> tuple[
     Returns:
         The map at code 0 (1, C, *shape), and slopes (K, C, *shape).
     """
-    mean_code = all_reduce_sum(codes.sum(0)) / all_reduce_sum(codes.new_tensor(len(codes)))
+    mean_code = all_reduce_sum(codes.sum(0)) / all_reduce_sum(codes.new_full((), len(codes)))
     summed, count, moments, first, second = (codes.new_zeros(()) for _ in range(5))
     for (value, weight), code in zip(values, codes - mean_code, strict=True):
         summed = summed + value * weight
         count = count + weight
         moments = moments + torch.einsum("k,c...->kc...", code, (value * weight)[0])
         missing = 1 - weight[0]
-        if codes.shape[1] and bool(missing.any()):
+        if codes.shape[1] and bool(missing.any()):  # else K^2 maps of zeros for each subject
             first = first + torch.einsum("k,c...->kc...", code, missing)
             second = second + torch.einsum("k,l,c...->klc...", code, code, missing)
     count = all_reduce_sum(count).clamp(min=1)
