@@ -85,7 +85,7 @@ class AtlasSubset:
         self.atlases = range(len(first))
         grid = Grid.from_dict(read_json(self.config.layout.grid))
         self.images = AlignedImages(self.config.layout, self.subjects, grid)
-        self.values = np.array(read_label_values(self.config.layout.labels))
+        self.labels = len(read_label_values(self.config.layout.labels))
 
     @property
     def pairs(self) -> int:
@@ -101,7 +101,7 @@ class AtlasSubset:
             code = registration.model.code.encode(subject.covariates)
             start = time.perf_counter()
             features = registration.model.features(image, [subject.id])
-            displacements += registration.to_template_space(code, mask, features)
+            displacements += registration.to_template_space(code[None], mask, features)
             seconds.append(time.perf_counter() - start)
         return displacements, float(np.median(seconds))
 
@@ -109,18 +109,16 @@ class AtlasSubset:
         """Compute for each labelled subject (N,) the mean Dice of single atlases."""
         scores = []
         for subject in self.labelled:
-            truth = metrics.label_index(self.images.labels(subject).numpy(), self.values)
+            truth = self.images.label_indices(subject).numpy()
             overlaps = []
             for atlas in self.atlases:
                 if atlas == subject:
                     continue
-                labels = self.images.labels(atlas)[None, None].float()
+                labels = self.images.label_indices(atlas)[None, None].float()
                 composed = compose(displacements[atlas][0], displacements[subject][1])
                 moved = warp(labels, composed, mode="nearest")
-                found = metrics.label_index(moved[0, 0].int().numpy(), self.values)
-                overlaps.append(
-                    np.nanmean(metrics.dice(metrics.count_overlap(truth, found, len(self.values))))
-                )
+                counts = metrics.count_overlap(truth, moved[0, 0].int().numpy(), self.labels)
+                overlaps.append(np.nanmean(metrics.dice(counts)))
             scores.append(np.mean(overlaps))
         return np.array(scores)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,16 +18,18 @@ from atlasmith.core.sampling import sample_labels
 from atlasmith.core.world import resampling_coordinates, transform_points, world_points
 from atlasmith.evaluation.metrics import foreground, ncc
 from atlasmith.io.files import read_json
-from atlasmith.io.images import read_grid, read_image, read_labels
+from atlasmith.io.images import read_grid, read_image, read_labels, write_image
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_cohort
 from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
 from atlasmith.propagation import propagate_subject
-from atlasmith.registration import register_subjects
+from atlasmith.registration import register_subjects, stage
 from atlasmith.registration.stage import load_registration
+from atlasmith.registration.template import TemplateRegistration
 from atlasmith.template import train
 from atlasmith.training.dataset import AlignedImages
 from atlasmith.training.instance_optimization import instance_objective
 from atlasmith.transforms import DIRECTIONS
+from atlasmith.workflow.resources import training_bytes
 
 
 def test_warped_images_match_the_template_better_than_affine_ones(toy_registered: Config) -> None:
@@ -223,3 +227,112 @@ def test_a_result_does_not_depend_on_the_other_subjects(toy_registered: Config, 
     before = layout.forward("02").read_bytes()
     register_subjects(toy_registered, ["02"])
     assert layout.forward("02").read_bytes() == before
+
+
+def files_of(config: Config, subject: str) -> dict[str, bytes]:
+    folder = config.layout.subject_folder(subject)
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def copied(config: Config, folder: Path) -> Config:
+    shutil.copytree(config.output, folder / "results")
+    return config.model_copy(update={"output": folder / "results"})
+
+
+def test_a_batch_is_registered_as_each_subject_alone(
+    toy_registered: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 0.01 mm: sums are rounded otherwise. In a batch, the others make no difference at all."""
+    config = copied(toy_registered, tmp_path)
+    subjects = read_cohort(config.layout.cohort)
+    values = [replace(s, covariates={"age": None}) if s.id == "01" else s for s in subjects]
+    write_cohort(config.layout.cohort, values, ["age"])  # one at the mean, where there is nothing to compose
+    register_subjects(config, ["00", "01", "02", "03"])
+    alone = {s: read_composite(config.layout.forward(s)) for s in ("00", "01", "02", "03")}
+    monkeypatch.setattr(stage, "batch_size", lambda registration: 3)
+    register_subjects(config, ["00", "01", "02"])
+    together = {subject: files_of(config, subject) for subject in ("00", "01", "02")}
+    for subject in together:
+        found = read_composite(config.layout.forward(subject))
+        difference = np.abs(found[0].vectors - alone[subject][0].vectors)  # type: ignore[union-attr]
+        assert difference.max() < 0.01
+    register_subjects(config, ["03", "01", "00"])
+    assert all(files_of(config, subject) == together[subject] for subject in ("00", "01"))
+
+
+def test_a_failure_in_a_batch_is_one_subject_s_own(
+    toy_registered: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image that can't be read, and one that isn't finite; the others are registered."""
+    config = copied(toy_registered, tmp_path)
+    layout, failed = config.layout, {}
+    monkeypatch.setattr(stage, "batch_size", lambda registration: 4)
+    layout.affine_image("01").write_bytes(b"no image")
+    image = read_image(layout.affine_image("02"))
+    write_image(layout.affine_image("02"), np.where(image.data > 0.5, np.nan, image.data), image.grid)
+    for subject in ("00", "01", "02", "03"):
+        layout.forward(subject).unlink()
+
+    @contextmanager
+    def attempt(subject: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            failed[subject] = error
+
+    register_subjects(config, ["00", "01", "02", "03"], attempt)
+    assert [*failed] == ["01", "02"] and "aren't finite" in str(failed["02"])
+    assert [layout.forward(s).exists() for s in ("00", "01", "02", "03")] == [True, False, False, True]
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    toy_registered: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = copied(toy_registered, tmp_path)
+    real, sizes = TemplateRegistration.to_template_space, []
+
+    def limited(
+        self: TemplateRegistration, codes: torch.Tensor, *images: torch.Tensor
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        sizes.append(len(codes))
+        if len(codes) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, codes, *images)
+
+    before = {subject: files_of(config, subject) for subject in ("00", "01", "02")}
+    monkeypatch.setattr(TemplateRegistration, "to_template_space", limited)
+    monkeypatch.setattr(stage, "batch_size", lambda registration: 3)
+    register_subjects(config, ["00", "01", "02"])
+    assert sizes == [3, 1, 2, 1, 1]
+    assert {subject: files_of(config, subject) for subject in before} == before
+
+
+def test_the_batch_fits_the_memory_of_the_device(toy: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    registration = load_registration(toy)
+    assert stage.batch_size(registration) == 1
+    registration.device = torch.device("cuda")
+    each = training_bytes(registration.mean_template.numel(), 1)
+    for free, size in ((None, stage.MAX_BATCH), (0, 1), (3.5 * each, 3), (100 * each, stage.MAX_BATCH)):
+        monkeypatch.setattr(stage, "free_bytes", lambda device, free=free: free)
+        assert stage.batch_size(registration) == size
+
+
+def test_atlases_of_a_batch_are_registered_by_their_labels_and_without(
+    labeled: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = copied(labeled, tmp_path)
+    layout = config.layout
+    subjects = read_cohort(layout.cohort)
+    atlases, targets = ([s.id for s in subjects if s.role == role][:2] for role in ("atlas", "target"))
+    paths = [layout.inverse(s) for s in (*atlases, *targets)] + [
+        layout.inverse_label_free(s) for s in atlases
+    ]
+    before = [read_composite(path)[1].vectors for path in paths]  # type: ignore[union-attr]
+    for path in paths:
+        path.unlink()
+    monkeypatch.setattr(stage, "batch_size", lambda registration: 4)
+    register_subjects(config, [atlases[0], targets[0], atlases[1], targets[1]])
+    for path, vectors in zip(paths, before, strict=True):
+        found = read_composite(path)[1].vectors  # type: ignore[union-attr]
+        assert np.abs(found - vectors).max() < 0.05, path
+    assert not layout.inverse_label_free(targets[0]).exists()

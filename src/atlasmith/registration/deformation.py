@@ -5,6 +5,7 @@ The stage and `register` share what is here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,20 +35,20 @@ def optimize_velocity(
     learning_rate: float,
     objective: Mapping[str, Any],
 ) -> Tensor:
-    """Improve a velocity by instance optimization.
+    """Improve velocities by instance optimization.
 
     Args:
-        start: Velocity (1, d, *half), in voxels of its own grid.
-        fixed: Features (1, C + L, *shape) of the fixed image: see `instance_objective`.
-        moving: Features (1, C + L, *shape) of the moving image, affinely aligned to the fixed one.
-        mask: (1, C, *shape), 1 where a channel of the moving image has data.
+        start: Velocities (B, d, *half), in voxels of their own grid.
+        fixed: Features (B, C + L, *shape) of the fixed images: see `instance_objective`.
+        moving: Features (B, C + L, *shape) of the moving images, affinely aligned to the fixed ones.
+        mask: (B, C, *shape), 1 where a channel of a moving image has data.
         grid: The grid of both, or a finer one with the same corner voxels.
         steps: Number of steps; 0 returns the start.
         learning_rate: Initial learning rate of Adam, in voxels of the velocity's grid.
         objective: Keyword arguments of `instance_objective`.
 
     Returns:
-        The velocity (1, d, *half), never worse than the start.
+        The velocities (B, d, *half), none worse than its start.
     """
     if steps == 0:
         return start
@@ -55,15 +56,40 @@ def optimize_velocity(
 
 
 def displacements(velocity: Tensor, integration_steps: int, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Integrate a velocity (1, d, *half) to both displacements (1, d, *shape), in voxels of `grid`."""
+    """Integrate velocities (B, d, *half) to both displacements (B, d, *shape), in voxels of `grid`."""
     both = exponentiate(torch.cat([velocity, -velocity]), integration_steps)
     forward, inverse = resize_displacement(both, grid.tensor_shape).chunk(2)
     return forward, inverse
 
 
+def quantile(values: Tensor, fraction: float) -> Tensor:
+    """Compute a quantile of any number of values, linear between neighbors in rank, as `numpy.quantile`.
+
+    `torch.quantile` refuses more than 2^24.
+
+    Args:
+        values: Of any shape.
+        fraction: 0 to 1.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> quantile(torch.tensor([4.0, 1.0, 2.0]), 0.75)
+        tensor(3.)
+    """
+    flat = values.flatten()
+    rank = fraction * (len(flat) - 1)
+    above = flat.topk(len(flat) - math.floor(rank), sorted=False).values  # selects, unlike a sort
+    neighbors = above.topk(min(2, len(above)), largest=False).values
+    return torch.lerp(neighbors[0], neighbors[-1], rank - math.floor(rank))
+
+
 @dataclass(frozen=True, eq=False)
 class Deformation:
     """An affine and a deformation, in both directions, between a fixed grid and an image.
+
+    What follows from the displacements is computed on their device.
 
     Args:
         forward: Displacement (1, d, *shape) from the fixed grid to the affinely aligned image, voxels.
@@ -77,21 +103,21 @@ class Deformation:
     affine: Array
     grid: Grid
 
-    @property
+    @cached_property
     def forward_steps(self) -> list[Step]:
         """The pull-back that resamples the image onto the fixed grid."""
         return [displacement_to_field(self.forward[0], self.grid), self.affine]
 
-    @property
+    @cached_property
     def inverse_steps(self) -> list[Step]:
         """The pull-back that resamples images on the fixed grid onto that of the image."""
         return [np.linalg.inv(self.affine), displacement_to_field(self.inverse[0], self.grid)]
 
     def warp(self, image: Image) -> Array:
         """Resample an image in its native space onto the fixed grid (X, Y, Z), interpolated once."""
-        data = torch.from_numpy(image.grid.squeeze(image.data))[None, None].float()
+        data = torch.from_numpy(image.grid.squeeze(image.data))[None, None].to(self.forward.device).float()
         warped = resample(data, image.grid, self.forward_steps, self.grid)
-        return self.grid.unsqueeze(warped[0, 0].numpy())
+        return self.grid.unsqueeze(warped[0, 0].cpu().numpy())
 
     @cached_property
     def _determinant(self) -> Tensor:
@@ -100,7 +126,7 @@ class Deformation:
     @property
     def log_jacobian(self) -> Array:
         """Logarithm of the Jacobian determinant of the forward displacement, (X, Y, Z) on the fixed grid."""
-        return self.grid.unsqueeze(self._log_determinant[0].numpy())
+        return self.grid.unsqueeze(self._log_determinant[0].cpu().numpy())
 
     @property
     def _log_determinant(self) -> Tensor:
@@ -116,12 +142,13 @@ class Deformation:
             Name, value and unit of each metric.
         """
         spacing = self.grid.tensor_spacing
-        inside = fixed[:, 0] > OBJECT_LEVEL * torch.quantile(fixed, 0.99)
+        inside = fixed[:, 0] > OBJECT_LEVEL * quantile(fixed, 0.99)
         round_trip = self.inverse + warp(self.forward, self.inverse, padding="border")
-        values = [
-            ("nonpositive_jacobian_percent", 100 * (self._determinant <= 0).float().mean(), "%"),
-            ("sd_log_jacobian", self._log_determinant[inside].std(), "1"),
-            ("inverse_consistency_mm", to_mm(round_trip, spacing).norm(dim=1)[inside].mean(), "mm"),
-            ("displacement_mm", to_mm(self.forward, spacing).norm(dim=1)[inside].mean(), "mm"),
-        ]
-        return [(name, float(value), unit) for name, value, unit in values]
+        values = {
+            ("nonpositive_jacobian_percent", "%"): 100 * (self._determinant <= 0).float().mean(),
+            ("sd_log_jacobian", "1"): self._log_determinant[inside].std(),
+            ("inverse_consistency_mm", "mm"): to_mm(round_trip, spacing).norm(dim=1)[inside].mean(),
+            ("displacement_mm", "mm"): to_mm(self.forward, spacing).norm(dim=1)[inside].mean(),
+        }
+        numbers = torch.stack(list(values.values())).tolist()
+        return [(name, number, unit) for (name, unit), number in zip(values, numbers, strict=True)]

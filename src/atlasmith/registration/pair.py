@@ -127,7 +127,7 @@ def register(
     if not names:
         raise ValueError(f"no common channel: {[*target.channels]} and {[*source.channels]}")
     affine = np.eye(4) if affine is None else affine
-    stacks = [target.normalized(names), *source.resampled(names, affine, grid), target.known()]
+    stacks = [target.normalized(names), *source.resampled(names, affine, grid, processor), target.known()]
     own = channel_similarity or {}
     objective = TemplateSection().objective | {
         "integration_steps": integration_steps,
@@ -138,7 +138,7 @@ def register(
     sizes = [grid.tensor_shape] if network else _level_shapes(grid, levels)
     velocity = torch.zeros(1, grid.ndim, *half_shape(sizes[0]), device=processor)
     for size in sizes:
-        image, other, mask, known = (x.to(processor) for x in _level(stacks, grid, size))
+        image, other, mask, known = _level(stacks, grid, size, processor)
         objective["fixed_mask"] = None if target.exclude is None else known
         with torch.no_grad():
             resized = resize_displacement(velocity, half_shape(size))
@@ -146,8 +146,7 @@ def register(
         velocity = optimize_velocity(start, image, other, mask, grid, steps, learning_rate, objective)
     with torch.no_grad():
         values = instance_objective(image, other, mask, grid, **objective)(velocity).terms
-    forward, inverse = (x.cpu() for x in displacements(velocity, integration_steps, grid))
-    deformation = Deformation(forward, inverse, affine, grid)
+    deformation = Deformation(*displacements(velocity, integration_steps, grid), affine, grid)
     warped = {name: deformation.warp(x).reshape(target.shape) for name, x in source.channels.items()}
     return RegistrationResult(
         warped=next(iter(warped.values())),
@@ -155,7 +154,7 @@ def register(
         inverse=deformation.inverse_steps,
         log_jacobian=deformation.log_jacobian.reshape(target.shape),
         terms={name: float(value) for name, value in values.items()},
-        metrics={name: value for name, value, _ in deformation.metrics(image[:, :1].cpu())},
+        metrics={name: value for name, value, _ in deformation.metrics(image[:, :1])},
         warped_channels=warped if isinstance(moving, Mapping) else {},
     )
 
@@ -199,13 +198,16 @@ class _Input:
             filled = [fill(data, self.exclude, spacing=self.grid.spacing) for data in filled]
         return np.stack([normalize(data, ignore=self.exclude) for data in filled])
 
-    def resampled(self, names: Sequence[str], affine: Array, grid: Grid) -> tuple[Array, Array]:
+    def resampled(
+        self, names: Sequence[str], affine: Array, grid: Grid, device: torch.device
+    ) -> tuple[Array, Array]:
         """Resample the normalized channels (C, X, Y, Z) through an affine onto `grid`, with where they are
         known there (1, X, Y, Z)."""
         size = min(grid.tensor_spacing)
         data = [antialias(channel, self.grid, size) for channel in self.normalized(names)]
         both = np.stack([self.grid.squeeze(channel) for channel in (*data, self.known()[0])])
-        *images, weight = resample(torch.from_numpy(both)[None], self.grid, [affine], grid)[0].numpy()
+        found = resample(torch.from_numpy(both)[None].to(device), self.grid, [affine], grid)
+        *images, weight = found[0].cpu().numpy()
         known = grid.unsqueeze((weight > MASK_THRESHOLD).astype(np.float32))
         return np.stack([grid.unsqueeze(image) for image in images]), known[None]
 
@@ -227,16 +229,16 @@ def _level_shapes(grid: Grid, levels: int) -> list[tuple[int, ...]]:
     return shapes
 
 
-def _level(stacks: Sequence[Array], grid: Grid, shape: tuple[int, ...]) -> list[Tensor]:
+def _level(stacks: Sequence[Array], grid: Grid, shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
     """Antialias the channels of both images and resize them, and their masks, to a level's `shape`.
 
     stacks: fixed and moving image (C, X, Y, Z), masks of the moving and of the fixed one (1, X, Y, Z).
-    Returns tensors (1, C, *shape) with equal corner voxels.
+    Returns tensors (1, C, *shape) on `device`, with equal corner voxels.
     """
     size, (fixed, moving, *masks) = min(grid.coarser_spacing(shape)), stacks
     smooth = (np.stack([antialias(data, grid, size) for data in stack]) for stack in (fixed, moving))
     tensors = (
-        torch.from_numpy(np.stack([grid.squeeze(data) for data in stack]))[None].float()
+        torch.from_numpy(np.stack([grid.squeeze(data) for data in stack]))[None].float().to(device)
         for stack in (*smooth, *masks)
     )
     image, other, *known = (resize(x, shape) for x in tensors)

@@ -1,26 +1,35 @@
-"""Register the subjects of a cohort to its template, one at a time: a result never depends on the others."""
+"""Register the subjects of a cohort to its template: on a GPU several at once, on a CPU one after another.
+
+The subjects of a batch don't influence each other, and a CPU gives the same bytes whichever share a job.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from atlasmith.config import Config
-from atlasmith.core.errors import look_up
-from atlasmith.io.channels import present_channels
+from atlasmith.core.errors import InputError, Problem, look_up
+from atlasmith.core.grid import Array
+from atlasmith.io.channels import channel_paths, present_channels
 from atlasmith.io.images import read_image, write_image
 from atlasmith.io.layout import Layout
 from atlasmith.io.sidecars import is_skull_stripped, write_sidecar
 from atlasmith.io.tables import Subject, read_cohort, read_label_values, write_tsv
 from atlasmith.io.transforms import read_affine, write_composite
-from atlasmith.networks import Groupwise, label_channels
+from atlasmith.networks import Groupwise, label_channels, label_codes
 from atlasmith.registration.deformation import Deformation
 from atlasmith.registration.template import TemplateRegistration
 from atlasmith.training.dataset import AlignedImages
+from atlasmith.training.memory import free_bytes
+from atlasmith.workflow.resources import CHANNEL_BYTES, SAVED_BYTES, training_bytes
+
+MAX_BATCH = 8  # subjects at once: the default of `subjects_per_job`
 
 
 def load_registration(config: Config) -> TemplateRegistration:
@@ -57,10 +66,16 @@ def register_subjects(
     registration = load_registration(config)
     cohort = {subject.id: subject for subject in read_cohort(config.layout.cohort)}
     subjects = [look_up(cohort, subject_id, "subject") for subject_id in subject_ids]
-    for index, subject in enumerate(subjects):
-        with attempt(subject.id):
-            register_subject(config, subject, registration)
-            print(f"register: sub-{subject.id}, {index + 1} of {len(subjects)}", flush=True)
+    size, done = batch_size(registration), 0
+    kinds = [[s for s in subjects if _uses_labels(config, s) == kind] for kind in (False, True)]
+    for batch in (kind[start : start + size] for kind in kinds for start in range(0, len(kind), size)):
+        loaded = []
+        for subject in batch:
+            with attempt(subject.id):
+                loaded.append(_load(config, subject, registration))
+        _register(config, loaded, registration, attempt)
+        done += len(batch)
+        print(f"register: {done} of {len(subjects)} subjects", flush=True)
 
 
 def register_subject(config: Config, subject: Subject, registration: TemplateRegistration) -> None:
@@ -71,30 +86,102 @@ def register_subject(config: Config, subject: Subject, registration: TemplateReg
         subject: An aligned subject.
         registration: From `load_registration`.
     """
-    layout, label_similarity = config.layout, config.template.label_similarity
+    _register(config, [_load(config, subject, registration)], registration)
+
+
+def batch_size(registration: TemplateRegistration) -> int:
+    """Decide how many subjects are registered at once: on a GPU as many as fit, and one on a CPU, where more
+    aren't faster."""
+    if registration.device.type == "cpu":
+        return 1
+    free, features = free_bytes(registration.device), registration.mean_template.shape[1]
+    saved = SAVED_BYTES + CHANNEL_BYTES * (features - 1)
+    each = training_bytes(registration.mean_template[0, 0].numel(), 1, saved)
+    return MAX_BATCH if free is None else min(MAX_BATCH, max(1, int(free / each)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """What is read of a subject: image and mask (1, C, *shape), and the affine (4, 4) of its alignment; of an
+    atlas whose labels are in the objective, their indices (1, *shape)."""
+
+    subject: Subject
+    image: Tensor
+    mask: Tensor
+    affine: Array
+    labels: Tensor | None
+
+
+def _uses_labels(config: Config, subject: Subject) -> bool:
+    """Whether a subject is registered by its own labels."""
+    return bool(config.template.label_similarity) and subject.role == "atlas"
+
+
+def _load(config: Config, subject: Subject, registration: TemplateRegistration) -> _Loaded:
+    images = AlignedImages(config.layout, [subject], registration.model.grid, device=registration.device)
+    image, mask = images.batch([0])
+    if not bool(image.isfinite().all()):
+        path = channel_paths(config.layout, subject, config.layout.affine_image)[0]
+        raise InputError([Problem(path, "some intensities aren't finite", "Remove it, and run again.")])
+    labels = images.stacked([images.label_indices(0)]) if _uses_labels(config, subject) else None
+    return _Loaded(subject, image, mask, read_affine(config.layout.affine(subject.id)), labels)
+
+
+def _register(
+    config: Config,
+    loaded: Sequence[_Loaded],
+    registration: TemplateRegistration,
+    attempt: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> None:
+    """Register a batch, and write the files of each subject.
+
+    A batch that fails is halved: memory may be too small for it, and a fault of one subject stays its own.
+    """
+    maps: list[tuple[Tensor, Tensor]] = []
+    if len(loaded) > 1:
+        try:
+            maps = _displacements(config, loaded, registration)
+        except RuntimeError as error:  # among them torch's for too little memory
+            print(f"register: {len(loaded)} subjects at once fail: {error}. Halving.", flush=True)
+        if not maps:
+            for half in (loaded[: len(loaded) // 2], loaded[len(loaded) // 2 :]):
+                _register(config, half, registration, attempt)
+            return
+    grid, template = registration.model.grid, registration.mean_template[:, :1]
+    for index, one in enumerate(loaded):
+        with attempt(one.subject.id):
+            maps = maps or _displacements(config, [one], registration)
+            own = [
+                Deformation(forward[index : index + 1], inverse[index : index + 1], one.affine, grid)
+                for forward, inverse in maps
+            ]
+            _write(config.layout, one.subject, own, template)
+
+
+def _displacements(
+    config: Config, loaded: Sequence[_Loaded], registration: TemplateRegistration
+) -> list[tuple[Tensor, Tensor]]:
+    """Register subjects, all by their own labels or none: see `TemplateRegistration.to_template_space`.
+
+    The displacements are those without labels; then, where there are labels, those by them.
+    """
     model = registration.model
-    images = AlignedImages(layout, [subject], model.grid)
-    image, mask = (x.to(registration.device) for x in images.batch([0]))
-    channels = [model.features(image, [subject.id])]
-    if label_similarity and subject.role == "atlas":
-        values = read_label_values(layout.labels)
-        labels = label_channels(images.labels(0)[None], values).to(image)
-        channels.append(torch.cat([image, labels], dim=1))
-    affine = read_affine(layout.affine(subject.id))
-    *label_free, deformation = (
-        Deformation(forward.cpu(), inverse.cpu(), affine, model.grid)
-        for forward, inverse in registration.to_template_space(
-            model.code.encode(subject.covariates), mask, *channels
-        )
-    )
-    for other in label_free:
-        write_composite(layout.inverse_label_free(subject.id), other.inverse_steps)
-    _write(layout, subject, deformation, registration.mean_template[:, :1].cpu())
+    image, mask = (torch.cat(x) for x in zip(*((one.image, one.mask) for one in loaded), strict=True))
+    images = [model.features(image, [one.subject.id for one in loaded])]
+    indices = [one.labels for one in loaded if one.labels is not None]
+    if indices:
+        members = label_codes(len(read_label_values(config.layout.labels))).to(image)
+        images.append(torch.cat([image, label_channels(torch.cat(indices), members)], dim=1))
+    codes = torch.stack([model.code.encode(one.subject.covariates) for one in loaded])
+    return registration.to_template_space(codes, mask, *images)
 
 
-def _write(layout: Layout, subject: Subject, deformation: Deformation, template: Tensor) -> None:
-    """Write the files of one subject; `template` (1, 1, *shape) is the one at the mean covariates."""
+def _write(layout: Layout, subject: Subject, deformations: Sequence[Deformation], template: Tensor) -> None:
+    """Write the files of a subject: see `_displacements`; `template` (1, 1, *shape) is that at the mean."""
+    *label_free, deformation = deformations
     grid, subject_id = deformation.grid, subject.id
+    for other in label_free:
+        write_composite(layout.inverse_label_free(subject_id), other.inverse_steps)
     write_composite(layout.forward(subject_id), deformation.forward_steps)
     write_composite(layout.inverse(subject_id), deformation.inverse_steps)
     describe = partial(write_sidecar, layout, grid=grid, reference=layout.template_image)

@@ -15,7 +15,7 @@ from atlasmith.training.device import autocast, select_device
 
 
 class TemplateRegistration:
-    """Register images, one at a time, to a trained template.
+    """Register images to a trained template.
 
     Args:
         model: The trained template and network; it is moved to the device and made inference-only.
@@ -40,22 +40,20 @@ class TemplateRegistration:
         self.model = model.requires_grad_(False)
         reparameterize(self.model.network)
         self.model.to(self.device)
-        self.mean_template = self._template(torch.zeros(self.model.code.size))
-
-    def _template(self, code: Tensor) -> Tensor:
-        """Return the features (1, C + L, *shape) of the template at encoded covariates (size,)."""
-        return self.model.template_features(code[None].to(self.device))
+        self.mean_template = self.model.template_features(
+            torch.zeros(1, self.model.code.size, device=self.device)
+        )
 
     def velocity(self, template: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-        """Predict the velocity of an image to a template by the network, and optimize it.
+        """Predict the velocities of images to their templates by the network, and optimize them.
 
         Args:
-            template: Features (1, C + L, *shape) of the template: see `Groupwise.features`.
-            image: Features of the image.
-            mask: (1, C, *shape), 1 where a channel of the image may be compared.
+            template: Features (B, C + L, *shape) of the templates: see `Groupwise.features`.
+            image: Features of the images.
+            mask: (B, C, *shape), 1 where a channel of an image may be compared.
 
         Returns:
-            (1, d, *half), in voxels of its own grid.
+            (B, d, *half), in voxels of their own grid.
         """
         with autocast(self.device, self.precision):
             start = self.model.velocity(template, image).mean
@@ -64,31 +62,43 @@ class TemplateRegistration:
         )
 
     def _displacements(self, template: Tensor, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the forward and the inverse displacement (1, d, *shape) of `velocity`."""
+        """Return the forward and the inverse displacements (B, d, *shape) of `velocity`."""
         velocity = self.velocity(template, image, mask)
         return displacements(velocity, self.model.integration_steps, self.model.grid)
 
-    def to_template_space(self, code: Tensor, mask: Tensor, *images: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Register images of one subject to the template at the mean covariates.
+    def to_template_space(self, codes: Tensor, mask: Tensor, *images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Register images of some subjects to the template at the mean covariates.
+
+        Subjects don't influence each other, but for rounding: the device may sum otherwise in other batches.
 
         Args:
-            code: The subject's encoded covariates (size,).
-            mask: (1, C, *shape), 1 where a channel of the images may be compared.
-            images: Features (1, C + L, *shape) of each image: see `Groupwise.features`.
+            codes: The subjects' encoded covariates (B, size).
+            mask: (B, C, *shape), 1 where a channel of the images may be compared.
+            images: One or several images of each subject, as features (B, C + L, *shape): see
+                `Groupwise.features`.
 
         Returns:
-            For each image the displacements (1, d, *shape), voxels, from the template space to the aligned
-            image and back.
+            For each of `images` the displacements (B, d, *shape), voxels, from the template space to the
+            aligned images and back.
         """
-        if not bool(code.any()):
-            return [self._displacements(self.mean_template, image, mask) for image in images]
-        template = self._template(code)
+        mean = self.mean_template.expand(len(codes), *self.mean_template.shape[1:])
+        moves = codes.any(dim=1)
+        if not bool(moves.any()):
+            return [self._displacements(mean, image, mask) for image in images]
+        codes = codes.to(self.device)
+        template = self.model.template_features(codes)
         if self.model.has_covariate_velocity:
             to_mean, from_mean = (
-                resize_displacement(x, mask.shape[2:])
-                for x in self.model.covariate_transform(code[None].to(self.device))
+                resize_displacement(x, mask.shape[2:]) for x in self.model.covariate_transform(codes)
             )
         else:
-            from_mean, to_mean = self._displacements(self.mean_template, template, torch.ones_like(mask))
+            from_mean, to_mean = self._displacements(mean, template, torch.ones_like(mask))
+        moves = moves.to(self.device).view(-1, *[1] * (from_mean.ndim - 1))  # others are at the mean already
         maps = [self._displacements(template, image, mask) for image in images]
-        return [(compose(forward, from_mean), compose(to_mean, inverse)) for forward, inverse in maps]
+        return [
+            (
+                torch.where(moves, compose(forward, from_mean), forward),
+                torch.where(moves, compose(to_mean, inverse), inverse),
+            )
+            for forward, inverse in maps
+        ]
