@@ -10,8 +10,18 @@ from scipy.linalg import expm
 from scipy.ndimage import gaussian_filter
 from smooth import smooth_field
 
-from atlasmith.core.grid import Grid
-from atlasmith.core.world import displacement_to_field, resample, transform_points
+from atlasmith.core import sampling
+from atlasmith.core.grid import Array, DisplacementField, Grid, Step
+from atlasmith.core.sampling import sample_labels
+from atlasmith.core.world import (
+    displacement_to_field,
+    resample,
+    resample_labels,
+    resampling_coordinates,
+    transform_points,
+    transform_points_each,
+    world_points,
+)
 from atlasmith.io.transforms import from_sitk, to_sitk, write_composite
 
 AFFINES = {
@@ -72,3 +82,66 @@ def test_steps_apply_from_first_to_last() -> None:
     point = torch.tensor([[1.0, 1.0, 1.0]])
     assert transform_points([scale, shift], point)[0, 0] == 3
     assert transform_points([shift, scale], point)[0, 0] == 4
+
+
+def steps_of(grid: Grid, seed: int) -> tuple[Array, DisplacementField, Array]:
+    """A random affine, a field on `grid`, and another affine."""
+    random = np.random.default_rng(seed)
+    first, last = np.eye(4), np.eye(4)
+    for matrix in (first, last):
+        matrix[:3] += 0.05 * random.normal(size=(3, 4))
+    return first, displacement_to_field(smooth_field(grid.tensor_shape, 1.5, seed)[0], grid), last
+
+
+@pytest.mark.parametrize("shape", [(9, 8, 7), (9, 8, 1)], ids=["3-D", "2-D"])
+def test_transforms_of_the_same_points_are_those_of_each_alone(
+    shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where some begin with a field on the grid of another, and others with an affine."""
+    grid, other = Grid(shape, AFFINES["oblique"]), Grid(shape, AFFINES["LPS anisotropic"])
+    points = world_points(grid)
+    (a, field, b), (c, similar, _), (_, elsewhere, _) = (
+        steps_of(own, seed) for seed, own in enumerate((grid, grid, other))
+    )
+    transforms: list[list[Step]] = [
+        [field, b],
+        [a, similar],
+        [similar, c],
+        [elsewhere],
+        [],
+        [a],
+        [field, similar],
+    ]
+    expected = [transform_points(steps, points) for steps in transforms]
+    monkeypatch.setattr(sampling, "CPU_POINTS", 50)
+    for parts, whole in zip(transform_points_each(transforms, points), expected, strict=True):
+        pieces = list(parts)
+        assert [len(piece) for piece in pieces[:-1]] == [50] * (len(points) // 50)
+        torch.testing.assert_close(torch.cat(pieces), whole, rtol=0, atol=1e-12)
+    separately = [points]
+    for steps in ([a], [similar]):
+        separately.append(transform_points(steps, separately[-1]))
+    torch.testing.assert_close(expected[1], separately[-1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(9, 8, 7), (9, 8, 1)], ids=["3-D", "2-D"])
+def test_resampling_in_parts(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    moving, fixed = Grid(shape, AFFINES["RAS"]), Grid(shape, AFFINES["LAS"])
+    back = np.diag([1.0, 1, 1, 1])
+    back[0, 3] = 7.6
+    steps, random = [*steps_of(fixed, 4), back], np.random.default_rng(5)
+    images = torch.from_numpy(random.normal(size=(1, 2, *moving.tensor_shape))).float()
+    labels = random.integers(0, 4, shape)
+    whole = resample(images, moving, steps, fixed), resample_labels(labels, moving, steps, fixed)
+    points = resampling_coordinates(moving, steps, fixed)
+    assert torch.equal(whole[1], sample_labels(torch.from_numpy(moving.squeeze(labels)), points))
+    assert whole[0].shape == (1, 2, *fixed.tensor_shape) and whole[1].any()
+    monkeypatch.setattr(sampling, "CPU_POINTS", 50)
+    torch.testing.assert_close(resample(images, moving, steps, fixed), whole[0])
+    assert torch.equal(resample_labels(labels, moving, steps, fixed), whole[1])
+
+
+def test_no_points() -> None:
+    grid = Grid((5, 6, 7), np.eye(4))
+    first, field, last = steps_of(grid, 6)
+    assert transform_points([first, field, last], torch.zeros(0, 3)).shape == (0, 3)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 from scipy.linalg import expm
 from scipy.ndimage import gaussian_filter, map_coordinates
 
@@ -233,7 +234,7 @@ class TestExtent:
 
         full = propagated(target)
         extent = likely_extent(labels, to_template, from_template, target, margin)
-        box = bounding_box(full.any(axis=0), target, margin)
+        box = bounding_box(torch.from_numpy(full.any(axis=0)), target, margin)
         if box is None:
             assert extent is None or not propagated(target.cropped(extent)).any()
             return
@@ -241,7 +242,7 @@ class TestExtent:
         part = target.cropped(extent)
         found = propagated(part)
         np.testing.assert_array_equal(found, full[:, *extent])
-        within = bounding_box(found.any(axis=0), part, margin)
+        within = bounding_box(torch.from_numpy(found.any(axis=0)), part, margin)
         assert within is not None
         assert part.cropped(within).same_as(target.cropped(box))
         np.testing.assert_array_equal(found[:, *within], full[:, *box])

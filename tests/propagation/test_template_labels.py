@@ -1,6 +1,7 @@
 """Labels of the template, and their propagation to a subject."""
 
 import numpy as np
+import pytest
 import torch
 
 from atlasmith.config import Config
@@ -10,6 +11,7 @@ from atlasmith.io.images import read_grid, read_image, read_labels
 from atlasmith.io.tables import read_cohort, read_tsv
 from atlasmith.io.transforms import read_composite
 from atlasmith.propagation import label_template, propagate_from_template
+from atlasmith.propagation.template_labels import _vote
 
 
 def test_probabilities_are_fractions_of_the_atlases_and_the_most_frequent_label_wins(
@@ -46,3 +48,18 @@ def test_the_labels_of_the_template_overlap_those_of_a_target(toy_registered: Co
     for value in (4, 1000):
         both = ((found.data == value) & (truth.data == value)).sum()
         assert 2 * both / ((found.data == value).sum() + (truth.data == value).sum()) > 0.85, value
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4), (6, 5, 1)], ids=["3-D", "2-D"])
+def test_votes_are_counted_as_by_one_hot_maps(shape: tuple[int, int, int]) -> None:
+    """With ties, atlases without a vote, and a label that none has."""
+    random = np.random.default_rng(3)
+    indices = random.choice([0, 1, 2, 4], (5, *shape)).astype(np.int16)
+    votes = random.integers(5, 8, shape).astype(np.int32)
+    counts = np.stack([(indices == index).sum(0) for index in range(1, 5)], axis=-1)
+    background = votes - counts.sum(-1)
+    expected = np.where(counts.max(-1) > background, counts.argmax(-1) + 1, 0)
+    probabilities, labels = _vote(torch.from_numpy(indices), torch.from_numpy(votes), 4)
+    np.testing.assert_array_equal(labels.numpy(), expected)
+    np.testing.assert_allclose(probabilities, counts / votes[..., None], rtol=1e-6)
+    assert probabilities.dtype == np.float32 and set(expected.ravel()) == {0, 1, 2, 4}

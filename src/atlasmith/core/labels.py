@@ -1,15 +1,12 @@
-"""Label maps: bounding boxes, indices of labels, and the overlap of two maps."""
+"""Label maps: indices of labels, and the overlap of two maps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import find_objects
 
 from atlasmith.core.grid import Array
-
-MAX_SPAN = 2**22  # from the smallest to the largest label, up to which a table ranks them faster than sorting
 
 
 @dataclass(frozen=True)
@@ -25,31 +22,6 @@ class Counts:
     both: Array
     truth: Array
     predicted: Array
-
-
-def bounding_boxes(labels: Array) -> list[tuple[int, tuple[slice, ...]]]:
-    """Find each label of some maps, in rising order, and its bounding box.
-
-    Args:
-        labels: Label maps (N, *shape).
-
-    Returns:
-        For each label its value and the slices of (N, *shape) that contain it.
-    """
-    values, position = _rank(labels)
-    return list(zip(values.tolist(), find_objects(position), strict=True))
-
-
-def _rank(labels: Array) -> tuple[Array, Array]:
-    """Return the distinct labels, sorted, and 1 + the position of each voxel's label among them."""
-    low, span = int(labels.min()), int(np.ptp(labels)) + 1
-    if span > MAX_SPAN:
-        values, position = np.unique(labels, return_inverse=True)
-        return values, position.reshape(labels.shape) + 1
-    offset = labels - low
-    present = np.zeros(span, dtype=bool)
-    present[offset] = True
-    return np.flatnonzero(present) + low, present.cumsum(dtype=np.int32)[offset]
 
 
 def label_index(data: Array, labels: Array) -> Array:

@@ -1,8 +1,10 @@
-"""The memory of the machine, within the limits of the job."""
+"""The memory and the GPUs of the machine, within the limits of the job."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+from functools import cache
 from pathlib import Path
 
 MEMINFO, OWN_GROUP, CGROUP = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
@@ -30,6 +32,25 @@ def free_memory() -> int | None:
             page_cache = int(usage["active_file"]) + int(usage["inactive_file"])  # is freed on demand
             known.append(int(limit.read_text()) - int((group / "memory.current").read_text()) + page_cache)
     return min(known, default=None)
+
+
+@cache
+def count_gpus() -> int:
+    """Count the NVIDIA GPUs that this process may use, without starting CUDA, which takes seconds.
+
+    Returns:
+        Their number; 0 where `nvidia-smi` is missing or finds none.
+    """
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    count = sum(line.startswith("GPU ") for line in listed.splitlines())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return count
+    chosen = [name for name in visible.split(",") if name.strip() not in ("", "-1")]
+    return min(count, len(chosen))
 
 
 def _control_groups() -> list[Path]:

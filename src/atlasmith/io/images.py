@@ -101,8 +101,15 @@ def read_image(path: str | Path) -> Image:
         float32 voxels, scaled as the header says.
     """
     image = nib.as_closest_canonical(_to_three_axes(load_nifti(path)))
-    data = np.ascontiguousarray(image.dataobj, dtype=np.float32)
+    data = _contiguous(np.asarray(image.dataobj, dtype=np.float32))
     return Image(data, Grid(data.shape[:3], image.affine))
+
+
+def _contiguous(data: Array) -> Array:
+    """Copy voxels into C order; volumes of a stack (X, Y, Z, N) lie one after the other, as in the file."""
+    if data.ndim == 3:
+        return np.ascontiguousarray(data)
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(data, -1, 0)), 0, -1)
 
 
 def read_antialiased(path: str | Path, spacing: float) -> Image:
@@ -127,7 +134,7 @@ def read_labels(path: str | Path) -> Image:
     file = load_nifti(path)
     integers = type(file)(_integers(path, file), file.affine)
     image = nib.as_closest_canonical(_to_three_axes(integers))
-    data = np.ascontiguousarray(image.dataobj)
+    data = _contiguous(np.asarray(image.dataobj))
     return Image(data, Grid(data.shape[:3], image.affine))
 
 

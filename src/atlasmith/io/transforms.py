@@ -155,12 +155,10 @@ def read_composite(path: str | Path) -> list[Step]:
                 affine = np.eye(4)
                 affine[:3, :3] = fixed[9:18].reshape(3, 3) * fixed[6:9]
                 affine[:3, 3] = fixed[3:6]
-                vectors = np.transpose(parameters.reshape(*size[::-1], 3), (2, 1, 0, 3)) * np.diag(LPS)[:3]
-                steps.append(
-                    DisplacementField(
-                        Grid((size[0], size[1], size[2]), LPS @ affine), vectors.astype(np.float32)
-                    )
-                )
+                vectors = np.transpose(parameters.reshape(*size[::-1], 3), (2, 1, 0, 3))
+                vectors = np.ascontiguousarray(vectors, dtype=np.float32)  # which is sampled much faster
+                vectors *= np.diag(LPS)[:3].astype(np.float32)
+                steps.append(DisplacementField(Grid((size[0], size[1], size[2]), LPS @ affine), vectors))
             elif kind.startswith(("AffineTransform", "MatrixOffsetTransformBase")):
                 lps = np.eye(4)
                 lps[:3, :3] = parameters[:9].reshape(3, 3)

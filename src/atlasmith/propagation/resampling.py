@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool3d
+from torch.nn.functional import pad
 
+from atlasmith.core import boxes
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, Grid, Step
 from atlasmith.core.sampling import LabelSampler, sample
 from atlasmith.core.world import (
+    CPU,
+    apply_affine,
     arrange,
     inside,
     to_voxels,
@@ -23,8 +27,10 @@ from atlasmith.core.world import (
     world_points,
 )
 from atlasmith.io.images import Image
+from atlasmith.training.device import select_device, to_device
 
 STRIDE = 2  # voxels between the points by which the extent of the labels is first searched
+ROUNDING = 1e-3  # of interpolated masks, at coordinates in single precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +51,7 @@ def propagate(
     transforms: Sequence[Sequence[Step]],
     grid: Grid,
     images: Sequence[Image] | None = None,
+    device: str = "auto",
 ) -> PropagatedLabels:
     """Resample atlases' labels, and their images, onto a target's grid.
 
@@ -56,6 +63,7 @@ def propagate(
             first; each an affine (4, 4) or a `DisplacementField`.
         grid: The target's grid.
         images: Image of each atlas, on any grid of the atlas's world.
+        device: `cpu`, `cuda`, or `auto`.
 
     Returns:
         Labels and images on the grid.
@@ -74,76 +82,97 @@ def propagate(
     if not labels or not all(np.issubdtype(own.data.dtype, np.integer) for own in labels):
         kinds = ", ".join(sorted({str(own.data.dtype) for own in labels}))
         raise AtlasmithError(f"label maps are {kinds or 'missing'}. Give integers, one map for each atlas.")
-    atlases = [Atlas(own, [] if images is None else [images[k]]) for k, own in enumerate(labels)]
-    label_maps, image_maps = [], []
-    steps = [[*own, atlas.to_voxels] for own, atlas in zip(transforms, atlases, strict=True)]
-    for atlas, voxels in zip(atlases, transform_points_each(steps, world_points(grid)), strict=True):
-        label_map, intensities, _ = atlas.sample(voxels, grid)
-        label_maps.append(label_map)
-        image_maps += [*intensities]
-    return PropagatedLabels(np.stack(label_maps), None if images is None else np.stack(image_maps))
+    steps = [[*own, to_labels(atlas)] for own, atlas in zip(transforms, labels, strict=True)]
+    processor = select_device(device)
+    moved = transform_points_each(steps, world_points(grid, processor))
+    found = [
+        sample_atlas(*atlas, grid, processor) for atlas in zip(labels, images or labels, moved, strict=True)
+    ]
+    return PropagatedLabels(
+        torch.stack([own.labels for own in found]).cpu().numpy(),
+        torch.cat([own.images for own in found]).cpu().numpy() if images else None,
+    )
+
+
+def to_labels(labels: Image) -> Array:
+    """Return the affine (4, 4) from an atlas's world to voxels of its labels."""
+    return np.linalg.inv(labels.grid.affine)
 
 
 @dataclass(frozen=True, eq=False)
-class Atlas:
-    """Labels of an atlas and its images, on the labels' grid or on others of the same world."""
+class SampledAtlas:
+    """An atlas on a target's grid.
 
-    labels: Image
-    images: Sequence[Image] = ()
+    Attributes:
+        labels: (X, Y, Z), int32.
+        images: Intensities (I, X, Y, Z) of its I images, zero outside.
+        foreground: (X, Y, Z), where labels have more than half of the interpolated weight.
+    """
 
-    @property
-    def to_voxels(self) -> Array:
-        """The affine (4, 4) from the atlas's world to voxels of its labels."""
-        return np.linalg.inv(self.labels.grid.affine)
-
-    def sample(self, voxels: Tensor, grid: Grid) -> tuple[Array, Array, Array]:
-        """Sample labels and images at the voxels of a target's grid.
-
-        Args:
-            voxels: Voxel coordinates (N, 3) in the atlas's labels, of the target's voxels.
-            grid: The target's grid, of N voxels.
-
-        Returns:
-            Labels (X, Y, Z), int32; intensities (I, X, Y, Z) of the I images, zero outside; and a mask
-            (X, Y, Z) of the voxels where labels have more than half of the interpolated weight.
-        """
-        own = self.labels.grid
-        points = arrange(voxels, own, grid.tensor_shape)
-        label_map = torch.from_numpy(own.squeeze(self.labels.data).astype(np.int32))
-        on_grid = [image for image in self.images if image.grid.same_as(own)]
-        maps = [(label_map != 0).float()]
-        maps += [torch.from_numpy(own.squeeze(image.data)).float() for image in on_grid]
-        occupied, *found = sample(torch.stack(maps)[None], points)[0].numpy()
-        if len(on_grid) < len(self.images):
-            world = voxels @ torch.from_numpy(own.affine[:3, :3].T) + torch.from_numpy(own.affine[:3, 3])
-        sampled, images = iter(found), np.zeros((len(self.images), *grid.shape), np.float32)
-        for index, image in enumerate(self.images):
-            here = image.grid.same_as(own)
-            images[index] = grid.unsqueeze(next(sampled)) if here else intensities_at(image, world, grid)
-        labels = LabelSampler(label_map)(points).numpy()
-        return grid.unsqueeze(labels), images, grid.unsqueeze(occupied > 0.5)
+    labels: Tensor
+    images: Tensor
+    foreground: Tensor
 
 
-def intensities_at(image: Image, points: Tensor, grid: Grid) -> Array:
-    """Sample intensities (X, Y, Z), linearly, where the voxels of `grid` lie at world points (N, 3)."""
-    voxels = to_voxels(points, image.grid, grid.tensor_shape)
-    data = torch.from_numpy(image.grid.squeeze(image.data))[None, None].float()
-    return grid.unsqueeze(sample(data, voxels)[0, 0].numpy())
+def sample_atlas(
+    labels: Image, images: Image, voxels: Iterable[Tensor], grid: Grid, device: torch.device
+) -> SampledAtlas:
+    """Sample an atlas's labels and images at the voxels of a target's grid.
+
+    Args:
+        labels: Label map (X, Y, Z) of the atlas.
+        images: Image (X, Y, Z) of the atlas, or a stack (X, Y, Z, I) of several, on the labels' grid or on
+            another of the same world.
+        voxels: Voxel coordinates in the labels of the target's voxels, in consecutive parts (n, 3), as
+            `transform_points_each` gives them.
+        grid: The target's grid.
+        device: That of the coordinates, on which the atlas is sampled.
+    """
+    own, sampler = labels.grid, LabelSampler(_on_device(labels, device)[0, 0].int())
+    maps, same = _on_device(images, device).float(), images.grid.same_as(own)
+    to_images = torch.from_numpy(np.linalg.inv(images.grid.affine) @ own.affine).to(device)
+    found = []
+    for part in voxels:
+        points = arrange(part, own)
+        label_map, foreground = sampler.with_foreground(points)
+        if not same:
+            points = arrange(apply_affine(to_images, part), images.grid)
+        found.append((label_map.flatten(), sample(maps, points)[0].flatten(1), foreground.flatten()))
+    label_map, image_maps, foreground = (torch.cat(parts, dim=-1) for parts in zip(*found, strict=True))
+    return SampledAtlas(
+        label_map.view(grid.shape), image_maps.view(-1, *grid.shape), foreground.view(grid.shape)
+    )
 
 
-def field_of_view_at(image: Grid, points: Tensor, grid: Grid) -> Array:
+def _on_device(image: Image, device: torch.device) -> Tensor:
+    """The voxels of an image, or of a stack of I, as (1, I, *tensor_shape) of their type."""
+    data = image.grid.squeeze(image.data if image.data.ndim == 4 else image.data[..., None])
+    return to_device(torch.from_numpy(data), device).movedim(-1, 0)[None]
+
+
+def intensities_at(images: Image, points: Tensor, grid: Grid) -> Tensor:
+    """Sample a stack of I images, linearly, where the voxels of `grid` lie at world points (N, 3).
+
+    Returns:
+        (I, X, Y, Z), zero outside.
+    """
+    maps = _on_device(images, points.device).float()
+    return sample(maps, to_voxels(points, images.grid)).view(-1, *grid.shape)
+
+
+def field_of_view_at(image: Grid, points: Tensor, grid: Grid) -> Tensor:
     """Tell (X, Y, Z) which voxels of `grid`, at world points (N, 3), lie within an image on grid `image`."""
-    voxels = to_voxels(points, image, grid.tensor_shape)
-    return grid.unsqueeze(inside(voxels.movedim(1, -1), image.tensor_shape)[0].numpy())
+    return inside(to_voxels(points, image).movedim(1, -1), image.tensor_shape).view(grid.shape)
 
 
-def _dilated_labels(labels: Image, radius: float) -> Image:
-    """A mask of the voxels within `radius` mm of a label, along each axis."""
-    occupied = torch.from_numpy(labels.data != 0).float()[None, None]
-    for axis, (size, n) in enumerate(zip(labels.grid.spacing, labels.grid.shape, strict=True)):
-        steps = [math.ceil(radius / size) if other == axis and n > 1 else 0 for other in range(3)]
-        occupied = max_pool3d(occupied, [2 * step + 1 for step in steps], 1, steps)
-    return Image(occupied[0, 0].numpy(), labels.grid)
+def _near_labels(labels: Image, radius: float, device: torch.device) -> Tensor:
+    """A mask (*tensor_shape) of the voxels within `radius` mm of a label, along each axis."""
+    near = _on_device(labels, device)[0, 0] != 0
+    for axis, (n, size) in enumerate(zip(near.shape, labels.grid.tensor_spacing, strict=True)):
+        steps = math.ceil(radius / size)
+        padded = pad(near, [0, 0] * (near.ndim - axis - 1) + [steps] * 2)
+        near = functools.reduce(torch.logical_or, (padded.narrow(axis, k, n) for k in range(2 * steps + 1)))
+    return near
 
 
 def likely_extent(
@@ -152,6 +181,7 @@ def likely_extent(
     from_template: Sequence[Sequence[Step]],
     grid: Grid,
     margin: float,
+    device: torch.device = CPU,
 ) -> list[slice] | None:
     """Find a box of the target's grid that surely holds all labels and a margin, by every second voxel.
 
@@ -161,16 +191,19 @@ def likely_extent(
         from_template: For each atlas the steps from the template's world to the atlas's.
         grid: The target's grid.
         margin: mm around the labels.
+        device: Where to compute.
 
     Returns:
         Slices of the grid's axes; None where no label reaches it.
     """
     coarse = grid.strided(STRIDE)
-    points, reached = transform_points(to_template, world_points(coarse)), np.zeros(coarse.shape, dtype=bool)
-    for own, moved in zip(labels, transform_points_each(from_template, points), strict=True):
-        dilated = _dilated_labels(own, STRIDE * max(grid.spacing))
-        reached |= intensities_at(dilated, moved, coarse) > 0
-    box = bounding_box(reached, coarse, 0)
+    points = transform_points(to_template, world_points(coarse, device)).float()
+    reached = torch.zeros(len(points), dtype=torch.bool, device=device)
+    for own, parts in zip(labels, transform_points_each(from_template, points), strict=True):
+        near = _near_labels(own, STRIDE * max(grid.spacing), device).float()[None, None]
+        weights = torch.cat([sample(near, to_voxels(part, own.grid)).flatten() for part in parts])
+        reached |= weights > ROUNDING
+    box = boxes.bounding_box(reached.view(coarse.shape))
     if box is None:
         return None
     pads = [math.ceil(margin / size) + STRIDE for size in grid.spacing]
@@ -180,13 +213,11 @@ def likely_extent(
     ]
 
 
-def bounding_box(occupied: Array, grid: Grid, margin: float) -> list[slice] | None:
+def bounding_box(occupied: Tensor, grid: Grid, margin: float) -> list[slice] | None:
     """Find the bounding box of a mask (X, Y, Z) on `grid` with `margin` mm around; None for an empty one."""
-    box = []
-    for axis in range(3):
-        index = np.flatnonzero(occupied.any(axis=tuple(other for other in range(3) if other != axis)))
-        if index.size == 0:
-            return None
-        pad = int(np.ceil(margin / grid.spacing[axis]))
-        box.append(slice(max(0, int(index[0]) - pad), min(grid.shape[axis], int(index[-1]) + 1 + pad)))
-    return box
+    box = boxes.bounding_box(occupied)
+    pads = [math.ceil(margin / size) for size in grid.spacing]
+    return box and [
+        slice(max(0, s.start - pad), min(n, s.stop + pad))
+        for s, pad, n in zip(box, pads, grid.shape, strict=True)
+    ]

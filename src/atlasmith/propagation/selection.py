@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from atlasmith.config import Config
 from atlasmith.core.grid import Array
 from atlasmith.io.channels import present_channels, read_channels
 from atlasmith.io.exclusion import valid_voxels
 from atlasmith.io.images import read_labels
-from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject
 from atlasmith.io.transforms import read_composite
 from atlasmith.propagation.resampling import bounding_box
+from atlasmith.training.device import select_device
 
 
 def select_atlases(config: Config, subject: Subject, atlases: Sequence[Subject]) -> Sequence[Subject]:
@@ -35,23 +37,22 @@ def select_atlases(config: Config, subject: Subject, atlases: Sequence[Subject])
     layout, count = config.layout, config.fusion.atlas_selection
     if count is None or count >= len(atlases):
         return atlases
-    labels = read_labels(layout.template_labels)
-    box = tuple(bounding_box(labels.data != 0, labels.grid, config.fusion.margin) or [slice(None)] * 3)
+    labels, device = read_labels(layout.template_labels), select_device(config.device)
+    grid = labels.grid
+    box = bounding_box(torch.from_numpy(labels.data != 0).to(device), grid, config.fusion.margin)
+    where = tuple(box or [slice(None)] * 3)
 
-    def valid(scan: Subject) -> Array:
-        if scan.exclude is None:
-            return np.ones(labels.grid.shape, dtype=bool)[box]
-        return valid_voxels(layout, scan, read_composite(layout.forward(scan.id)), labels.grid)[box]
+    def warped(scan: Subject) -> Tensor:
+        return torch.from_numpy(read_channels(layout, scan, layout.warped).data[:, *where]).to(device)
 
-    own, own_valid = _warped(layout, subject, box), valid(subject)
-    in_subject = present_channels(layout, subject)
-    correlations = np.full((len(atlases), len(own)), np.nan)
-    for index, atlas in enumerate(atlases):
-        theirs, in_atlas = _warped(layout, atlas, box), present_channels(layout, atlas)
-        both_valid = own_valid & valid(atlas)
-        for channel in np.flatnonzero(np.logical_and(in_subject, in_atlas)):
-            pair = (_standardized(data[channel][both_valid]) for data in (theirs, own))
-            correlations[index, channel] = float(np.dot(*pair))
+    def valid(scan: Subject) -> Tensor:
+        forward = read_composite(layout.forward(scan.id)) if scan.exclude is not None else []
+        return torch.from_numpy(valid_voxels(layout, scan, forward, grid)[where]).to(device)
+
+    own, own_valid, in_subject = warped(subject), valid(subject), present_channels(layout, subject)
+    found = torch.stack([_correlation(own, warped(atlas), own_valid & valid(atlas)) for atlas in atlases])
+    known = [np.logical_and(in_subject, present_channels(layout, atlas)) for atlas in atlases]
+    correlations = np.where(known, found.cpu().numpy(), np.nan)
     selected = sorted(np.argsort(_mean_of_channels(correlations))[-count:].tolist())
     return [atlases[index] for index in selected]
 
@@ -70,12 +71,14 @@ def _mean_of_channels(correlations: Array) -> Array:
     return np.where(known[:, shared], correlations[:, shared], usual).mean(axis=1)
 
 
-def _warped(layout: Layout, subject: Subject, box: tuple[slice, ...]) -> Array:
-    """The channels (C, *box) of a subject in template space."""
-    return read_channels(layout, subject, layout.warped).data[:, *box]
+def _correlation(one: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+    """The correlation (C,) of images (C, X, Y, Z) in a mask (X, Y, Z); 0 where one is constant."""
 
+    def standardized(image: Tensor) -> Tensor:
+        image = image.double().flatten(1) * mask.flatten()
+        mean = image.sum(1, keepdim=True) / mask.sum().clamp(min=1)
+        centered = (image - mean) * mask.flatten()
+        norm = centered.norm(dim=1, keepdim=True)
+        return centered / norm.clamp(min=torch.finfo(norm.dtype).tiny)
 
-def _standardized(values: Array) -> Array:
-    """Intensities (N,) less their mean, of length 1."""
-    centered: Array = values - values.mean()
-    return centered / max(float(np.linalg.norm(centered)), np.finfo(np.float32).tiny)
+    return (standardized(one) * standardized(other)).sum(1)

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from atlasmith.config import Config
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.fields import exponentiate, resize_displacement
-from atlasmith.core.grid import Array, DisplacementField, Grid, Step
+from atlasmith.core.grid import DisplacementField, Grid, Step
 from atlasmith.core.sampling import MASK_THRESHOLD, half_shape
 from atlasmith.core.world import displacement_to_field, transform_points, transform_points_each, world_points
 from atlasmith.io.channels import ATLASES_OF_CHANNELS, EXCLUDES_REGIONS, present_channels, read_channels
@@ -28,17 +29,19 @@ from atlasmith.io.tables import Subject, atlases_for, read_cohort
 from atlasmith.io.transforms import read_composite
 from atlasmith.propagation.resampling import (
     STRIDE,
-    Atlas,
     bounding_box,
     field_of_view_at,
     intensities_at,
     likely_extent,
+    sample_atlas,
+    to_labels,
 )
 from atlasmith.propagation.selection import select_atlases
+from atlasmith.training.device import select_device
 from atlasmith.training.instance_optimization import instance_objective, optimize
 
 
-def propagate_subject(config: Config, subject_id: str, compression: int = 1) -> None:
+def propagate_subject(config: Config, subject_id: str, write_images: bool = True) -> dict[Path, Tensor]:
     """Write the labels and preprocessed intensities of the atlases in a subject's space, as 4-D stacks.
 
     These are all atlases of other participants, or the most similar ones where `fusion.atlas_selection` gives
@@ -50,13 +53,16 @@ def propagate_subject(config: Config, subject_id: str, compression: int = 1) -> 
     Args:
         config: The run's config.
         subject_id: Participant id without `sub-`.
-        compression: Level of gzip of the intensities, which are large and soon removed; 0: none.
+        write_images: False to write the labels alone.
+
+    Returns:
+        The stacks (N, *shape) on the run's device, by the files that are for them.
 
     Raises:
         AtlasmithError: When the registration has failed so that no label reaches the subject's field of view,
             or there is no atlas for it.
     """
-    layout = config.layout
+    layout, device = config.layout, select_device(config.device)
     subject = next(s for s in read_cohort(layout.cohort) if s.id == subject_id)
     usable = read_cohort(layout.cohort, passed="propagate")
     atlases = select_atlases(config, subject, atlases_for(subject, usable))
@@ -70,27 +76,29 @@ def propagate_subject(config: Config, subject_id: str, compression: int = 1) -> 
     from_template = [read_composite(layout.forward(atlas.id)) for atlas in atlases]
     labels = [_read_labels(atlas) for atlas in atlases]
 
-    extent = likely_extent(labels, to_template, from_template, grid, config.fusion.margin)
-    grid = grid.cropped(extent or _unlabelled_part(layout, subject_id, to_template, grid))
-    points = transform_points(to_template, world_points(grid))
-    label_maps, image_maps, reached = [], [], np.zeros(grid.shape, dtype=bool)
-    steps = [
-        [*forward, np.linalg.inv(own.grid.affine)] for forward, own in zip(from_template, labels, strict=True)
-    ]
+    extent = likely_extent(labels, to_template, from_template, grid, config.fusion.margin, device)
+    grid = grid.cropped(extent or _unlabelled_part(layout, subject_id, to_template, grid, device))
+    points = transform_points(to_template, world_points(grid, device))
+    label_maps, image_maps, reached = [], [], torch.zeros(grid.shape, dtype=torch.bool, device=device)
+    steps = [[*forward, to_labels(own)] for forward, own in zip(from_template, labels, strict=True)]
     for atlas, own, voxels in zip(atlases, labels, transform_points_each(steps, points), strict=True):
-        found = Atlas(own, _read_images(config, subject, atlas, grid)).sample(voxels, grid)
-        label_maps.append(found[0])
-        image_maps.append(found[1])
-        reached |= found[2]
+        found = sample_atlas(own, _read_images(config, subject, atlas, grid), voxels, grid, device)
+        label_maps.append(found.labels)
+        image_maps.append(found.images)
+        reached |= found.foreground
     box = bounding_box(reached, grid, config.fusion.margin)
-    box = box or _unlabelled_part(layout, subject_id, to_template, grid)
+    box = box or _unlabelled_part(layout, subject_id, to_template, grid, device)
     grid = grid.cropped(box)
     label_maps, image_maps = [data[*box] for data in label_maps], [data[:, *box] for data in image_maps]
     if config.register_.instance_optimization.pairwise_steps:
         maps = [[*to_template, *steps] for steps in from_template]
         label_maps, image_maps = _optimize_pairs(config, subject, atlases, labels, maps, grid, image_maps)
-    _write(config, subject, label_maps, image_maps, grid, compression)
-    _describe(config, subject, atlases, grid, inverse(subject_id))
+    stacks = _stacks(config, subject, label_maps, image_maps)
+    written = [*stacks] if write_images else [layout.propagated_labels(subject_id)]
+    for path in written:
+        _write(path, stacks[path], grid)
+    _describe(config, subject, atlases, grid, inverse(subject_id), written)
+    return {path: stack.view(-1, *grid.tensor_shape) for path, stack in stacks.items()}
 
 
 def _channels(layout: Layout, subject: Subject) -> list[int]:
@@ -98,30 +106,42 @@ def _channels(layout: Layout, subject: Subject) -> list[int]:
     return [index for index, present in enumerate(present_channels(layout, subject)) if present]
 
 
-def _write(
-    config: Config,
-    subject: Subject,
-    labels: Sequence[Array],
-    images: Sequence[Array],
-    grid: Grid,
-    compression: int,
-) -> None:
-    """Write the stacks of labels (X, Y, Z) and images (I, X, Y, Z), of `_read_images`, of each atlas."""
+def _stacks(
+    config: Config, subject: Subject, labels: Sequence[Tensor], images: Sequence[Tensor]
+) -> dict[Path, Tensor]:
+    """The stacks (N, X, Y, Z) of the maps of each atlas, by file.
+
+    labels: (X, Y, Z). images: (I, X, Y, Z), of `_read_images`.
+    """
     layout = config.layout
-    write_image(layout.propagated_labels(subject.id), np.stack(labels, axis=-1), grid)
+    stacks = {layout.propagated_labels(subject.id): torch.stack([*labels]).int()}
     for index, channel in enumerate(_channels(layout, subject)):
         path = layout.propagated_images(subject.id, layout.channels[channel])
-        stack = np.stack([image[index] for image in images], axis=-1)
-        write_image(path, stack, grid, compression=compression)
+        stacks[path] = torch.stack([image[index] for image in images])
     if config.cohort.exclude is not None:
-        valid = np.stack([image[-1] <= 1 - MASK_THRESHOLD for image in images], axis=-1)
-        write_image(layout.propagated_valid(subject.id), valid.astype(np.uint8), grid)
+        valid = torch.stack([image[-1] <= 1 - MASK_THRESHOLD for image in images])
+        stacks[layout.propagated_valid(subject.id)] = valid
+    return stacks
+
+
+def _write(path: Path, stack: Tensor, grid: Grid) -> None:
+    """Write a stack (N, X, Y, Z); intensities, which are large and soon removed, with little compression."""
+    level = 1 if stack.is_floating_point() else 4
+    if stack.dtype == torch.bool:
+        stack = stack.byte()
+    data = stack.permute(0, 3, 2, 1).contiguous()  # in memory in the order of a NIfTI file
+    write_image(path, data.cpu().numpy().T, grid, compression=level)
 
 
 def _describe(
-    config: Config, subject: Subject, atlases: Sequence[Subject], grid: Grid, to_template: Path
+    config: Config,
+    subject: Subject,
+    atlases: Sequence[Subject],
+    grid: Grid,
+    to_template: Path,
+    written: Sequence[Path],
 ) -> None:
-    """Write the sidecars of the propagated labels and images."""
+    """Write the sidecars of the propagated labels and images, of those that were written."""
     layout = config.layout
     transforms = [to_template, *(layout.forward(atlas.id) for atlas in atlases)]
     owners = {
@@ -147,6 +167,8 @@ def _describe(
         **facts,
     )
     for channel, found in owners.items():
+        if layout.propagated_images(subject.id, channel) not in written:
+            continue
         images = [layout.preprocessed(atlas.id, channel) for atlas in found]
         write_sidecar(
             layout,
@@ -156,7 +178,7 @@ def _describe(
             skull_stripped=is_skull_stripped(images),
             **facts,
         )
-    if config.cohort.exclude is not None:
+    if layout.propagated_valid(subject.id) in written:
         write_sidecar(
             layout,
             layout.propagated_valid(subject.id),
@@ -167,14 +189,17 @@ def _describe(
         )
 
 
-def _unlabelled_part(layout: Layout, subject_id: str, to_template: Sequence[Step], grid: Grid) -> list[slice]:
+def _unlabelled_part(
+    layout: Layout, subject_id: str, to_template: Sequence[Step], grid: Grid, device: torch.device
+) -> list[slice]:
     """Choose the part of a subject's grid that is segmented, as background, where no label reaches it.
 
     Raises:
         AtlasmithError: If its field of view lies outside the template's: the registration has failed.
     """
     coarse, template = grid.strided(STRIDE), Grid.from_dict(read_json(layout.grid))
-    points, look = transform_points(to_template, world_points(coarse)), f"Look at {layout.warped(subject_id)}"
+    points = transform_points(to_template, world_points(coarse, device))
+    look = f"Look at {layout.warped(subject_id)}"
     if not field_of_view_at(template, points, coarse).any():
         raise AtlasmithError(
             f"sub-{subject_id}: no atlas label lands in its field of view: its registration has failed. "
@@ -193,17 +218,18 @@ def _read_labels(atlas: Subject) -> Image:
     return read_labels(atlas.labels)
 
 
-def _read_images(config: Config, subject: Subject, atlas: Subject, grid: Grid) -> list[Image]:
-    """An atlas's channels, of those that the subject has, and its excluded voxels if the config names any."""
+def _read_images(config: Config, subject: Subject, atlas: Subject, grid: Grid) -> Image:
+    """A stack of an atlas's channels, of those that the subject has, and of its excluded voxels if the config
+    names any."""
     layout = config.layout
     found = read_channels(layout, atlas, layout.preprocessed, min(grid.tensor_spacing))
-    images = [found.data[channel] for channel in _channels(layout, subject)]
+    data = found.data[_channels(layout, subject)]
     if config.cohort.exclude is not None:
-        excluded = np.zeros(found.grid.shape, np.float32)
+        excluded = np.zeros((1, *found.grid.shape), np.float32)
         if atlas.exclude is not None:
-            excluded[~read_mask(layout.valid_mask(atlas.id)).data] = 1
-        images.append(excluded)
-    return [Image(data, found.grid) for data in images]
+            excluded[0, ~read_mask(layout.valid_mask(atlas.id)).data] = 1
+        data = np.concatenate([data, excluded])
+    return Image(np.moveaxis(data, 0, -1), found.grid)
 
 
 def _optimize_pairs(
@@ -213,25 +239,24 @@ def _optimize_pairs(
     labels: Sequence[Image],
     maps: Sequence[Sequence[Step]],
     grid: Grid,
-    images: Sequence[Array],
-) -> tuple[list[Array], list[Array]]:
+    images: Sequence[Tensor],
+) -> tuple[list[Tensor], list[Tensor]]:
     """Improve each map from subject to atlas by instance optimization of the pair, and resample once more.
 
     maps: from the subject's world to each atlas's. images: (I, X, Y, Z) of each atlas, resampled by these.
     """
-    points = world_points(grid)
-    own = np.stack([intensities_at(i, points, grid) for i in _read_images(config, subject, subject, grid)])
+    device = images[0].device
+    points = world_points(grid, device)
+    own = intensities_at(_read_images(config, subject, subject, grid), points, grid)
     visible = field_of_view_at(read_grid(subject.image), points, grid)
     label_maps, image_maps = [], []
     for atlas, atlas_labels, steps, images_of_atlas in zip(atlases, labels, maps, images, strict=True):
-        own_atlas = Atlas(atlas_labels, _read_images(config, subject, atlas, grid))
-        moved = transform_points(steps, points)
-        mask = visible & field_of_view_at(atlas_labels.grid, moved, grid)
+        mask = visible & field_of_view_at(atlas_labels.grid, transform_points(steps, points), grid)
         between = _pair_displacement(config, subject, atlas, grid, own, images_of_atlas, mask)
-        voxels = transform_points([between, *steps, own_atlas.to_voxels], points)
-        label_map, image_map, _ = own_atlas.sample(voxels, grid)
-        label_maps.append(label_map)
-        image_maps.append(image_map)
+        (voxels,) = transform_points_each([[between, *steps, to_labels(atlas_labels)]], points)
+        found = sample_atlas(atlas_labels, _read_images(config, subject, atlas, grid), voxels, grid, device)
+        label_maps.append(found.labels)
+        image_maps.append(found.images)
     return label_maps, image_maps
 
 
@@ -240,27 +265,27 @@ def _pair_displacement(
     subject: Subject,
     atlas: Subject,
     grid: Grid,
-    fixed: Array,
-    moving: Array,
-    mask: Array,
+    fixed: Tensor,
+    moving: Tensor,
+    mask: Tensor,
 ) -> DisplacementField:
     """Register an atlas to a subject on `grid`, within a mask (X, Y, Z), from the identity.
 
     fixed, moving: (I, X, Y, Z), of `_read_images`.
     """
-    layout, channels = config.layout, _channels(config.layout, subject)
-    shape = 1, len(layout.channels), *grid.tensor_shape
-    image, other, both = torch.zeros(shape), torch.zeros(shape), torch.zeros(shape)
+    layout = config.layout
+    image, other, both = fixed.new_zeros(3, 1, len(layout.channels), *grid.shape)
     if config.cohort.exclude is not None:
-        mask = mask & (np.maximum(fixed[-1], moving[-1]) <= 1 - MASK_THRESHOLD)
+        mask = mask & (torch.maximum(fixed[-1], moving[-1]) <= 1 - MASK_THRESHOLD)
     in_atlas = present_channels(layout, atlas)
-    for index, channel in enumerate(channels):
+    for index, channel in enumerate(_channels(layout, subject)):
         if in_atlas[channel]:
             for maps, data in ((image, fixed[index]), (other, moving[index]), (both, mask)):
-                maps[0, channel] = torch.from_numpy(grid.squeeze(data))
+                maps[0, channel] = data
+    image, other, both = (maps.view(1, -1, *grid.tensor_shape) for maps in (image, other, both))
     objective = instance_objective(image, other, both, grid, **config.objective)
     settings = config.register_.instance_optimization
-    start = torch.zeros(1, grid.ndim, *half_shape(grid.tensor_shape))
+    start = fixed.new_zeros(1, grid.ndim, *half_shape(grid.tensor_shape))
     velocity = optimize(objective, start, settings.pairwise_steps, settings.learning_rate)
     displacement = exponentiate(velocity, config.template.integration_steps)
     return displacement_to_field(resize_displacement(displacement, grid.tensor_shape)[0], grid)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from atlasmith.config import Config
-from atlasmith.core.labels import label_index
+from atlasmith.core.boxes import bounding_boxes
+from atlasmith.core.grid import Array, Grid
 from atlasmith.core.world import resample_labels
 from atlasmith.io.exclusion import valid_voxels
 from atlasmith.io.images import Image, read_grid, read_labels, write_image
@@ -16,6 +19,7 @@ from atlasmith.io.layout import Layout
 from atlasmith.io.sidecars import write_sidecar
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_tsv
 from atlasmith.io.transforms import read_composite
+from atlasmith.training.device import select_device
 
 
 def label_template(config: Config) -> None:
@@ -31,33 +35,12 @@ def label_template(config: Config) -> None:
     """
     layout = config.layout
     atlases = [s for s in read_cohort(layout.cohort, passed="propagate") if s.role == "atlas"]
-    grid = read_grid(layout.template_image)
-    table = read_tsv(layout.labels)
-    values = np.array([int(row["index"]) for row in table])
-    counts = np.zeros((math.prod(grid.shape), len(values)), dtype=np.float32)
-    valid = {
-        atlas.id: valid_voxels(layout, atlas, read_composite(layout.forward(atlas.id)), grid).ravel()
-        for atlas in atlases
-        if atlas.exclude is not None
-    }
-    votes = len(atlases) - sum((~mask for mask in valid.values()), np.zeros(len(counts), dtype=int))
-    everyone = votes == 0
-    for atlas in atlases:
-        assert atlas.labels is not None  # the cohort's checks require them
-        own, steps = read_labels(atlas.labels), read_composite(layout.forward(atlas.id))
-        _copy_labels(layout, atlas, own)
-        moved = resample_labels(own.data, own.grid, steps, grid)
-        index = label_index(moved.numpy().ravel(), values)
-        if atlas.id in valid:
-            index[~(valid[atlas.id] | everyone)] = 0
-        labelled = np.flatnonzero(index)
-        counts[labelled, index[labelled] - 1] += 1
-    votes[everyone] = len(atlases)
-    background = votes - counts.sum(axis=-1)
-    labels = np.where(counts.max(axis=-1) > background, values[counts.argmax(axis=-1)], 0)
-    counts /= votes[:, None].astype(np.float32)
-    write_image(layout.template_probabilities, counts.reshape(*grid.shape, -1), grid)
-    write_image(layout.template_labels, labels.reshape(grid.shape), grid)
+    grid, table = read_grid(layout.template_image), read_tsv(layout.labels)
+    indices, votes = _registered_labels(config, atlases, grid, [int(row["index"]) for row in table])
+    probabilities, labels = _vote(indices, votes, len(table))
+    values = np.array([0, *(int(row["index"]) for row in table)])
+    write_image(layout.template_probabilities, probabilities, grid)
+    write_image(layout.template_labels, values[labels.cpu().numpy()], grid)
     write_tsv(layout.template_label_table, table, list(table[0]))
     describe = partial(
         write_sidecar,
@@ -75,6 +58,75 @@ def label_template(config: Config) -> None:
         "Fraction of the registered atlases that have a label, one label per volume",
         LabelMap=[row["name"] for row in table],
     )
+
+
+def _registered_labels(
+    config: Config, atlases: Sequence[Subject], grid: Grid, values: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Resample the atlases' labels onto the template's grid.
+
+    Returns:
+        The index of each label (N, X, Y, Z), int16: 1 + its position in `values`, which are sorted, and 0 for
+        the background and where an atlas is excluded. And how many atlases have a vote, (X, Y, Z).
+    """
+    layout, device = config.layout, select_device(config.device)
+    ordered = torch.tensor(values, dtype=torch.int32, device=device)
+    indices = torch.zeros(len(atlases), *grid.shape, dtype=torch.int16, device=device)
+    excluded = []
+    for atlas, index in zip(atlases, indices, strict=True):
+        assert atlas.labels is not None  # the cohort's checks require them
+        own, steps = read_labels(atlas.labels), read_composite(layout.forward(atlas.id))
+        _copy_labels(layout, atlas, own)
+        moved = resample_labels(own.data, own.grid, steps, grid, device).view(grid.shape)
+        position = torch.searchsorted(ordered, moved).clamp(max=len(values) - 1)
+        index.copy_(torch.where(ordered[position] == moved, position + 1, 0))
+        if atlas.exclude is not None:
+            mask = ~torch.from_numpy(valid_voxels(layout, atlas, steps, grid)).to(device)
+            excluded.append((index, mask))
+    votes = torch.full(grid.shape, len(atlases), dtype=torch.int32, device=device)
+    for _, mask in excluded:
+        votes -= mask.int()
+    some = votes > 0
+    for index, mask in excluded:
+        index.masked_fill_(mask & some, 0)
+    return indices, torch.where(some, votes, len(atlases))
+
+
+def _vote(indices: Tensor, votes: Tensor, count: int) -> tuple[Array, Tensor]:
+    """Compute the fraction of votes of each of `count` labels, and the most frequent one.
+
+    A label is counted in its bounding box, so that time and memory hardly depend on the number of labels.
+
+    Args:
+        indices: Of the labels (N, X, Y, Z), see `_registered_labels`.
+        votes: (X, Y, Z).
+        count: Number of labels.
+
+    Returns:
+        Probabilities (X, Y, Z, count), float32, and the index (X, Y, Z) of the most frequent label, the first
+        in a tie, 0 where the background is at least as frequent.
+    """
+    # Zeros that are never written take no memory.
+    probabilities = np.zeros((count, *indices.shape[:0:-1]), dtype=np.float32).T
+    winner, most = torch.zeros_like(votes), votes - (indices != 0).sum(0, dtype=votes.dtype)
+    for index, box in sorted(_extents(indices).items()):
+        found = (indices[:, *box] == index).sum(0, dtype=votes.dtype)
+        probabilities[..., index - 1][box] = (found / votes[box]).cpu().numpy()
+        better = found > most[box]
+        winner[box] = torch.where(better, index, winner[box])
+        most[box] = torch.where(better, found, most[box])
+    return probabilities, winner
+
+
+def _extents(indices: Tensor) -> dict[int, tuple[slice, ...]]:
+    """Find the box (X, Y, Z) of each label but the background in maps (N, X, Y, Z), one map at a time."""
+    extents: dict[int, tuple[slice, ...]] = {}
+    for index_map in indices:
+        for index, box in bounding_boxes(index_map[None]):
+            both = zip(box, extents.get(index, box), strict=True)
+            extents[index] = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in both)
+    extents.pop(0, None)
+    return extents
 
 
 def _copy_labels(layout: Layout, atlas: Subject, labels: Image) -> None:
@@ -100,12 +152,13 @@ def propagate_from_template(config: Config, subject_id: str) -> None:
         config: The run's config.
         subject_id: Participant id without `sub-`.
     """
-    layout = config.layout
+    layout, device = config.layout, select_device(config.device)
     subject = next(s for s in read_cohort(layout.cohort) if s.id == subject_id)
     native, labels = read_grid(subject.image), read_labels(layout.template_labels)
-    moved = resample_labels(labels.data, labels.grid, read_composite(layout.inverse(subject_id)), native)
+    steps = read_composite(layout.inverse(subject_id))
+    moved = resample_labels(labels.data, labels.grid, steps, native, device)
     path = layout.segmentation(subject_id, "template")
-    write_image(path, native.unsqueeze(moved.numpy()), native, like=subject.image)
+    write_image(path, native.unsqueeze(moved.cpu().numpy()), native, like=subject.image)
     write_sidecar(
         layout,
         path,
