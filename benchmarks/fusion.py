@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from peers import ants_image, labels_of
 
 from atlasmith.config import Config, load_config
@@ -52,6 +53,7 @@ from atlasmith.fusion.table import FUSERS
 from atlasmith.io.images import Image, read_grid
 from atlasmith.io.tables import Subject, read_cohort, read_label_values, write_cohort
 from atlasmith.propagation import propagate_subject
+from atlasmith.training.device import select_device
 
 BINS = 15
 ANTS = "ANTs JLF"
@@ -71,7 +73,8 @@ class Figures:
 
 def atlasmith(method: str, fusion: SubjectFusion, native: Grid) -> Array:
     """Fuse by one of our methods."""
-    return native_labels(fusion.probabilities(method), fusion.atlases.grid, native)[0]
+    device = fusion.atlases.labels.device
+    return native_labels(fusion.probabilities(method), fusion.atlases.grid, native, device)[0].cpu().numpy()
 
 
 def ants(fusion: SubjectFusion, native: Grid) -> Array:
@@ -83,12 +86,13 @@ def ants(fusion: SubjectFusion, native: Grid) -> Array:
     def picture(data: Array) -> Any:
         return ants_image(Image(atlases.grid.unsqueeze(data.astype(np.float32)), atlases.grid))
 
-    values, index = np.unique(atlases.labels, return_inverse=True)
-    index = index.reshape(atlases.labels.shape) + 1
+    labels, target, images = (x.cpu().numpy() for x in (atlases.labels, atlases.target[0], atlases.images[0]))
+    values, index = np.unique(labels, return_inverse=True)
+    index = index.reshape(labels.shape) + 1
     found = antspyx.joint_label_fusion(
-        picture(atlases.target),
-        picture(np.ones(atlases.target.shape)),
-        atlas_list=[picture(image) for image in atlases.images],
+        picture(target),
+        picture(np.ones(target.shape)),
+        atlas_list=[picture(image) for image in images],
         label_list=[picture(labels) for labels in index],
         beta=settings.beta,
         rho=settings.alpha,
@@ -96,8 +100,8 @@ def ants(fusion: SubjectFusion, native: Grid) -> Array:
         r_search=settings.search,
     )["segmentation"].numpy()
     fused = values[np.rint(found).astype(int).clip(1, len(values)) - 1][None]
-    weights = np.ones(fused.shape, np.float32)
-    return native_labels(weighted_probabilities(fused, weights), atlases.grid, native)[0]
+    weighted = weighted_probabilities(torch.from_numpy(fused), torch.ones(fused.shape))
+    return native_labels(weighted, atlases.grid, native)[0].numpy()
 
 
 def mean_hd95(grid: Grid, found: Array, truth: Array, values: Array) -> float:
@@ -171,7 +175,8 @@ def score(
     """Add the figures of one target; a method whose package is missing is removed from `methods`."""
     if not config.layout.propagated_images(target.id).exists():
         propagate_subject(config, target.id)
-    atlases, native = read_propagated(config.layout, target), read_grid(target.image)
+    device = select_device(config.device)
+    atlases, native = read_propagated(config.layout, target, device), read_grid(target.image)
     if spacing:
         native = native.resampled(spacing)
     values = np.array(read_label_values(config.layout.labels))
@@ -190,17 +195,18 @@ def score(
         figures.dice[name].append(float(np.nanmean(dice(count_overlap(*pair, len(values))))))
         figures.hd95[name].append(mean_hd95(native, found, truth, values))
 
-    where, manual = ambiguous_voxels(atlases), labels_of(target.labels)
+    where, manual = ambiguous_voxels(atlases).cpu().numpy(), labels_of(target.labels)
     true = resample_labels(manual.data, manual.grid, [], atlases.grid).numpy().ravel()[where]
     if "votenet" in methods:
         labels, reliability = (
-            maps.reshape(len(atlases.labels), -1)[:, where]
+            maps.flatten(1).cpu().numpy()[:, where]
             for maps in (atlases.labels, fusion.prediction(FUSERS["votenet"]).reliability)
         )
         figures.calibration["VoteNet"].append((reliability.ravel(), (labels == true).ravel()))
     if "autocontext" in methods:
         again = SubjectFusion(config, atlases, target.id, predictors)
-        fused, confidence = most_probable_labels(again.probabilities("autocontext"), atlases.target.shape)
+        found = most_probable_labels(again.probabilities("autocontext"), atlases.labels.shape[1:], device)
+        fused, confidence = (maps.cpu().numpy() for maps in found)
         figures.calibration["autocontext"].append((confidence.ravel()[where], fused.ravel()[where] == true))
 
 

@@ -73,7 +73,8 @@ def score_ours(config: Config, subjects: Sequence[Subject], values: Array) -> li
     for subject in subjects:
         propagate_subject(config, subject.id)
         atlases = read_propagated(config.layout, subject)
-        scores.append(bridge_dice(atlases.labels, manual_labels(subject, atlases.grid), values))
+        manual = manual_labels(subject, atlases.grid)
+        scores.append(bridge_dice(atlases.labels.numpy(), manual.numpy(), values))
     return scores
 
 

@@ -2,36 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
 from atlasmith.config import Config, parse_config
-from atlasmith.core.grid import Grid
+from atlasmith.core.grid import Array, Grid
 from atlasmith.core.intensity import normalize
+from atlasmith.fusion.aligned import AlignedAtlases
 from atlasmith.fusion.autocontext.candidates import candidate_probabilities, find_candidates, label_positions
 from atlasmith.fusion.autocontext.features import candidate_features
 from atlasmith.fusion.autocontext.model import CandidateClassifier
-from atlasmith.fusion.fuser import FusionInputs, LabelProbability
-from atlasmith.fusion.propagated import PropagatedAtlases, ambiguous_voxels
+from atlasmith.fusion.fuser import FusionInputs, LabelProbabilities, LabelProbability
+from atlasmith.fusion.probabilities import most_probable_labels, weighted_probabilities
+from atlasmith.fusion.propagated import PropagatedAtlases
 from atlasmith.fusion.table import FUSERS
 from atlasmith.io.files import write_json
 from atlasmith.io.images import write_image
 from atlasmith.io.tables import Subject, write_cohort, write_tsv
 
 
+def tensors(labels: Any, images: Any, target: Any, **masks: Any) -> dict[str, Any]:
+    """Arguments of atlases: arrays (N, *shape), (C, N, *shape), (C, *shape) and masks, made tensors."""
+    maps = {"labels": labels, "images": images, "target": target, **masks}
+    return {k: v if k == "present" else torch.as_tensor(np.asarray(v)) for k, v in maps.items()}
+
+
+def aligned(*arrays: Any, **masks: Any) -> AlignedAtlases:
+    """Atlases of arrays, see `tensors`."""
+    return AlignedAtlases(**tensors(*arrays, **masks))
+
+
+def decided(probabilities: Iterable[LabelProbability], shape: Sequence[int]) -> tuple[Array, Array]:
+    """Labels and confidence of `most_probable_labels`, as arrays."""
+    labels, confidence = most_probable_labels(probabilities, shape)
+    return labels.numpy(), confidence.numpy()
+
+
+def weighted(labels: Array, weights: Any) -> LabelProbabilities:
+    """The `weighted_probabilities` of arrays."""
+    return weighted_probabilities(torch.from_numpy(labels), torch.as_tensor(weights))
+
+
 def untrained(atlases: PropagatedAtlases) -> Iterator[LabelProbability]:
     """What auto-context with an untrained classifier predicts."""
-    candidates = find_candidates(atlases, ambiguous_voxels(atlases))
-    features = torch.from_numpy(candidate_features(atlases, candidates))
-    values = np.unique(atlases.labels)
-    labels = torch.from_numpy(label_positions(candidates.labels, values))
+    candidates = find_candidates(atlases)
+    features, values = candidate_features(atlases, candidates), atlases.labels.unique()
+    labels = label_positions(candidates.labels, values)
     logits = CandidateClassifier(len(values), 8, features.shape[-1])(features, labels)
-    return candidate_probabilities(atlases, candidates, logits.softmax(-1).detach().numpy())
+    return candidate_probabilities(candidates, logits.softmax(-1).detach())
 
 
 def fusion_inputs(
@@ -46,13 +70,15 @@ def fusion_inputs(
     """Inputs of a method for images of one channel, with the reliability in place of VoteNet's prediction."""
     images = np.zeros(labels.shape, np.float32) if images is None else images
     target = images[0] if target is None else target
-    atlases = PropagatedAtlases(labels, images[None], target[None], None)  # type: ignore[arg-type]
+    atlases = PropagatedAtlases(**tensors(labels, images[None], target[None]), grid=None)  # type: ignore[arg-type]
     if correlation is None:
         correlation = np.eye(len(labels), dtype=np.float32)
 
     def prediction() -> object:
         if FUSERS[method].section == "votenet":
-            return SimpleNamespace(reliability=reliability, correlation=correlation)
+            return SimpleNamespace(
+                reliability=torch.as_tensor(reliability), correlation=torch.as_tensor(correlation)
+            )
         return untrained(atlases)
 
     return FusionInputs.of(atlases, FUSERS[method].settings_type(**settings), prediction)
@@ -89,7 +115,7 @@ def random_atlases(
     labels = np.array(values)[labels].astype(np.int32)
     grid = Grid((*shape, 1, 1)[:3], np.eye(4))
     images = images[None].astype(np.float32)
-    return PropagatedAtlases(labels[1:], images[:, 1:], images[:, 0], grid)
+    return PropagatedAtlases(**tensors(labels[1:], images[:, 1:], images[:, 0]), grid=grid)
 
 
 def write_phantom_cohort(folder: Path, atlases: int = 8) -> Config:

@@ -89,8 +89,8 @@ def test_pairs_are_optimized_by_the_channels_that_both_have(tmp_path: Path) -> N
     for each in (config, pairwise):
         propagate_subject(each, "07")
         atlases = read_propagated(layout, subject)
-        squares = np.square(atlases.images[1] - atlases.target[1])
-        residuals.append(np.where(atlases.both_valid, squares, 0)[:, 8:18].mean(axis=(1, 2)))
+        squares = (atlases.images[1] - atlases.target[1]).square()
+        residuals.append((squares * atlases.both_valid)[:, 8:18].mean(dim=(1, 2)))
     misregistered, without_second = [1, 3, 5], 2
     assert (residuals[1][misregistered] < 0.7 * residuals[0][misregistered]).all()
     assert residuals[1][without_second] == residuals[0][without_second]  # zeros of a channel that is absent

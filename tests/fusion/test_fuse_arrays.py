@@ -6,11 +6,10 @@ import doctest
 
 import numpy as np
 import pytest
-from fusion_data import displaced_atlases, probabilities
+from fusion_data import decided, displaced_atlases, probabilities
 
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.fusion import FusedLabels, arrays, fuse
-from atlasmith.fusion.probabilities import most_probable_labels
 from atlasmith.fusion.table import FUSERS
 
 UNTRAINED = [name for name, fuser in FUSERS.items() if fuser.training is None]
@@ -22,7 +21,7 @@ def test_arrays_are_fused_as_in_the_stage(method: str, shape: tuple[int, ...]) -
     target, _, images, labels = displaced_atlases(shape, 5, 2)
     fused = fuse(list(labels), list(images), target, method)
     assert isinstance(fused, FusedLabels)
-    expected = most_probable_labels(probabilities(method, labels, images=images, target=target), shape)
+    expected = decided(probabilities(method, labels, images=images, target=target), shape)
     np.testing.assert_array_equal(fused.labels, expected[0])
     np.testing.assert_array_equal(fused.confidence, expected[1])
 

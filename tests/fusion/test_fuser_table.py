@@ -79,7 +79,7 @@ def toy(inputs: FusionInputs) -> LabelProbabilities:
     """The labels of one atlas, or of the one that training chose."""
     chosen = inputs.prediction() or inputs.settings.atlas
     for value in (0, 1, 2):
-        probability = (inputs.labels[chosen] == value).astype("float32")
+        probability = (inputs.labels[chosen] == value).float()
         yield value, tuple(slice(0, n) for n in probability.shape), probability
 
 

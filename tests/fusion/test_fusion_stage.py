@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusion_data import trained_shortly, with_fusion, write_phantom_cohort
+from fusion_data import tensors, trained_shortly, with_fusion, write_phantom_cohort
 
 from atlasmith.config import Config
 from atlasmith.core.errors import AtlasmithError
@@ -137,11 +137,11 @@ def test_reliability_is_a_probability_for_every_atlas(toy_registered: Config) ->
     if not weights.exists():
         pytest.skip("runs after the stage's test")
     shape = (20, 18)
-    atlases = PropagatedAtlases(
+    maps = tensors(
         RANDOM.integers(0, 2, (5, *shape)).astype(np.int32),
         RANDOM.random((1, 5, *shape)).astype(np.float32),
         RANDOM.random((1, *shape)).astype(np.float32),
-        Grid((*shape, 1), np.eye(4)),
     )
+    atlases = PropagatedAtlases(**maps, grid=Grid((*shape, 1), np.eye(4)))
     reliability = read_predictor(weights, "cpu")(atlases, "x").reliability
     assert reliability.shape == (5, *shape) and reliability.min() >= 0 and reliability.max() <= 1

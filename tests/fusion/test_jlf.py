@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fusion_data import displaced_atlases, probabilities
+from fusion_data import decided, displaced_atlases, probabilities
 
 from atlasmith.fusion.joint_weights import correlated_weights, solve_joint_weights
-from atlasmith.fusion.probabilities import most_probable_labels
 
 RANDOM = np.random.default_rng(0)
 
@@ -56,7 +55,7 @@ def test_without_correlation_atlases_with_fewer_errors_have_larger_weights() -> 
 def test_joint_label_fusion_corrects_displacements(shape: tuple[int, ...]) -> None:
     target, truth, images, labels = displaced_atlases(shape, 5, 2)
     (joint, _), (majority, _) = (
-        most_probable_labels(probabilities(method, labels, images=images, target=target), shape)
+        decided(probabilities(method, labels, images=images, target=target), shape)
         for method in ("jlf", "majority")
     )
     inner = tuple(slice(5, -5) for _ in shape)
@@ -64,7 +63,7 @@ def test_joint_label_fusion_corrects_displacements(shape: tuple[int, ...]) -> No
     assert (joint == truth)[inner].mean() > 0.97
     order = RANDOM.permutation(5)
     permuted = probabilities("jlf", labels[order], images=images[order], target=target)
-    assert (most_probable_labels(permuted, shape)[0] == joint).mean() > 0.999
+    assert (decided(permuted, shape)[0] == joint).mean() > 0.999
 
 
 def test_joint_label_fusion_is_ants() -> None:
@@ -72,7 +71,7 @@ def test_joint_label_fusion_is_ants() -> None:
     shape = (18, 20, 16)
     target, _, images, labels = displaced_atlases(shape, 5, 2)
     ours = probabilities("jlf", labels + 1, images=images, target=target, alpha=0.01, beta=4.0)
-    mine, _ = most_probable_labels(ours, shape)
+    mine, _ = decided(ours, shape)
     # A label of 0 can't win a voxel there.
     theirs = ants.joint_label_fusion(
         ants.from_numpy(target),

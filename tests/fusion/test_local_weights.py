@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from fusion_data import fusion_inputs
+from fusion_data import decided, fusion_inputs, weighted
 
 from atlasmith.fusion.local_selection import selection_weights
 from atlasmith.fusion.local_weighted import local_weights
 from atlasmith.fusion.majority import equal_weights
 from atlasmith.fusion.patches import PATCH
-from atlasmith.fusion.probabilities import most_probable_labels, weighted_probabilities
 
 RANDOM = np.random.default_rng(0)
 
@@ -20,7 +19,7 @@ def test_local_weights_prefer_the_atlas_most_similar_to_the_target() -> None:
     labels = np.zeros((5, 16, 16), np.int32)
     labels[0] = 9
     weights = local_weights(fusion_inputs("local_weighted", labels, images=images, target=target))
-    assert (most_probable_labels(weighted_probabilities(labels, weights), target.shape)[0] == 9).all()
+    assert (decided(weighted(labels, weights), target.shape)[0] == 9).all()
     equal = np.stack([images[1]] * 5)
     weights = local_weights(fusion_inputs("local_weighted", labels, images=equal, target=target))
     np.testing.assert_allclose(weights, 1)
@@ -39,7 +38,7 @@ def test_only_the_locally_most_similar_atlases_are_selected() -> None:
     assert ((weights == 0) | (weights == 1)).all()
     away = np.abs(np.arange(32) - 15.5) > PATCH
     assert (weights[:, :, away].sum(0) == 2).all()
-    fused = most_probable_labels(weighted_probabilities(labels, weights), target.shape)[0]
+    fused = decided(weighted(labels, weights), target.shape)[0]
     assert (fused[:, away] == 5).all()
     all_atlases = fusion_inputs("local_selection", labels, **data, atlases=9)
     np.testing.assert_array_equal(selection_weights(all_atlases), equal_weights(all_atlases))

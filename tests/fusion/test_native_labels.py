@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from fusion_data import decided, weighted
 
 from atlasmith.core.grid import Grid
 from atlasmith.core.sampling import sample
 from atlasmith.core.world import resampling_coordinates
 from atlasmith.fusion.native import native_labels
-from atlasmith.fusion.probabilities import most_probable_labels, weighted_probabilities
 
 RANDOM = np.random.default_rng(0)
 
@@ -21,9 +21,9 @@ def test_fused_labels_lie_in_the_native_grid() -> None:
     crop = native.cropped(box)
     labels = RANDOM.integers(0, 3, (3, *crop.shape)).astype(np.int32)
     weights = np.ones(labels.shape, np.float32)
-    fused, confidence = native_labels(weighted_probabilities(labels, weights), crop, native)
+    fused, confidence = native_labels(weighted(labels, weights), crop, native)
     expected = np.zeros(native.shape, int)
-    expected[tuple(box)] = most_probable_labels(weighted_probabilities(labels, weights), crop.shape)[0]
+    expected[tuple(box)] = decided(weighted(labels, weights), crop.shape)[0]
     np.testing.assert_array_equal(fused, expected)
     assert (confidence[:3] == 1).all()
 
@@ -34,7 +34,7 @@ def test_probabilities_on_a_coarse_grid_are_interpolated() -> None:
     radius = np.hypot(*(np.mgrid[:8, :8] - 3.5))
     labels = np.stack([np.where(radius < r, 5, 0) for r in (2.2, 2.6, 3.0)]).astype(np.int32)
     weights = np.ones(labels.shape, np.float32)
-    fused, _ = native_labels(weighted_probabilities(labels, weights), coarse, native)
+    fused, _ = native_labels(weighted(labels, weights), coarse, native)
     area = (fused == 5).sum() / 9
     assert area == pytest.approx((labels[1] == 5).sum(), rel=0.2)
     assert fused[12, 12, 0] == 5 and fused[0, 0, 0] == 0
@@ -59,6 +59,6 @@ def test_probabilities_in_boxes_equal_those_on_the_whole_grid(
 
     values = [0, -3, 4, 1000]
     maps = np.stack([1 - interpolated(labels != 0), *(interpolated(labels == value) for value in values[1:])])
-    fused, confidence = native_labels(weighted_probabilities(labels, weights), grid, native)
+    fused, confidence = native_labels(weighted(labels, weights), grid, native)
     np.testing.assert_array_equal(native.squeeze(fused), np.array(values)[maps.argmax(0)])
     np.testing.assert_allclose(native.squeeze(confidence), maps.max(0), atol=1e-6)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from calibrated import calibrate
+from fusion_data import weighted
 
 from atlasmith.config import Config
 from atlasmith.core.grid import Grid
 from atlasmith.fusion import fuse_subject
 from atlasmith.fusion.native import native_labels
-from atlasmith.fusion.probabilities import weighted_probabilities
 from atlasmith.fusion.quality import (
     COVERAGE,
     fit_quality_model,
@@ -147,10 +148,11 @@ def test_calibrated_probabilities_give_the_true_dice(coarser: int) -> None:
     native = Grid((24 * coarser,) * 3, np.eye(4))
     probability = np.kron(random.beta(0.4, 0.6, (6, 6, 6)), np.ones((4, 4, 4)))
     labels = (random.random((200, *grid.shape)) < probability).astype(np.int32)
-    sizes: dict[int, float] = {}
-    probabilities = weighted_probabilities(labels, np.ones(labels.shape, np.float32))
-    fused, confidence = native_labels(record_sizes(probabilities, sizes), grid, native)
-    expected = {value: size * grid.voxel_volume for value, size in sizes.items()}
+    sizes: dict[int, torch.Tensor] = {}
+    probabilities = weighted(labels, np.ones(labels.shape, np.float32))
+    maps = native_labels(record_sizes(probabilities, sizes), grid, native)
+    fused, confidence = (part.numpy() for part in maps)
+    expected = {value: float(size) * grid.voxel_volume for value, size in sizes.items()}
     row = volume_table(fused, confidence, expected, {1: "a"}, 1.0)[0]
     truth = np.kron(random.random(grid.shape) < probability, np.ones((coarser,) * 3)) > 0
     dice = 2 * (truth & (fused == 1)).sum() / (truth.sum() + (fused == 1).sum())

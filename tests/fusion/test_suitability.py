@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
+from scipy.ndimage import binary_dilation, uniform_filter
 from scipy.spatial.transform import Rotation
 
 from atlasmith.fusion.suitability import (
+    LEAST_VARIANCE,
     QUANTILES,
     WINDOW,
     Measurements,
+    _dilated,
     _pose,
     correlation,
     find_reasons,
@@ -111,14 +116,32 @@ def test_sessions_of_a_participant_do_not_vouch_for_each_other() -> None:
 
 
 def test_correlations() -> None:
-    random = np.random.default_rng(5)
-    a, b = random.random((2, WINDOW, WINDOW, WINDOW))
-    expected = np.corrcoef(a.ravel(), b.ravel())[0, 1]
-    assert correlation(a.ravel(), b.ravel()) == pytest.approx(expected)
+    a, b = torch.from_numpy(np.random.default_rng(5).random((2, WINDOW, WINDOW, WINDOW)))
+    expected = np.corrcoef(a.flatten(), b.flatten())[0, 1]
+    assert correlation(a.flatten(), b.flatten()) == pytest.approx(expected)
     middle = (WINDOW // 2,) * 3
-    assert local_correlation(a, b)[middle] == pytest.approx(expected)
-    assert local_correlation(a, 1 - a)[middle] == pytest.approx(-1)
-    assert correlation(np.ones(5), np.arange(5.0)) == 0
+    assert float(local_correlation(a, b)[middle]) == pytest.approx(expected)
+    assert float(local_correlation(a, 1 - a)[middle]) == pytest.approx(-1)
+    assert correlation(torch.ones(5), torch.arange(5.0)) == 0
+
+
+@pytest.mark.parametrize("shape", [(12, 9, 11), (14, 10, 1), (3, 2, 5)])
+def test_local_correlation_is_that_of_the_window(shape: tuple[int, ...]) -> None:
+    a, b = np.random.default_rng(6).random((2, *shape))
+    window = [WINDOW if n > 1 else 1 for n in shape]
+    mean = partial(uniform_filter, size=window, mode="nearest")
+    variances = [np.maximum(mean(x * x) - mean(x) ** 2, LEAST_VARIANCE) for x in (a, b)]
+    expected = (mean(a * b) - mean(a) * mean(b)) / np.sqrt(variances[0] * variances[1])
+    found = local_correlation(torch.from_numpy(a), torch.from_numpy(b))
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(12, 9, 11), (14, 10, 1)])
+def test_a_dilated_mask_is_scipys(shape: tuple[int, ...]) -> None:
+    mask = np.random.default_rng(7).random(shape) > 0.99
+    assert mask.any()
+    found = _dilated(torch.from_numpy(mask), 3)
+    np.testing.assert_array_equal(found, binary_dilation(mask, iterations=3))
 
 
 def test_the_pose_of_an_affine() -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from fusion_data import probabilities
+from fusion_data import aligned, decided, probabilities
 
-from atlasmith.core.grid import Grid
-from atlasmith.fusion.probabilities import most_probable_labels
-from atlasmith.fusion.propagated import PropagatedAtlases
 from atlasmith.fusion.uncertainty import Uncertainty, registration_residual
 
 
@@ -15,9 +12,9 @@ def test_uncertainty_has_three_components() -> None:
     labels = np.array([[[1, 1, 0]], [[1, 2, 0]], [[1, 2, 0]], [[1, 0, 0]]], np.int32)
     images = np.stack([np.full((1, 3), value, np.float32) for value in (0.5, 0.5, 0.7, 0.3)])
     target = np.full((1, 3), 0.5, np.float32)
-    atlases = PropagatedAtlases(labels, images[None], target[None], Grid((1, 3, 1), np.eye(4)))
+    atlases = aligned(labels, images[None], target[None])
     uncertainty = Uncertainty(atlases)
-    fused, _ = most_probable_labels(uncertainty.accumulate(probabilities("majority", labels)), (1, 3))
+    fused, _ = decided(uncertainty.accumulate(probabilities("majority", labels)), (1, 3))
     entropy, disagreement, registration = uncertainty.maps(registration_residual(atlases))
     assert fused.tolist() == [[1, 2, 0]]
     np.testing.assert_allclose(entropy, [[0, 1.5 * np.log(2), 0]], atol=1e-6)

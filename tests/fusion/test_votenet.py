@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
-from fusion_data import fusion_inputs, probabilities
+from fusion_data import decided, fusion_inputs, probabilities
 
 from atlasmith.fusion.joint_weights import solve_joint_weights
-from atlasmith.fusion.probabilities import most_probable_labels
 from atlasmith.fusion.table import FUSERS
 from atlasmith.fusion.votenet.error_model import shrink_correlation
-from atlasmith.fusion.votenet.network import CHANNELS, MAX_DISTANCE, agreement, input_channels
+from atlasmith.fusion.votenet.network import (
+    CHANNELS,
+    MAX_DISTANCE,
+    RADIUS,
+    VoteNet,
+    agreement,
+    input_channels,
+)
 from atlasmith.fusion.votenet.training import _split
 from atlasmith.fusion.votenet.weights import RIDGE, independent_error_weights
 
@@ -22,12 +30,12 @@ def test_votenet_weights_by_reliability_and_hard_votes_fall_back() -> None:
     labels = np.array([[[1, 1]], [[1, 1]], [[2, 2]]], np.int32)
     reliability = np.array([[[0.4, 0.1]], [[0.3, 0.2]], [[0.9, 0.45]]], np.float32)
     soft, hard = (
-        most_probable_labels(probabilities(method, labels, reliability, sharpness=1), labels.shape[1:])[0]
+        decided(probabilities(method, labels, reliability, sharpness=1), labels.shape[1:])[0]
         for method in ("votenet", "votenet_hard")
     )
     np.testing.assert_array_equal(soft, [[2, 2]])
     np.testing.assert_array_equal(hard, [[2, 2]])
-    majority = most_probable_labels(probabilities("majority", labels), labels.shape[1:])[0]
+    majority = decided(probabilities("majority", labels), labels.shape[1:])[0]
     assert majority.tolist() == [[1, 1]]
 
 
@@ -35,19 +43,17 @@ def test_votenet_weights_by_reliability_and_hard_votes_fall_back() -> None:
 def test_low_reliability_of_all_atlases_still_decides(method: str) -> None:
     labels = np.array([[[7, 0]], [[7, 0]], [[5, 0]]], np.int32)
     reliability = np.full(labels.shape, 1e-3, np.float32)
-    fused, confidence = most_probable_labels(
-        probabilities(method, labels, reliability, sharpness=16), labels.shape[1:]
-    )
+    fused, confidence = decided(probabilities(method, labels, reliability, sharpness=16), labels.shape[1:])
     assert fused.tolist() == [[7, 0]]
     np.testing.assert_allclose(confidence, [[2 / 3, 1]], rtol=1e-6)
 
 
 def test_votenet_plus_solves_the_joint_system() -> None:
     reliability = (0.2 + 0.8 * RANDOM.random((6, 4, 5))).astype(np.float32)
-    found = independent_error_weights(reliability).reshape(6, -1).T
+    found = independent_error_weights(torch.from_numpy(reliability)).reshape(6, -1).T
     error = torch.from_numpy(1 - reliability).reshape(6, -1).T
     expected = solve_joint_weights(error[:, :, None] * error[:, None], RIDGE)
-    np.testing.assert_allclose(found / found.sum(1, keepdims=True), expected, atol=1e-5)
+    np.testing.assert_allclose(found / found.sum(1, keepdim=True), expected, atol=1e-5)
 
 
 def test_correlations_that_dont_fit_leave_equal_votes() -> None:
@@ -55,7 +61,7 @@ def test_correlations_that_dont_fit_leave_equal_votes() -> None:
     correlation = np.where(np.eye(10), 1, -0.5).astype(np.float32)
     reliability = np.full(labels.shape, 0.8, np.float32)
     inputs = fusion_inputs("votenet_joint", labels, reliability, correlation=correlation)
-    fused, confidence = most_probable_labels(FUSERS["votenet_joint"](inputs), (1, 1))
+    fused, confidence = decided(FUSERS["votenet_joint"](inputs), (1, 1))
     assert fused.tolist() == [[1]] and confidence[0, 0] > 0.5
 
 
@@ -91,6 +97,31 @@ def test_input_channels_with_boundaries_and_two_scales() -> None:
     torch.testing.assert_close(x[CHANNELS], wanted[:, None].expand(24, 9))
     torch.testing.assert_close(x[CHANNELS + 1][2:-2], image[2:-2])  # a ramp's mean is its middle
     torch.testing.assert_close(x[CHANNELS + 2][2:-2], 2 * image[2:-2])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (3, 4), (2, 3, 1), (1, 1, 1), (4, 9, 3)], ids=str)
+def test_input_channels_of_grids_smaller_than_the_neighborhood(shape: tuple[int, ...]) -> None:
+    """With a label of one voxel: means are over what lies within the image."""
+    labels = torch.zeros(2, *shape, dtype=torch.int32)
+    labels[1].view(-1)[labels[1].numel() // 2] = 7
+    images = torch.rand(1, 2, *shape)
+    found = input_channels(images[:, 0], images, labels, agreement(labels), boundary=True, scales=2)
+    assert found.shape == (2, CHANNELS + 3, *shape) and found.isfinite().all()
+    edges = torch.zeros(2, *shape)
+    for axis in range(1, labels.ndim):
+        differ = labels.diff(dim=axis).bool().float()
+        edges.narrow(axis, 0, differ.shape[axis]).add_(differ)
+        edges.narrow(axis, 1, differ.shape[axis]).add_(differ)
+    for place in itertools.product(*map(range, shape)):
+        window = tuple(slice(max(x - RADIUS, 0), x + RADIUS + 1) for x in place)
+        for atlas in range(2):
+            near = edges[atlas][window].mean() / (2 * len(shape))
+            smooth = images[0, atlas][window].mean()
+            torch.testing.assert_close(found[(atlas, 3, *place)], 1 - near)
+            torch.testing.assert_close(found[(atlas, CHANNELS + 2, *place)], smooth)
+    network = VoteNet(len(shape), [4, 8, 8], True, 2, "platt", [0, 7], ["a", "b"]).eval()
+    with torch.inference_mode():
+        assert network.reliability(found, labels).isfinite().all()
 
 
 def test_the_border_of_the_image_is_no_boundary_of_a_label() -> None:

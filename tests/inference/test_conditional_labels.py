@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from atlasmith.inference.conditional_labels import fit_label
+from atlasmith.inference.conditional_labels import NOISE, fit_label
 from atlasmith.training.regression import regression
 
 LEVEL, SLOPE = 0.5, 0.1
@@ -47,3 +47,28 @@ def test_uninformative_intensities_leave_the_regression_of_labels() -> None:
     torch.testing.assert_close(alone[0], level[0, 0])
     assert float(alone[1].mean()) == pytest.approx(float(slopes.mean()), abs=0.003)
     assert alone[1].std() < 0.5 * slopes.std()  # smooth
+
+
+@pytest.mark.parametrize("box", [(1, 1), (1, 4), (1, 1, 1), (2, 1, 7)], ids=str)
+def test_a_label_in_a_box_of_few_voxels(box: tuple[int, ...]) -> None:
+    """The formula in NumPy, with means over what the box has of each voxel's neighborhood."""
+    random = np.random.default_rng(0)
+    codes = random.normal(size=(9, 2))
+    labels = (random.random((9, *box)) < 0.5).astype(float)
+    residuals = random.normal(size=(9, *box))
+
+    def local_mean(x: np.ndarray) -> np.ndarray:
+        windows = {i: tuple(slice(max(0, k - 2), k + 3) for k in i) for i in np.ndindex(*box)}
+        return np.stack(
+            [x[(..., *window)].reshape(*x.shape[: -len(box)], -1).mean(-1) for window in windows.values()], -1
+        )
+
+    covariance = local_mean((residuals * (labels - labels.mean(0))).sum(0))
+    variance = local_mean((residuals**2).sum(0))
+    coefficient = (covariance / (variance + 9 * NOISE)).reshape(box)
+    adjusted = (labels - coefficient * residuals).reshape(9, -1)
+    centered = codes - codes.mean(0)
+    fitted = np.linalg.solve(centered.T @ centered + np.eye(2), centered.T @ adjusted)
+    level, slopes = fit_label(*(torch.from_numpy(x) for x in (labels, residuals, codes)))
+    np.testing.assert_allclose(level.reshape(-1), adjusted.mean(0) - codes.mean(0) @ fitted, atol=1e-9)
+    np.testing.assert_allclose(slopes.flatten(1), local_mean(fitted.reshape(2, *box)), atol=1e-9)

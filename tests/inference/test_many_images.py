@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from calibrated import calibrate
 
 from atlasmith.cli.main import main
@@ -24,13 +25,14 @@ METHODS = ["majority", "autocontext"]
 
 @pytest.fixture(scope="module")
 def finished(toy_registered: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, moved to where its cohort isn't any more."""
+    """A finished run that was made on a GPU, moved to where its cohort isn't any more."""
     output = tmp_path_factory.mktemp("moved") / "results"
     shutil.copytree(toy_registered.output, output)
     fusion = toy_registered.fusion.model_copy(update={"methods": METHODS})
     config = toy_registered.model_copy(update={"output": output, "fusion": fusion})
     calibrate(config)
     text = config.layout.config.read_text().replace(str(config.cohort.bids), "/nowhere")
+    text = text.replace("device: cpu", "device: cuda")
     methods = f"methods: [{', '.join(METHODS)}]"
     lines = text.splitlines()
     start = lines.index("  methods:")
@@ -186,6 +188,28 @@ def test_channels_are_told_by_suffixes(toy: Config) -> None:
     assert found == [("1", ["T1w", "T2w"]), ("2", ["T2w"])]
     with pytest.raises(InputError, match="doesn't tell which channel"):
         find_scans(config, [Path("scan.nii.gz")], {})
+
+
+def test_a_run_that_was_made_on_a_gpu_is_applied_where_there_is_none(
+    finished: Path,
+    targets: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "device: cuda" in (finished / "config.yaml").read_text()
+    image = ["--results", str(finished), "--image", str(targets[0]), "--set", "age=45"]
+    queried = ["template", "query", "--results", str(finished), "--set", "age=45"]
+    for number, command in enumerate((["register", *image], queried)):
+        arguments = [*command, "--out", str(tmp_path / str(number))]
+        assert main([*arguments, "--device", "cuda"]) == 2
+        assert "torch sees no GPU" in capsys.readouterr().err
+        assert main(arguments) == 0
+        message = capsys.readouterr().err
+        assert "this run was made with `device: cuda`; torch sees no GPU here" in message
+        assert main([*arguments[:-1], str(tmp_path / f"cpu{number}"), "--device", "cpu"]) == 0
+        assert "torch sees no GPU" not in capsys.readouterr().err
 
 
 def test_a_run_whose_weights_cannot_be_read(

@@ -4,69 +4,78 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from atlasmith.core.grid import Array
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Box = tuple[slice, ...]
+
+NO_VOTE = -(2**31)  # below all labels
 
 
 @dataclass(frozen=True, eq=False)
 class AlignedAtlases:
-    """N atlases and a target with C channels on one grid.
+    """N atlases and a target with C channels on one grid, on one device.
 
     Args:
-        labels: (N, *shape) integers, one label map an atlas; where an atlas has no vote, its label is
-            replaced by one that has, so that nothing depends on it.
+        labels: (N, *shape) int32, one label map an atlas; where an atlas has no vote, its label is replaced
+            by one that has, so that nothing depends on it.
         images: (C, N, *shape), the atlases' intensities in [0, 1]; 0 in a channel that an atlas doesn't have.
         target: (C, *shape), the image to segment, in [0, 1]; 0 in a channel that it doesn't have.
-        present: (C, N) booleans, whether the target and an atlas both have a channel; None: all have all.
+        present: (C, N) booleans on the host, whether the target and an atlas both have a channel; None: all
+            have all.
         valid: (N, *shape) booleans, false where an atlas may not be learned from; None: nowhere.
         target_valid: (*shape) booleans, false where the target may not be learned from; None: nowhere.
 
     Example:
-        >>> valid = np.array([[True, True], [False, True], [False, True]])
-        >>> atlases = AlignedAtlases(np.array([[1, 1], [2, 2], [2, 2]]), *np.zeros((2, 1, 3, 2)), valid=valid)
-        >>> atlases.share(1, (slice(0, 2),)).round(2)
-        array([1.  , 0.33])
+        >>> import torch
+        >>> labels = torch.tensor([[1, 1], [2, 2], [2, 2]])
+        >>> valid = torch.tensor([[True, True], [False, True], [False, True]])
+        >>> atlases = AlignedAtlases(labels, torch.zeros(1, 3, 2), torch.zeros(1, 2), valid=valid)
+        >>> atlases.share(1, (slice(0, 2),))
+        tensor([1.0000, 0.3333])
     """
 
-    labels: Array
-    images: Array
-    target: Array
+    labels: Tensor
+    images: Tensor
+    target: Tensor
     present: Array | None = field(default=None, kw_only=True)
-    valid: Array | None = field(default=None, kw_only=True)
-    target_valid: Array | None = field(default=None, kw_only=True)
+    valid: Tensor | None = field(default=None, kw_only=True)
+    target_valid: Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.votes is not None:
-            voted = np.where(self.votes, self.labels, np.iinfo(self.labels.dtype).min).max(axis=0)
-            object.__setattr__(self, "labels", np.where(self.votes, self.labels, voted))
+            voted = self.labels.masked_fill(~self.votes, NO_VOTE).amax(dim=0)
+            object.__setattr__(self, "labels", self.labels.where(self.votes, voted))
 
-    def part(self, box: Box, members: Array | slice = slice(None)) -> AlignedAtlases:
-        """Cut a box of the grid, and take some of the atlases."""
+    def part(self, box: Box, members: Tensor | slice = slice(None)) -> AlignedAtlases:
+        """Cut a box of the grid, and take some of the atlases, by their positions on the host."""
+        rows = members if isinstance(members, slice) else members.to(self.labels.device)
         return AlignedAtlases(
-            self.labels[:, *box][members],
-            self.images[:, :, *box][:, members],
+            self.labels[:, *box][rows],
+            self.images[:, :, *box][:, rows],
             self.target[:, *box],
             present=None if self.present is None else self.present[:, members],
-            valid=None if self.valid is None else self.valid[:, *box][members],
+            valid=None if self.valid is None else self.valid[:, *box][rows],
             target_valid=None if self.target_valid is None else self.target_valid[box],
         )
 
     @cached_property
-    def votes(self) -> Array | None:
+    def votes(self) -> Tensor | None:
         """Whether each atlas has a vote (N, *shape): all have one where none is valid; None: everywhere."""
-        return None if self.valid is None else self.valid | ~self.valid.any(axis=0, keepdims=True)
+        return None if self.valid is None else self.valid | ~self.valid.any(dim=0, keepdim=True)
 
     @cached_property
-    def comparable(self) -> Array | None:
+    def comparable(self) -> Tensor | None:
         """Where intensities say something (*shape): the target is valid, and some atlas; None: everywhere."""
         if self.valid is None:
             return self.target_valid
-        some: Array = np.asarray(self.valid.any(axis=0))
+        some = self.valid.any(dim=0)
         return some if self.target_valid is None else some & self.target_valid
 
     @cached_property
@@ -79,32 +88,39 @@ class AlignedAtlases:
         return np.ones(len(self.labels), dtype=bool) if self.present is None else self.present[channel]
 
     @cached_property
-    def both_valid(self) -> Array | None:
+    def both_valid(self) -> Tensor | None:
         """Where the target and each atlas may be learned from (N, *shape); None: everywhere."""
         if self.target_valid is None:
             return self.valid
-        valid = np.ones(self.labels.shape, dtype=bool) if self.valid is None else self.valid
-        both: Array = valid & self.target_valid
-        return both
+        valid = self.target_valid.expand(self.labels.shape)
+        return valid if self.valid is None else self.valid & valid
 
-    def voting(self, value: int, box: Box) -> Array:
+    def voting(self, value: int, box: Box) -> Tensor:
         """Tell which atlases (N, *box) vote for a label within a box."""
-        has_label: Array = self.labels[:, *box] == value
+        has_label = self.labels[:, *box] == value
         return has_label if self.votes is None else has_label & self.votes[:, *box]
 
-    def share(self, value: int, box: Box) -> Array:
+    def share(self, value: int, box: Box) -> Tensor:
         """Compute a label's share (*box) of the votes within a box."""
         return self.share_of(self.voting(value, box), box)
 
-    def share_of(self, voting: Array, box: Box) -> Array:
+    def share_of(self, voting: Tensor, box: Box) -> Tensor:
         """Compute the share (*box) of the votes that some (N, *box) of them have within a box."""
-        if self.votes is None:
-            return voting.mean(axis=0)
-        share: Array = voting.sum(axis=0) / self.votes[:, *box].sum(axis=0)
-        return share
+        from torch import int16  # twice as fast as a sum of floats
 
-    def mean_over_votes(self, values: Array) -> Array:
+        count = len(self.labels) if self.votes is None else self.votes[:, *box].sum(dim=0)
+        return voting.sum(dim=0, dtype=int16) / count
+
+    def mean_over_votes(self, values: Tensor) -> Tensor:
         """Compute the mean (*shape) of values (N, *shape) over the atlases that have a vote."""
-        where: Any = True if self.votes is None else self.votes
-        mean: Array = values.mean(axis=0, where=where)
-        return mean
+        if self.votes is None:
+            return values.mean(dim=0)
+        return values.masked_fill(~self.votes, 0).sum(dim=0) / self.votes.sum(dim=0)
+
+
+def disagreement(labels: Tensor) -> Tensor:
+    """Tell where some label maps (N, *shape) differ (*shape)."""
+    differ = labels[0] != labels[-1]
+    for other in labels[1:-1]:
+        differ |= other != labels[0]
+    return differ

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from atlasmith.core.errors import AtlasmithError, InputError, Problem, did_you_mean, look_up
 from atlasmith.core.grid import Array, Grid
@@ -15,6 +17,7 @@ from atlasmith.fusion.aligned import AlignedAtlases
 from atlasmith.fusion.fuser import Fuser, FusionInputs
 from atlasmith.fusion.probabilities import label_probabilities, most_probable_labels
 from atlasmith.fusion.table import FUSERS
+from atlasmith.training.device import select_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,7 @@ def fuse(
     target_valid: Array | None = None,
     prior: float = 0.0,
     prior_fallback: float = 0.0,
+    device: str = "auto",
     **settings: Any,
 ) -> FusedLabels:
     """Fuse the label maps of several atlases that are aligned with a target.
@@ -54,6 +58,7 @@ def fuse(
         target_valid: (*shape) booleans, false where the target's intensities say nothing; None: nowhere.
         prior: Power of the labels' prior probabilities; 0: no prior.
         prior_fallback: Where no label has this probability, the prior alone decides; 0: nowhere.
+        device: Where to compute: `auto`, `cpu` or `cuda`.
         **settings: The method's own settings, such as `alpha` of `jlf`.
 
     Returns:
@@ -87,11 +92,12 @@ def fuse(
         images, target = np.zeros(maps.shape, np.float32), np.zeros(shape, np.float32)
     elif images is None or target is None:
         raise AtlasmithError(f"fusion method '{method}' needs `images` and `target`. Give both.")
-    atlases = _checked_atlases(maps, images, target, valid, target_valid)
+    place = select_device(device)
+    atlases = _checked_atlases(maps, images, target, valid, target_valid, place)
     inputs = FusionInputs.of(atlases, _checked_settings(fuser, method, settings))
     probabilities = label_probabilities(fuser, inputs, prior, prior_fallback)
-    fused, confidence = most_probable_labels(probabilities, inputs.labels.shape[1:])
-    return FusedLabels(fused.reshape(shape), confidence.reshape(shape))
+    fused, confidence = most_probable_labels(probabilities, inputs.labels.shape[1:], place)
+    return FusedLabels(*(data.cpu().numpy().reshape(shape) for data in (fused, confidence)))
 
 
 def _checked_atlases(
@@ -100,8 +106,9 @@ def _checked_atlases(
     target: Array,
     valid: Array | None,
     target_valid: Array | None,
+    device: torch.device,
 ) -> AlignedAtlases:
-    """Check that the arrays fit together, and give them a channel axis and the shape of tensors."""
+    """Check that the arrays fit together, and make them tensors with a channel axis."""
     shape = labels.shape[1:]
     maps, own = np.asarray(images, dtype=np.float32), np.asarray(target, dtype=np.float32)
     if own.ndim == len(shape):
@@ -116,8 +123,9 @@ def _checked_atlases(
         )
     tensor_shape = Grid((*shape, 1)[:3], np.eye(4)).tensor_shape
 
-    def arranged(data: Array) -> Array:
-        return np.ascontiguousarray(data).reshape(*data.shape[: data.ndim - len(shape)], *tensor_shape)
+    def arranged(data: Array) -> Tensor:
+        data = np.ascontiguousarray(data).reshape(*data.shape[: data.ndim - len(shape)], *tensor_shape)
+        return torch.from_numpy(data).to(device)
 
     voting, known = (None if mask is None else arranged(mask) for mask in masks)
     return AlignedAtlases(*map(arranged, (labels, maps, own)), valid=voting, target_valid=known)

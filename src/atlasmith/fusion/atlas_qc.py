@@ -55,7 +55,7 @@ def check_atlases(config: Config) -> None:
         propagated = read_labels(layout.propagated_labels(atlas.id))
         grid, sidecar = propagated.grid, read_json(layout.propagated_sidecar(atlas.id))
         own_valid = grid.squeeze(valid_voxels(layout, atlas, [], grid))
-        own = np.where(own_valid, label_index(manual_labels(atlas, grid), values), 0)
+        own = np.where(own_valid, label_index(manual_labels(atlas, grid).numpy(), values), 0)
         maps = grid.squeeze(propagated.data.reshape(*grid.shape, -1))
         valid = np.broadcast_to(own_valid[..., None], maps.shape)
         if sidecar.get(EXCLUDES_REGIONS):

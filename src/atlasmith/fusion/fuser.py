@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 from atlasmith.config import Config
 from atlasmith.config.section import Section
 from atlasmith.core.choices import Choice
-from atlasmith.core.grid import Array
 from atlasmith.fusion.aligned import AlignedAtlases, Box
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from atlasmith.fusion.propagated import PropagatedAtlases
 
 # A label, a box of the grid, and the label's probability within (*box), from 0 to 1; it is zero outside.
-LabelProbability = tuple[int, Box, Array]
+LabelProbability = tuple[int, Box, "Tensor"]
 LabelProbabilities = Iterator[LabelProbability]
 
 

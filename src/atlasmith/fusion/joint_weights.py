@@ -40,7 +40,8 @@ def solve_joint_weights(joint_error: Tensor, alpha: float) -> Tensor:
     Returns:
         (V, N).
     """
-    count = joint_error.shape[1]
-    system = joint_error + alpha * torch.eye(count).to(joint_error)
-    weights = torch.linalg.solve(system, torch.ones(len(system), count).to(system)).clamp(min=0)
+    system = joint_error.clone()
+    system.diagonal(dim1=1, dim2=2).add_(alpha)
+    # Unlike `solve` it doesn't wait for the device to say that no system is singular.
+    weights = torch.linalg.solve_ex(system, torch.ones_like(system[:, 0])).result.clamp(min=0)
     return weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)

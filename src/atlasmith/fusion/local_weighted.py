@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from atlasmith.core.grid import Array
+from typing import TYPE_CHECKING
+
 from atlasmith.fusion.fuser import Fuser, FusionInputs, lazy
 from atlasmith.fusion.voting import weighted
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 patch_distances = lazy("atlasmith.fusion.patches:patch_distances")
 similarity_weights = lazy("atlasmith.fusion.patches:similarity_weights")
 
 
-def local_weights(inputs: FusionInputs) -> Array:
+def local_weights(inputs: FusionInputs) -> Tensor:
     """Return weights (N, *shape) from the intensity differences over the patch at each voxel.
 
     exp(-d / h), with d the mean squared difference over the patch and h that of the most similar atlas, as in
     patch-based segmentation (Coupe et al. 2011, doi:10.1016/j.neuroimage.2010.09.018).
     """
-    weights: Array = similarity_weights(patch_distances(inputs))
+    weights: Tensor = similarity_weights(patch_distances(inputs))
     return weights
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
-from atlasmith.core.grid import Array
 from atlasmith.fusion.fuser import Fuser, FusionInputs
 from atlasmith.fusion.voting import weighted
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def equal_weights(inputs: FusionInputs) -> Array:
+
+def equal_weights(inputs: FusionInputs) -> Tensor:
     """Return the weight 1 of each atlas at each voxel (N, *shape)."""
-    return np.ones(inputs.labels.shape, dtype=np.float32)
+    return inputs.images.new_ones(()).expand(inputs.labels.shape)
 
 
 MAJORITY = Fuser(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
-from scipy.ndimage import uniform_filter
+import torch
+from torch import Tensor
 
-from atlasmith.core.grid import Array
 from atlasmith.fusion.aligned import AlignedAtlases
+from atlasmith.losses.similarity.filters import box_mean
 
 PATCH = 5  # side of the patch, voxels
 STABILIZER = 1e-4  # added to squared intensity differences in denominators
 
 
-def patch_distances(atlases: AlignedAtlases) -> Array:
+def patch_distances(atlases: AlignedAtlases) -> Tensor:
     """Compute the mean squared intensity difference over the patch at each voxel.
 
     The mean is over the channels of the target, and over the voxels of the patch where the target and an
@@ -25,40 +25,49 @@ def patch_distances(atlases: AlignedAtlases) -> Array:
     Returns:
         (N, *shape); infinite where an atlas has no vote.
     """
-    channels = [_channel_distances(atlases, channel) for channel in atlases.shared_channels]
-    distances = np.mean(channels, axis=0) if channels else np.zeros(atlases.labels.shape, np.float32)
-    return distances if atlases.votes is None else np.where(atlases.votes, distances, np.inf)
+    distances = torch.zeros_like(atlases.images[0])
+    for channel in atlases.shared_channels:
+        distances += _channel_distances(atlases, channel) / len(atlases.shared_channels)
+    return distances if atlases.votes is None else distances.masked_fill(~atlases.votes, torch.inf)
 
 
-def _channel_distances(atlases: AlignedAtlases, channel: int) -> Array:
+def _channel_distances(atlases: AlignedAtlases, channel: int) -> Tensor:
     """The patch distances (N, *shape) of one channel, which some atlases have."""
     having, target = atlases.having(channel), atlases.target[channel]
-    found = [
-        _patch_means(np.square(image - target), None if atlases.both_valid is None else atlases.both_valid[k])
-        for k, image in enumerate(atlases.images[channel])
-        if having[k]
-    ]
-    known = np.stack(found)
+    distances = torch.zeros_like(atlases.images[channel])
+    for k in having.nonzero()[0]:
+        valid = None if atlases.both_valid is None else atlases.both_valid[k]
+        distances[k] = _patch_means((atlases.images[channel, k] - target).square(), valid)
     if having.all():
-        return known
-    votes = np.ones((len(known), *target.shape)) if atlases.votes is None else atlases.votes[having]
-    mean = (known * votes).sum(axis=0) / np.maximum(votes.sum(axis=0), 1)
-    distances = np.repeat(mean[None].astype(np.float32), len(having), axis=0)
-    distances[having] = known
+        return distances
+    total, count = torch.zeros_like(target), torch.zeros_like(target)
+    for k in having.nonzero()[0]:
+        voting = torch.ones_like(target) if atlases.votes is None else atlases.votes[k]
+        total += distances[k] * voting
+        count += voting
+    for k in (~having).nonzero()[0]:
+        distances[k] = total / count.clamp(min=1)
     return distances
 
 
-def _patch_means(squares: Array, valid: Array | None) -> Array:
+def _patch_means(squares: Tensor, valid: Tensor | None) -> Tensor:
     """The mean (*shape) over the valid voxels of the patch at each voxel; 0 where there are none."""
     if valid is None:
-        return uniform_filter(squares, PATCH)
-    share = uniform_filter(valid.astype(np.float32), PATCH)
+        return patch_mean(squares)
+    share = patch_mean(valid.float())
     known = share > 0.5 / PATCH**valid.ndim  # at least one voxel, whatever the rounding
-    mean = uniform_filter(np.where(valid, squares, 0), PATCH)
-    return np.divide(mean, share, out=np.zeros_like(mean), where=known)
+    return (patch_mean(squares * valid) / share).where(known, 0)
 
 
-def similarity_weights(distances: Array) -> Array:
+def patch_mean(image: Tensor) -> Tensor:
+    """Average an image (*shape) of any size over the patch at each voxel; beyond its edges it is mirrored."""
+    for axis, size in enumerate(image.shape):
+        index = torch.arange(-(PATCH // 2), size + PATCH // 2, device=image.device) % (2 * size)
+        image = image.index_select(axis, torch.minimum(index, 2 * size - 1 - index))
+    return box_mean(image[None, None], [PATCH] * image.ndim)[0, 0]
+
+
+def similarity_weights(distances: Tensor) -> Tensor:
     """Compute exp(-(d - h) / h) from patch distances d, with h that of the most similar atlas.
 
     Args:
@@ -67,6 +76,5 @@ def similarity_weights(distances: Array) -> Array:
     Returns:
         Weights (N, *shape) in [0, 1]; the most similar atlas has 1.
     """
-    best = distances.min(axis=0)
-    weights: Array = np.exp(-(distances - best) / (best + STABILIZER)).astype(np.float32)
-    return weights
+    best = distances.amin(dim=0)
+    return ((best - distances) / (best + STABILIZER)).exp()

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-from scipy.ndimage import find_objects
+import torch
+from torch import Tensor
 
-from atlasmith.core.grid import Array
-from atlasmith.core.labels import bounding_boxes
-from atlasmith.fusion.aligned import AlignedAtlases, Box
+from atlasmith.core.boxes import bounding_boxes
+from atlasmith.core.world import CPU
+from atlasmith.fusion.aligned import AlignedAtlases
 from atlasmith.fusion.fuser import Fuser, FusionInputs, LabelProbabilities, LabelProbability
 
+TINY = torch.finfo(torch.float32).tiny
 
-def weighted_probabilities(labels: Array, weights: Array) -> LabelProbabilities:
+
+def weighted_probabilities(labels: Tensor, weights: Tensor) -> LabelProbabilities:
     """Compute each label's share of the weights at each voxel.
 
     Args:
@@ -27,10 +29,10 @@ def weighted_probabilities(labels: Array, weights: Array) -> LabelProbabilities:
     Yields:
         Each label, in rising order, its bounding box, and its probability there.
     """
-    total = np.maximum(weights.sum(axis=0), np.finfo(np.float32).tiny)
-    for value, where in bounding_boxes(labels):
-        box = where[1:]
-        yield value, box, np.where(labels[where] == value, weights[where], 0).sum(axis=0) / total[box]
+    total = weights.sum(dim=0).clamp(min=TINY)
+    for value, box in bounding_boxes(labels):
+        votes = torch.where(labels[:, *box] == value, weights[:, *box], 0)
+        yield value, box, votes.sum(dim=0) / total[box]
 
 
 def label_probabilities(
@@ -60,45 +62,37 @@ def label_probabilities(
 def _with_prior(
     probabilities: LabelProbabilities, atlases: AlignedAtlases, power: float, fallback: float
 ) -> LabelProbabilities:
-    shape = atlases.labels.shape[1:]
-
-    def prior(value: int, box: Box) -> Array:
-        return atlases.share(value, box).astype(np.float32)
-
-    total, best = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    total, best = torch.zeros_like(atlases.target[0]), torch.zeros_like(atlases.target[0])
     products = []
-    for value, outer, probability in probabilities:
-        if not (inner := find_objects((probability > 0).view(np.int8))):
-            continue
-        box = tuple(slice(o.start + i.start, o.start + i.stop) for o, i in zip(outer, inner[0], strict=True))
-        product = probability[inner[0]] * prior(value, box) ** power
+    for value, box, probability in probabilities:
+        product = probability * atlases.share(value, box) ** power
         total[box] += product
         products.append((value, box, product))
     known = total > 0
-    total[~known] = 1
+    total = total.where(known, 1)
     for _, box, product in products:
-        best[box] = np.maximum(best[box], product / total[box])
+        best[box].clamp_(min=product / total[box])
     certain = known & (best >= fallback)
     for value, box, product in products:
-        yield value, box, np.where(certain[box], product / total[box], prior(value, box))
+        yield value, box, torch.where(certain[box], product / total[box], atlases.share(value, box))
 
 
 def most_probable_labels(
-    probabilities: Iterable[LabelProbability], shape: Sequence[int]
-) -> tuple[Array, Array]:
+    probabilities: Iterable[LabelProbability], shape: Sequence[int], device: torch.device = CPU
+) -> tuple[Tensor, Tensor]:
     """Decide on the most probable label at each voxel.
 
     Args:
         probabilities: Of all labels, in rising order.
         shape: The grid's.
+        device: Where the probabilities lie.
 
     Returns:
         Labels (*shape) int32, where ties go to the smallest label, and their probabilities (*shape) float32.
     """
-    labels = np.zeros(shape, dtype=np.int32)
-    best = np.full(shape, -1, dtype=np.float32)
+    labels = torch.zeros(*shape, dtype=torch.int32, device=device)
+    best = torch.full_like(labels, -1, dtype=torch.float32)
     for value, box, probability in probabilities:
-        better = probability > best[box]
-        labels[box][better] = value
-        best[box][better] = probability[better]
+        labels[box].masked_fill_(probability > best[box], value)
+        best[box].clamp_(min=probability)
     return labels, best

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from atlasmith.core.errors import AtlasmithError
-from atlasmith.core.grid import Array, Grid
-from atlasmith.core.world import resample, resample_labels
-from atlasmith.fusion.aligned import AlignedAtlases
+from atlasmith.core.grid import Grid
+from atlasmith.core.world import CPU, resample, resample_labels
+from atlasmith.fusion.aligned import AlignedAtlases, disagreement
 from atlasmith.io.channels import ATLASES_OF_CHANNELS, EXCLUDES_REGIONS, read_channels
 from atlasmith.io.exclusion import valid_voxels
 from atlasmith.io.files import read_json
-from atlasmith.io.images import read_image, read_labels, read_mask
+from atlasmith.io.images import Image, read_grid, read_image, read_labels, read_mask
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject, read_cohort
 
@@ -33,20 +35,34 @@ class PropagatedAtlases(AlignedAtlases):
     ids: Sequence[str] = ()
 
 
-def read_propagated(layout: Layout, subject: Subject) -> PropagatedAtlases:
-    """Read what the propagate stage wrote for a subject, and its own image on the same grid."""
-    labels = read_labels(layout.propagated_labels(subject.id))
-    sidecar, grid = read_json(layout.propagated_sidecar(subject.id)), labels.grid
+def read_propagated(
+    layout: Layout,
+    subject: Subject,
+    device: torch.device = CPU,
+    stacks: Mapping[Path, Tensor] | None = None,
+) -> PropagatedAtlases:
+    """Read what the propagate stage wrote for a subject, and its own image on the same grid.
 
-    def atlas_first(data: Array) -> Array:
-        return np.ascontiguousarray(np.moveaxis(grid.squeeze(data), -1, 0))
+    Args:
+        layout: Names of the run's files.
+        subject: The subject.
+        device: Of the result.
+        stacks: What is in memory already on this device, (N, *shape) by file.
+    """
+    path, known = layout.propagated_labels(subject.id), stacks or {}
+    sidecar, grid = read_json(layout.propagated_sidecar(subject.id)), read_grid(path)
 
-    label_maps, ids = atlas_first(labels.data), sidecar["atlases"]
+    def atlas_first(path: Path, read: Callable[[Path], Image]) -> Tensor:
+        if path in known:
+            return known[path]
+        return torch.from_numpy(grid.squeeze(read(path).data)).to(device).movedim(-1, 0).contiguous()
+
+    label_maps, ids = atlas_first(path, read_labels), sidecar["atlases"]
     own = read_channels(layout, subject, layout.preprocessed, min(grid.tensor_spacing))
     images = [
-        atlas_first(read_image(layout.propagated_images(subject.id, channel)).data)
+        atlas_first(layout.propagated_images(subject.id, channel), read_image)
         if there
-        else np.zeros(label_maps.shape, np.float32)
+        else torch.zeros(label_maps.shape, device=device)
         for channel, there in zip(layout.channels, own.present, strict=True)
     ]
     present = np.array(
@@ -55,17 +71,16 @@ def read_propagated(layout: Layout, subject: Subject) -> PropagatedAtlases:
             for channel, there in zip(layout.channels, own.present, strict=True)
         ]
     )
-    maps = torch.from_numpy(own.data.reshape(1, -1, *own.grid.tensor_shape))
-    target = resample(maps, own.grid, [], grid)[0].numpy()
-    valid = None
+    maps = torch.from_numpy(own.data.reshape(1, -1, *own.grid.tensor_shape)).to(device)
+    target = resample(maps, own.grid, [], grid)[0]
+    valid = target_valid = None
     if sidecar.get(EXCLUDES_REGIONS):
-        valid = atlas_first(read_mask(layout.propagated_valid(subject.id)).data)
-    target_valid = None
+        valid = atlas_first(layout.propagated_valid(subject.id), read_mask)
     if subject.exclude is not None:
-        target_valid = grid.squeeze(valid_voxels(layout, subject, [], grid))
+        target_valid = torch.from_numpy(grid.squeeze(valid_voxels(layout, subject, [], grid))).to(device)
     return PropagatedAtlases(
         label_maps,
-        images[0][None] if len(images) == 1 else np.stack(images),
+        images[0][None] if len(images) == 1 else torch.stack(images),
         target,
         grid,
         ids,
@@ -75,9 +90,9 @@ def read_propagated(layout: Layout, subject: Subject) -> PropagatedAtlases:
     )
 
 
-def ambiguous_voxels(atlases: AlignedAtlases) -> Array:
-    """Return flat indices of the voxels where the atlases disagree."""
-    return np.flatnonzero((atlases.labels != atlases.labels[0]).any(axis=0))
+def ambiguous_voxels(atlases: AlignedAtlases) -> Tensor:
+    """Return flat indices (M,) of the voxels where the atlases disagree."""
+    return disagreement(atlases.labels).flatten().nonzero()[:, 0]
 
 
 def read_atlases(layout: Layout, passed: str = "propagate") -> list[Subject]:
@@ -100,8 +115,8 @@ def read_atlases(layout: Layout, passed: str = "propagate") -> list[Subject]:
     return atlases
 
 
-def manual_labels(subject: Subject, grid: Grid) -> Array:
-    """Read an atlas's manual labels (*shape), resampled to its fusion grid.
+def manual_labels(subject: Subject, grid: Grid, device: torch.device = CPU) -> Tensor:
+    """Read an atlas's manual labels (*shape), resampled to its fusion grid, onto a device.
 
     Raises:
         ValueError: Where the subject is no atlas, since the labels of others are for scoring alone.
@@ -109,4 +124,4 @@ def manual_labels(subject: Subject, grid: Grid) -> Array:
     if subject.role != "atlas" or subject.labels is None:
         raise ValueError(f"sub-{subject.id} is no atlas: its labels may not be used in training")
     own = read_labels(subject.labels)
-    return resample_labels(own.data, own.grid, [], grid).numpy()
+    return resample_labels(own.data, own.grid, [], grid, device)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from atlasmith.config import Config
 from atlasmith.core.grid import Array
@@ -60,10 +61,10 @@ QUALITY_COLUMNS = [
 ]
 
 
-def record_sizes(probabilities: LabelProbabilities, sizes: dict[int, float]) -> LabelProbabilities:
+def record_sizes(probabilities: LabelProbabilities, sizes: dict[int, Tensor]) -> LabelProbabilities:
     """Yield label probabilities unchanged, and record the sum of each label's in `sizes`."""
     for value, box, probability in probabilities:
-        sizes[value] = float(probability.sum())
+        sizes[value] = probability.sum()
         yield value, box, probability
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from atlasmith.config import Config
 from atlasmith.core.errors import look_up
-from atlasmith.core.grid import Array
 from atlasmith.core.world import resample
 from atlasmith.fusion.fuser import Fuser, FusionInputs, LabelProbabilities, Predictor
 from atlasmith.fusion.native import native_labels
@@ -25,6 +26,7 @@ from atlasmith.io.files import read_json
 from atlasmith.io.images import read_grid, write_image
 from atlasmith.io.sidecars import write_sidecar
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_tsv
+from atlasmith.training.device import select_device
 
 
 def train_fusers(config: Config) -> None:
@@ -89,7 +91,12 @@ class SubjectFusion:
         return self._predictions[section]
 
 
-def fuse_subject(config: Config, subject_id: str, predictors: dict[str, Predictor] | None = None) -> None:
+def fuse_subject(
+    config: Config,
+    subject_id: str,
+    predictors: dict[str, Predictor] | None = None,
+    stacks: Mapping[Path, Tensor] | None = None,
+) -> None:
     """Write a subject's segmentation by each of the config's methods.
 
     For each method these are labels and confidence on the subject's own grid, volumes, and a sidecar, with
@@ -99,14 +106,15 @@ def fuse_subject(config: Config, subject_id: str, predictors: dict[str, Predicto
         config: The run's config.
         subject_id: Participant id without `sub-`.
         predictors: Networks that were read already, see `SubjectFusion`.
+        stacks: What the propagate stage returned, where that was in the same process.
     """
     layout = config.layout
     subject = look_up({s.id: s for s in read_cohort(layout.cohort)}, subject_id, "subject")
-    atlases = read_propagated(layout, subject)
+    atlases = read_propagated(layout, subject, select_device(config.device), stacks)
     fusion = SubjectFusion(config, atlases, subject_id, predictors)
     quality = layout.quality_model
     known = read_json(quality) if subject.role != "atlas" and quality.exists() else {}
-    unusual = review_reasons(layout, subject, known)
+    unusual = review_reasons(layout, subject, known, atlases.labels.device)
     residual = registration_residual(atlases) if config.fusion.uncertainty else None
     for method in config.fusion.methods:
         model = known.get("Methods", {}).get(method)
@@ -120,7 +128,7 @@ def _write_fused(
     method: str,
     fusion: SubjectFusion,
     predict: Callable[[list[dict[str, Any]]], dict[str, Any]] | None,
-    residual: Array | None,
+    residual: Tensor | None,
 ) -> None:
     """Write the results of one method.
 
@@ -128,16 +136,19 @@ def _write_fused(
     uncertainty is asked for.
     """
     layout, grid, native = config.layout, fusion.atlases.grid, read_grid(subject.image)
-    sizes: dict[int, float] = {}
+    sizes: dict[int, Tensor] = {}
     probabilities = record_sizes(fusion.probabilities(method), sizes)
     uncertainty = None if residual is None else Uncertainty(fusion.atlases)
     if uncertainty:
         probabilities = uncertainty.accumulate(probabilities)
-    labels, confidence = native_labels(probabilities, grid, native)
+    device = fusion.atlases.labels.device
+    fused = native_labels(probabilities, grid, native, device)
+    labels, confidence = (maps.cpu().numpy() for maps in fused)
     write_image(layout.segmentation(subject.id, method), labels, native, like=subject.image)
     write_image(layout.confidence(subject.id, method), confidence, native, like=subject.image)
     names = {int(row["index"]): row["name"] for row in read_tsv(layout.labels)}
-    expected = {value: size * grid.voxel_volume for value, size in sizes.items()}
+    volumes = (torch.stack(list(sizes.values())).double() * grid.voxel_volume).tolist()
+    expected = dict(zip(sizes, volumes, strict=True))
     rows = volume_table(labels, confidence, expected, names, native.voxel_volume)
     images = channel_paths(layout, subject, layout.preprocessed)
     sources = [*images, layout.propagated_labels(subject.id)]
@@ -145,9 +156,7 @@ def _write_fused(
     describe(layout.confidence(subject.id, method), "Probability of the fused label", FusionMethod=method)
     facts: dict[str, Any] = {"FusionMethod": method, "Manual": False}
     if uncertainty and residual is not None:
-        maps = resample(torch.from_numpy(uncertainty.maps(residual))[None], grid, [], native)[0].movedim(
-            0, -1
-        )
+        maps = resample(uncertainty.maps(residual)[None], grid, [], native)[0].movedim(0, -1).cpu()
         path = layout.uncertainty(subject.id, method)
         write_image(path, native.unsqueeze(maps.numpy()), native, like=subject.image)
         describe(path, "Uncertainty of the fused label, a component per volume", Components=COMPONENTS)

@@ -12,19 +12,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import binary_dilation, find_objects, uniform_filter
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+from atlasmith.core.boxes import bounding_box, widened
 from atlasmith.core.grid import Array, Grid
-from atlasmith.core.world import transform_points, world_points
+from atlasmith.core.world import CPU, apply_affine, transform_points, world_points
 from atlasmith.fusion.atlas_qc import robust_deviation
 from atlasmith.io.files import require
 from atlasmith.io.images import read_grid, read_image, read_labels, read_mask
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject, read_cohort, read_tsv
 from atlasmith.io.transforms import read_affine, read_composite
+from atlasmith.losses.similarity.filters import box_mean
 
 TAIL = 4.0  # the nonconformity that about 1 % of scans exceed, over the median one
 LEAST_THRESHOLD = 4.0  # robust standard deviations
@@ -87,19 +92,35 @@ class TemplateRegion:
 
     Args:
         layout: Of a run with a labeled template.
+        device: Where scans are compared.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, device: torch.device = CPU) -> None:
         labels = read_labels(require(layout.template_labels, "template-labels"))
-        occupied = labels.data != 0 if labels.data.any() else np.ones(labels.data.shape, dtype=bool)
-        around = binary_dilation(occupied, iterations=MARGIN)
-        (self.box,) = find_objects(around.astype(np.int8))
-        self.mask: Array = around[self.box]
-        self.points = world_points(labels.grid.cropped(self.box))[self.mask.ravel()]
+        occupied = torch.from_numpy(labels.data).to(device) != 0
+        box = bounding_box(occupied) or [slice(0, n) for n in occupied.shape]
+        self.device, self.box = device, widened(box, MARGIN, occupied.shape)
+        inside = occupied[self.box]
+        self.mask = _dilated(inside | ~inside.any(), MARGIN)
+        self.points = world_points(labels.grid.cropped(self.box), device)[self.mask.flatten()]
         self.templates = {
-            channel: read_image(layout.template_channel(channel)).data[self.box]
-            for channel in layout.channels
+            channel: self.cropped(layout.template_channel(channel)) for channel in layout.channels
         }
+
+    def cropped(self, path: Path) -> Tensor:
+        """Read the part of an image on the template's grid that surrounds the labels."""
+        return torch.from_numpy(np.ascontiguousarray(read_image(path).data[self.box])).to(self.device)
+
+
+def _dilated(mask: Tensor, steps: int) -> Tensor:
+    """Add the voxels that share a face with a mask (X, Y, Z), so many times."""
+    for _ in range(steps):
+        grown = mask.clone()
+        for axis, size in enumerate(mask.shape):
+            grown.narrow(axis, 1, size - 1).logical_or_(mask.narrow(axis, 0, size - 1))
+            grown.narrow(axis, 0, size - 1).logical_or_(mask.narrow(axis, 1, size - 1))
+        mask = grown
+    return mask
 
 
 def measure(layout: Layout, scan: Subject, region: TemplateRegion) -> Measurements:
@@ -113,29 +134,33 @@ def measure(layout: Layout, scan: Subject, region: TemplateRegion) -> Measuremen
     channels = [name for name in layout.channels if not scan.channels or name in scan.channels]
     visible = _in_view(layout, scan, read_grid(layout.preprocessed(scan.id, channels[0])), region)
     pose = _pose(read_affine(layout.affine(scan.id)))
-    found = Measurements({"field_of_view": float(visible.mean()), **pose}, {}, scan.participant)
+    count = int(visible.sum())
+    found = Measurements({"field_of_view": count / len(visible), **pose}, {}, scan.participant)
     for row in read_tsv(layout.registration_table(scan.id)):
         if row["metric"] == "sd_log_jacobian":
             found.values["deformation"] = float(row["value"])
-    if visible.sum() < LEAST_VOXELS:
+    if count < LEAST_VOXELS:
         return found
     for channel in channels:
-        warped = read_image(layout.warped(scan.id, channel)).data[region.box]
-        own, template = (x[region.mask][visible] for x in (warped, region.templates[channel]))
-        local = local_correlation(warped, region.templates[channel])[region.mask][visible]
+        warped = region.cropped(layout.warped(scan.id, channel))
+        local = local_correlation(warped, region.templates[channel])
+        own, template, local = (x[region.mask][visible] for x in (warped, region.templates[channel], local))
         found.values[f"similarity:{channel}"] = correlation(own, template)
         found.values[f"local_similarity:{channel}"] = float(local.mean())
-        found.quantiles[channel] = np.quantile(own, QUANTILES)
+        found.quantiles[channel] = np.quantile(own.cpu().numpy(), QUANTILES)
     return found
 
 
-def _in_view(layout: Layout, scan: Subject, native: Grid, region: TemplateRegion) -> Array:
+def _in_view(layout: Layout, scan: Subject, native: Grid, region: TemplateRegion) -> Tensor:
     """Tell which of the region's points lie in a scan's field of view, and may be learned from."""
-    points = transform_points(read_composite(layout.forward(scan.id)), region.points).numpy()
-    voxels = np.rint(np.c_[points, np.ones(len(points))] @ np.linalg.inv(native.affine)[:3].T).astype(int)
-    visible: Array = ((voxels >= 0) & (voxels < native.shape)).all(axis=1)
+    points = transform_points(read_composite(layout.forward(scan.id)), region.points)
+    voxels = apply_affine(np.linalg.inv(native.affine), points).round().long().unbind(dim=1)
+    visible = torch.ones_like(voxels[0], dtype=torch.bool)
+    for place, size in zip(voxels, native.shape, strict=True):
+        visible &= (place >= 0) & (place < size)
     if layout.valid_mask(scan.id).exists():
-        visible[visible] = read_mask(layout.valid_mask(scan.id)).data[*voxels[visible].T]
+        valid = torch.from_numpy(read_mask(layout.valid_mask(scan.id)).data).to(region.device)
+        visible &= valid[tuple(x.clamp(0, n - 1) for x, n in zip(voxels, native.shape, strict=True))]
     return visible
 
 
@@ -150,24 +175,26 @@ def _pose(affine: Array) -> dict[str, float]:
     }
 
 
-def correlation(a: Array, b: Array) -> float:
+def correlation(a: Tensor, b: Tensor) -> float:
     """Compute Pearson's correlation; 0 where one is constant."""
-    a, b = (x.astype(np.float64) - x.mean(dtype=np.float64) for x in (a, b))
-    scale = math.sqrt(float((a @ a) * (b @ b)))
-    return float(a @ b) / scale if scale > 0 else 0.0
+    a, b = (x.double() - x.double().mean() for x in (a, b))
+    product, *squares = torch.stack([a @ b, a @ a, b @ b]).tolist()
+    scale = math.sqrt(math.prod(squares))
+    return product / scale if scale > 0 else 0.0
 
 
-def local_correlation(a: Array, b: Array) -> Array:
+def local_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Compute the correlation of two images (X, Y, Z) in a window around each voxel, with its sign."""
-
-    def mean(data: Array) -> Array:
-        return uniform_filter(data, [WINDOW if n > 1 else 1 for n in data.shape], mode="nearest")
-
-    a, b = (x.astype(np.float64) for x in (a, b))
-    mean_a, mean_b = mean(a), mean(b)
-    variances = [np.maximum(mean(x * x) - m * m, LEAST_VARIANCE) for x, m in ((a, mean_a), (b, mean_b))]
-    found: Array = (mean(a * b) - mean_a * mean_b) / np.sqrt(variances[0] * variances[1])
-    return found
+    width = [WINDOW if n > 1 else 1 for n in a.shape]
+    a, b = a.double(), b.double()
+    maps = torch.stack([a, b, a * a, b * b, a * b])[None]
+    padded = F.pad(maps, [w // 2 for w in width[::-1] for _ in range(2)], mode="replicate")
+    mean_a, mean_b, *squares, product = box_mean(padded, width)[0]
+    variances = [
+        (square - mean.square()).clamp(min=LEAST_VARIANCE)
+        for square, mean in zip(squares, (mean_a, mean_b), strict=True)
+    ]
+    return (product - mean_a * mean_b) / (variances[0] * variances[1]).sqrt()
 
 
 def read_measurements(layout: Layout) -> list[Measurements]:
@@ -215,19 +242,22 @@ def fit_suitability(scans: Sequence[Measurements]) -> dict[str, Any]:
     return model
 
 
-def review_reasons(layout: Layout, scan: Subject, quality: Mapping[str, Any]) -> list[str]:
+def review_reasons(
+    layout: Layout, scan: Subject, quality: Mapping[str, Any], device: torch.device = CPU
+) -> list[str]:
     """Say what is unusual about a registered scan.
 
     Args:
         layout: Of the run.
         scan: The scan.
         quality: Of the run, from `Layout.quality_model`; empty where none was fitted.
+        device: Where the scan is compared with the template.
 
     Returns:
         See `find_reasons`; nothing without a model.
     """
     model = quality.get("Suitability")
-    return find_reasons(measure(layout, scan, TemplateRegion(layout)), model) if model else []
+    return find_reasons(measure(layout, scan, TemplateRegion(layout, device)), model) if model else []
 
 
 def find_reasons(scan: Measurements, model: Mapping[str, Any]) -> list[str]:

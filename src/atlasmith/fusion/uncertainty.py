@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
+import torch
+from torch import Tensor
 
-from atlasmith.core.grid import Array
 from atlasmith.fusion.aligned import AlignedAtlases
 from atlasmith.fusion.fuser import LabelProbabilities, LabelProbability
 from atlasmith.fusion.patches import patch_distances
@@ -23,10 +23,9 @@ COMPONENTS = {
 }
 
 
-def registration_residual(atlases: AlignedAtlases) -> Array:
+def registration_residual(atlases: AlignedAtlases) -> Tensor:
     """Compute the component (*shape) of the registration, which is the same for all methods."""
-    squares = atlases.mean_over_votes(patch_distances(atlases))
-    return np.sqrt(np.maximum(squares, 0))
+    return atlases.mean_over_votes(patch_distances(atlases)).sqrt()
 
 
 class Uncertainty:
@@ -38,23 +37,24 @@ class Uncertainty:
 
     def __init__(self, atlases: AlignedAtlases) -> None:
         self.atlases = atlases
-        self._entropy, self._best, self._agreement = (
-            np.zeros(atlases.labels.shape[1:], np.float32) for _ in range(3)
+        self._entropy, self._best, self._agreement = torch.zeros(
+            3, *atlases.labels.shape[1:], device=atlases.labels.device
         )
 
     def accumulate(self, probabilities: Iterable[LabelProbability]) -> LabelProbabilities:
         """Yield the probabilities unchanged, and accumulate their uncertainty."""
         for value, box, probability in probabilities:
-            self._entropy[box] -= probability * np.log(np.maximum(probability, np.finfo(np.float32).tiny))
-            better = probability > self._best[box]
-            self._best[box][better] = probability[better]
-            self._agreement[box][better] = self.atlases.share(value, box)[better]
+            self._entropy[box] -= torch.xlogy(probability, probability)
+            agreement, best = self._agreement[box], self._best[box]
+            agreement.copy_(torch.where(probability > best, self.atlases.share(value, box), agreement))
+            best.clamp_(min=probability)
             yield value, box, probability
 
-    def maps(self, registration: Array) -> Array:
+    def maps(self, registration: Tensor) -> Tensor:
         """Return the components (`COMPONENTS`, *shape), once all probabilities are accumulated.
 
         Args:
             registration: (*shape), from `registration_residual`.
         """
-        return np.stack([self._entropy, 1 - self._agreement, registration])
+        # By rounding, a probability may exceed 1.
+        return torch.stack([self._entropy.clamp(min=0), 1 - self._agreement, registration])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from atlasmith.core.grid import Array
 from atlasmith.fusion.fuser import FusionInputs, LabelProbabilities, lazy
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def weighted(weights: Callable[[FusionInputs], Array]) -> Callable[[FusionInputs], LabelProbabilities]:
+
+def weighted(weights: Callable[[FusionInputs], Tensor]) -> Callable[[FusionInputs], LabelProbabilities]:
     """Make weights (N, *shape) of each atlas at each voxel a fusion method's function.
 
     Atlases without a vote get no weight, and all others the same where intensities say nothing, or no other
@@ -20,11 +21,11 @@ def weighted(weights: Callable[[FusionInputs], Array]) -> Callable[[FusionInputs
     return lambda inputs: weighted_probabilities(inputs.labels, _of_votes(inputs, weights(inputs)))
 
 
-def _of_votes(inputs: FusionInputs, weights: Array) -> Array:
+def _of_votes(inputs: FusionInputs, weights: Tensor) -> Tensor:
     """The weights (N, *shape), where regions were excluded."""
     if inputs.comparable is not None:
-        weights = np.where(inputs.comparable, weights, 1)
+        weights = weights.masked_fill(~inputs.comparable, 1)
     if inputs.votes is not None:
-        weights = np.where(inputs.votes, weights, 0)
-        weights = np.where(weights.any(axis=0), weights, inputs.votes)
+        weights = weights.masked_fill(~inputs.votes, 0)
+        weights = weights.where(weights.any(dim=0), inputs.votes.float())
     return weights

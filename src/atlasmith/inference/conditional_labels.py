@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from atlasmith.core.boxes import bounding_boxes
 from atlasmith.core.grid import Array
-from atlasmith.core.labels import bounding_boxes
 from atlasmith.core.sampling import local_mean
 from atlasmith.core.world import resample_labels
 from atlasmith.io.images import read_labels
@@ -35,7 +35,7 @@ class ConditionalLabels:
 
     Args:
         layout: Names of the run's files.
-        model: The trained template.
+        model: The trained template; its device computes.
         cohort: The run's subjects; those with the role `atlas` are used.
         values: The labels (L,), in the order of the probabilities.
     """
@@ -44,26 +44,28 @@ class ConditionalLabels:
         atlases = [subject for subject in cohort if subject.role == "atlas"]
         self.model = model
         self.shape = (len(values), *model.grid.tensor_shape)
-        codes = torch.stack([model.code.encode(atlas.covariates) for atlas in atlases])
-        images = AlignedImages(layout, atlases, model.grid)
+        device = model.base.device
+        codes = torch.stack([model.code.encode(atlas.covariates) for atlas in atlases]).to(device)
+        images = AlignedImages(layout, atlases, model.grid, device=device)
         maps, differences = [], []
         for index, atlas in enumerate(atlases):
             assert atlas.labels is not None  # the cohort's checks made sure
             own, steps = read_labels(atlas.labels), read_composite(layout.forward(atlas.id))
-            maps.append(resample_labels(own.data, own.grid, steps, model.grid))
+            maps.append(resample_labels(own.data, own.grid, steps, model.grid, device))
             image, mask = images.resampled(index, steps)
             differences.append(((image - model.intensities(codes[index : index + 1])) * mask)[0, 0])
         labels, residuals = torch.stack(maps), torch.stack(differences)
         self.models = []
         positions = {value: position for position, value in enumerate(values.tolist())}
-        for value, (_, *box) in bounding_boxes(labels.numpy()):
+        for value, box in bounding_boxes(labels):
             if value in positions:
                 fitted = fit_label((labels[:, *box] == value).float(), residuals[:, *box], codes)
-                self.models.append((positions[value], tuple(box), *fitted))
+                self.models.append((positions[value], box, *fitted))
 
     def __call__(self, code: Tensor) -> Tensor:
         """Return the probabilities (1, L, *shape) at encoded covariates (size,), on the template there."""
-        probabilities = torch.zeros(1, *self.shape)
+        code = code.to(self.model.base.device)
+        probabilities = code.new_zeros(1, *self.shape)
         for position, box, intercept, slopes in self.models:
             value = intercept + torch.einsum("k,k...->...", code, slopes)
             probabilities[0, position][box] = value.clamp(0, 1)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from atlasmith.config import Config, load_config
 from atlasmith.core.errors import AtlasmithError
+from atlasmith.core.progress import write_line
 from atlasmith.io.channels import channel_paths
 from atlasmith.io.files import read_json
 from atlasmith.io.tables import Subject, read_cohort
@@ -16,23 +20,28 @@ from atlasmith.registration.stage import load_registration
 from atlasmith.registration.template import TemplateRegistration
 
 
-def load_finished_run(results: Path, *required: str) -> Config:
+def load_finished_run(results: Path, *required: str, device: str = "auto") -> Config:
     """Load the config of a finished run, with `results` as its output.
 
     Args:
         results: The run's output folder.
         required: Names of files in `Layout` that must exist.
+        device: Where to compute, `auto`, `cpu` or `cuda`, whatever the run was made on.
 
     Raises:
         AtlasmithError: When one of them is missing, or can't be read.
     """
     if not results.is_dir():
         raise AtlasmithError(f"{results}: there is no such folder. Give the output folder of a finished run.")
-    config = load_config(results / "config.yaml").model_copy(update={"output": results})
+    made = load_config(results / "config.yaml")
+    config = made.model_copy(update={"output": results, "device": device})
     for path in (getattr(config.layout, name) for name in required):
         if not path.exists():
             raise AtlasmithError(f"{path} is missing. Finish the workflow in {results} first.")
         check_readable(path)
+    if (made.device, device) == ("cuda", "auto") and not torch.cuda.is_available():
+        text = "this run was made with `device: cuda`; torch sees no GPU here, so that the CPU computes"
+        write_line(f"{results}: {text}", sys.stderr)
     return config
 
 
@@ -97,16 +106,18 @@ class FinishedRun:
         return list(dict.fromkeys([*self.config.cohort.covariates, *self.config.template.conditions]))
 
 
-def open_run(results: Path) -> FinishedRun:
+def open_run(results: Path, device: str = "auto") -> FinishedRun:
     """Open a finished run to apply it to new images.
 
     Args:
         results: The run's output folder.
+        device: See `load_finished_run`.
 
     Raises:
         AtlasmithError: When the run isn't finished, or a file of it is missing or can't be read.
     """
-    config = load_finished_run(results, "template_weights", "template_labels", "affine_reference", "grid")
+    files = ("template_weights", "template_labels", "affine_reference", "grid")
+    config = load_finished_run(results, *files, device=device)
     layout = config.layout
     usable = {scan.id for scan in read_cohort(layout.cohort, passed="propagate")}
     cohort = read_run(config)

@@ -25,6 +25,7 @@ from atlasmith.inference.table import write_predictions
 from atlasmith.io.files import read_json, write_json, write_text
 from atlasmith.io.memory import available_memory, keep_in_memory
 from atlasmith.io.sidecars import BIDS_VERSION, RAW, RUN
+from atlasmith.training.memory import free_bytes
 from atlasmith.workflow.resources import memory_mb
 
 
@@ -36,6 +37,7 @@ def predict(  # type: ignore[overload-overlap]  # a text is a sequence of texts,
     out: str | Path = "prediction",
     *,
     extrapolate: bool = False,
+    device: str = "auto",
 ) -> list[Path]: ...
 
 
@@ -47,6 +49,7 @@ def predict(
     out: str | Path = "prediction",
     *,
     extrapolate: bool = False,
+    device: str = "auto",
 ) -> list[Prediction]: ...
 
 
@@ -57,6 +60,7 @@ def predict(
     out: str | Path = "prediction",
     *,
     extrapolate: bool = False,
+    device: str = "auto",
 ) -> list[Path] | list[Prediction]:
     """Segment raw images by a finished run.
 
@@ -67,6 +71,7 @@ def predict(
             of a BIDS dataset, or else counts as the cohort's mean.
         out: Folder to write to.
         extrapolate: Accept covariates far outside the cohort's range.
+        device: Where to compute, `auto`, `cpu` or `cuda`, whatever the run was made on.
 
     Returns:
         Of one image, the files written: transforms, warped image, log-Jacobian, and labels, confidence and
@@ -85,9 +90,9 @@ def predict(
     """
     texts = {name: str(value) for name, value in (covariates or {}).items()}
     if isinstance(image, str | Path):
-        return register_image(Path(results), Path(image), texts, Path(out), True, extrapolate).files
+        return register_image(Path(results), Path(image), texts, Path(out), True, extrapolate, device).files
     images = [Path(path) for path in image]
-    return predict_all(Path(results), images, texts, Path(out), extrapolate=extrapolate)
+    return predict_all(Path(results), images, texts, Path(out), extrapolate=extrapolate, device=device)
 
 
 def register_image(
@@ -97,6 +102,7 @@ def register_image(
     out: Path,
     segment: bool = False,
     extrapolate: bool = False,
+    device: str = "auto",
 ) -> Prediction:
     """Register one raw image to a finished run's template.
 
@@ -112,12 +118,13 @@ def register_image(
         out: Folder to write to.
         segment: Also segment the image.
         extrapolate: Accept covariates far outside the cohort's range.
+        device: Where to compute, `auto`, `cpu` or `cuda`, whatever the run was made on.
 
     Raises:
         InputError: With all problems of the image and the covariates.
         AtlasmithError: When the run isn't finished, or `out` has this subject already.
     """
-    run = open_run(results)
+    run = open_run(results, device)
     if image.is_dir():
         raise AtlasmithError(f"{image}: this is a folder. Give one image, or use `atlasmith predict`.")
     (scan,) = find_scans(run.config, [image], covariates)
@@ -139,6 +146,7 @@ def predict_all(
     out: Path,
     table: Path | None = None,
     extrapolate: bool = False,
+    device: str = "auto",
 ) -> list[Prediction]:
     """Segment many raw images by a finished run; one that fails doesn't end the others.
 
@@ -149,6 +157,7 @@ def predict_all(
         out: Folder to write to; scans whose results it has already are skipped.
         table: A table of covariates, see `find_scans`.
         extrapolate: Accept covariates far outside the cohort's range.
+        device: Where to compute, `auto`, `cpu` or `cuda`, whatever the run was made on.
 
     Returns:
         The prediction of each scan, or its error.
@@ -157,7 +166,7 @@ def predict_all(
         InputError: With all problems of the inputs as a whole.
         AtlasmithError: When the run isn't finished.
     """
-    run = open_run(results)
+    run = open_run(results, device)
     scans = find_scans(run.config, images, covariates, table)
     _warn_masks(run)
     _mark_output(run, out)
@@ -184,11 +193,13 @@ def predict_all(
 
 @contextmanager
 def _workers(run: FinishedRun, scans: int) -> Iterator[ThreadPoolExecutor]:
-    """Divide the threads of torch among as many scans at a time as fit into memory."""
+    """Divide the threads of torch among as many scans at a time as fit into host and GPU memory."""
     threads = torch.get_num_threads()
     voxels = Grid.from_dict(read_json(run.config.layout.grid)).shape
     size = memory_mb("fuse", run.config, voxels[0] * voxels[1] * voxels[2], len(run.atlases)) * 2**20
-    count = max(1, min(threads, scans, available_memory() // size))
+    free, of_device = available_memory(), free_bytes(run.registration.device)
+    free = free if of_device is None else min(free, of_device)
+    count = max(1, min(threads, scans, free // size))
     torch.set_num_threads(max(1, threads // count))
     try:
         with ThreadPoolExecutor(count) as pool:

@@ -25,7 +25,7 @@ from atlasmith.inference.covariates import (
 from atlasmith.inference.finished_run import FinishedRun
 from atlasmith.inference.scans import NewScan
 from atlasmith.io.files import read_json
-from atlasmith.io.layout import Layout, sidecar_path
+from atlasmith.io.layout import Layout
 from atlasmith.io.tables import SUBPOPULATION, Subject, participant_of, write_cohort
 from atlasmith.preprocess import preprocess_subject
 from atlasmith.propagation import propagate_from_template, propagate_subject
@@ -128,15 +128,11 @@ def predict_scan(
         register_subject(config, subject, run.registration)
         propagate_from_template(config, subject.id)
         if segment:
-            propagate_subject(config, subject.id, compression=0)
-            fuse_subject(config, subject.id, run.predictors)
-            images = [layout.propagated_images(subject.id, channel) for channel in layout.channels]
-            for path in (*images, layout.propagated_valid(subject.id)):
-                path.unlink(missing_ok=True)
-                sidecar_path(path).unlink(missing_ok=True)
+            stacks = propagate_subject(config, subject.id, write_images=False)
+            fuse_subject(config, subject.id, run.predictors, stacks)
             reasons = []
         else:
-            reasons = review_reasons(layout, subject, run.quality)
+            reasons = review_reasons(layout, subject, run.quality, run.registration.device)
         files = _publish(layout, subject.id, scan.id, out)
     found = read_prediction(run, scan, out) if segment else Prediction(scan.id, reasons=reasons)
     return replace(found, files=files, seconds=time.monotonic() - start)

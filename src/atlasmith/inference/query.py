@@ -34,6 +34,7 @@ from atlasmith.io.tables import Subject, positions_by_participant, read_tsv, wri
 from atlasmith.io.transforms import read_affine, read_composite
 from atlasmith.networks import Groupwise
 from atlasmith.training.dataset import AlignedImages
+from atlasmith.training.device import select_device
 
 POINTS = 9  # values of a covariate, over the cohort's range, at which volumes are computed
 COLUMNS = (
@@ -49,7 +50,11 @@ COLUMNS = (
 
 
 def query_template(
-    results: Path, covariates: Mapping[str, str], out: Path, extrapolate: bool = False
+    results: Path,
+    covariates: Mapping[str, str],
+    out: Path,
+    extrapolate: bool = False,
+    device: str = "auto",
 ) -> None:
     """Write what the template of a finished run is at some covariates.
 
@@ -64,12 +69,13 @@ def query_template(
         covariates: Values as text, by name; others are at the mean.
         out: Folder to write to.
         extrapolate: Accept covariates far outside the cohort's range.
+        device: Where to compute, `auto`, `cpu` or `cuda`, whatever the run was made on.
 
     Raises:
         InputError: With all problems of the covariates.
         AtlasmithError: When the run isn't finished or `out` has a query's files already.
     """
-    config = load_finished_run(results, "template_weights", "template_probabilities")
+    config = load_finished_run(results, "template_weights", "template_probabilities", device=device)
     output = Layout(out, config.template.name, config.cohort.channels, config.cohort.bids)
     if output.template_image.exists():
         raise AtlasmithError(f"{output.template_image} exists already. Choose another folder, or remove it.")
@@ -81,7 +87,7 @@ def query_template(
         raise InputError(problems)
     for name, value in values.items():
         warn_extrapolation("template query", name, value, cohort)
-    model = Groupwise.load(config.layout.template_weights)
+    model = Groupwise.load(config.layout.template_weights).to(select_device(config.device))
     if values and not model.has_covariate_velocity:
         print(
             "template query: this template wasn't refined (template.refinement), so only its intensities "
@@ -97,22 +103,22 @@ def _write(
 ) -> None:
     """Write all files; the template's first channel last, so that its presence tells that all are there."""
     run, grid = config.layout, model.grid
-    code = model.code.encode(values)
+    code = model.code.encode(values).to(model.base.device)
     table = read_tsv(run.template_label_table)
     labels = np.array([int(row["index"]) for row in table])
     conditional = ConditionalLabels(run, model, cohort, labels)
-    probabilities = conditional(code)[0].numpy()
-    background = 1 - probabilities.sum(axis=0)
-    argmax = np.where(probabilities.max(axis=0) > background, labels[probabilities.argmax(axis=0)], 0)
+    probabilities = conditional(code)[0]
+    highest, position = probabilities.max(dim=0)
+    argmax = torch.where(highest > 1 - probabilities.sum(dim=0), position + 1, 0)
     rows = list(_volume_rows(config, model, values, cohort, conditional, table))
     deviation = _intensity_deviation(run, model, cohort).split(1, dim=1)
     maps = {output.query_spread(channel): x for channel, x in zip(run.channels, deviation, strict=True)}
     maps |= {output.query_rate(name): rate for name, rate in _volume_rates(model).items()}
-    template = dict(zip(run.channels, model.template(code[None])[0].numpy(), strict=True))
-    written: dict[Path, Array] = {
-        output.template_labels: argmax.astype(np.int32),
-        output.template_probabilities: np.moveaxis(probabilities, 0, -1),
-        **{path: model.at_covariates(x, code[None])[0, 0].numpy() for path, x in maps.items()},
+    template = dict(zip(run.channels, model.template(code[None])[0], strict=True))
+    written = {
+        output.template_labels: torch.tensor([0, *labels], dtype=torch.int32, device=code.device)[argmax],
+        output.template_probabilities: probabilities.movedim(0, -1),
+        **{path: model.at_covariates(x, code[None])[0, 0] for path, x in maps.items()},
         **{output.template_channel(channel): template[channel] for channel in reversed(run.channels)},
     }
     write_tsv(output.template_label_table, table, list(table[0]))
@@ -127,7 +133,7 @@ def _write(
     )
     for path, data in written.items():
         _describe(config, output, path, table)
-        write_image(path, grid.unsqueeze(data), grid)
+        write_image(path, grid.unsqueeze(data.cpu().numpy()), grid)
 
 
 def _describe(config: Config, output: Layout, path: Path, table: Sequence[Mapping[str, str]]) -> None:
@@ -177,11 +183,12 @@ def _volume_rates(model: Groupwise) -> dict[str, Tensor]:
 
 def _intensity_deviation(layout: Layout, model: Groupwise, cohort: Sequence[Subject]) -> Tensor:
     """Compute the SD (1, C, *shape) of normalized intensities about the template, at the mean covariates."""
-    images = AlignedImages(layout, cohort, model.grid)
+    device = model.base.device
+    images = AlignedImages(layout, cohort, model.grid, device=device)
     total, count = (torch.zeros_like(model.base) for _ in range(2))
     for index, subject in enumerate(cohort):
         image, mask = images.resampled(index, read_composite(layout.forward(subject.id)))
-        expected = model.intensities(model.code.encode(subject.covariates)[None])
+        expected = model.intensities(model.code.encode(subject.covariates)[None].to(device))
         total += mask * (image - expected) ** 2
         count += mask
     return (total / count.clamp(min=1)).sqrt()
@@ -213,7 +220,7 @@ def _volume_rows(
         fitted = _predict_volumes(codes, volumes, at.numpy(), index)
         low, high = bootstrap(refit, len(scans), config.seed, config.score.bootstrap)
         for position, (point, code) in enumerate(zip(points, at, strict=True)):
-            template = conditional(code)[0].flatten(1).sum(dim=1).numpy() * voxel
+            template = conditional(code)[0].flatten(1).sum(dim=1).cpu().numpy() * voxel
             for label, row in enumerate(table):
                 found = (x[label] for x in (template, fitted[position], low[position], high[position]))
                 keys = (name, float(point), row["index"], row.get("name", ""))
@@ -244,7 +251,7 @@ def _volumes(layout: Layout, subject: Subject, probabilities: Tensor) -> Array:
     """Compute the volume, mm3, in a subject of each of the template's labels (L, *shape)."""
     log_jacobian = read_image(layout.log_jacobian(subject.id))
     grid = log_jacobian.grid
-    weights = torch.from_numpy(grid.squeeze(log_jacobian.data)).exp()
+    weights = torch.from_numpy(grid.squeeze(log_jacobian.data)).to(probabilities.device).exp()
     scale = abs(np.linalg.det(read_affine(layout.affine(subject.id))[:3, :3]))
     size = float(np.prod(grid.spacing)) * scale
-    return (probabilities * weights).flatten(1).sum(dim=1).numpy() * size
+    return (probabilities * weights).flatten(1).sum(dim=1).cpu().numpy() * size

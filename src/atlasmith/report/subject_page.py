@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from atlasmith.core.grid import Array, Grid
-from atlasmith.core.labels import bounding_boxes
+from atlasmith.core.labels import label_index
 from atlasmith.io.images import Image, read_image, read_labels
 from atlasmith.report import pictures
 from atlasmith.report.pictures import PLANES, plane
@@ -227,9 +227,11 @@ def _largest_cross(labels: Array, grid: Grid) -> Array:
 
 def _centers(labels: Array, view: View, ranks: Mapping[int, int]) -> dict[int, list[float]]:
     """The voxel of each label that is deepest inside it, in fractions of the volume, by rank."""
-    centers = {}
-    for label, box in bounding_boxes(labels):
-        if label in ranks:
+    centers: dict[int, list[float]] = {}
+    values = sorted(ranks)
+    boxes = ndimage.find_objects(label_index(labels, np.array(values))) if values else []
+    for label, box in zip(values, boxes, strict=False):  # labels beyond the last one found have no box
+        if box is not None:
             inside = np.pad(labels[box] == label, 1)
             depth = ndimage.distance_transform_edt(inside, view.grid.spacing)
             deepest = np.array(np.unravel_index(int(depth.argmax()), inside.shape)) - 1

@@ -2,127 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from atlasmith.core.grid import Array
-from atlasmith.core.labels import bounding_boxes, label_index
-from atlasmith.fusion.aligned import Box
+from atlasmith.core.boxes import bounding_boxes
+from atlasmith.fusion.aligned import AlignedAtlases, Box
 from atlasmith.fusion.fuser import LabelProbabilities
-from atlasmith.fusion.propagated import PropagatedAtlases
+from atlasmith.fusion.propagated import ambiguous_voxels
 
 MAX_CANDIDATES = 6  # labels at a voxel: those with the most votes
-MARGIN = 5  # around a label's box, which features depend on, voxels
+NO_LABEL = -1
+CHUNK_VOXELS = 2**16  # whose votes are counted together, which bounds memory
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """The candidate labels of M voxels of one target.
+    """The candidate labels of the M voxels of one target where atlases disagree, and the votes for them.
+
+    A vote is for a label at one of the voxels, and has the share of the atlases that it is from. There are E
+    votes, those for the same label one after the other, which may be more than the candidates.
 
     Args:
         voxels: (M,), flat indices.
+        places: (d, M), indices along each axis.
         labels: (M, K), those with most votes first, -1 where there are fewer.
-        boxes: Each label with votes anywhere, in rising order, and its bounding box.
+        agreed: (*shape), the label that all atlases have, -1 at the M voxels.
+        boxes: Each label with votes anywhere, in rising order, its bounding box, and its part of the E votes.
+        rows: (E,), the row of a vote's voxel, in rising order for each label.
+        vote_labels: (E,), the label of a vote.
+        slots: (E,), the flat index of a vote in (M, K), M K for a label that isn't among the candidates.
+        shares: (E,), of the atlases.
     """
 
-    voxels: Array
-    labels: Array
-    boxes: list[tuple[int, Box]]
+    voxels: Tensor
+    places: Tensor
+    labels: Tensor
+    agreed: Tensor
+    boxes: list[tuple[int, Box, slice]]
+    rows: Tensor
+    vote_labels: Tensor
+    slots: Tensor
+    shares: Tensor
+
+    def at_votes(self, values: Tensor) -> Tensor:
+        """Return the values (E,) of the candidates (M, K) at the votes; 0 for labels that are none."""
+        return F.pad(values.flatten(), [0, 1])[self.slots]
 
 
-def find_candidates(atlases: PropagatedAtlases, voxels: Array) -> Candidates:
-    """Find the labels with the most votes at some voxels.
-
-    It goes label by label, so that memory is that of the voxels and of one label's box.
+def find_candidates(atlases: AlignedAtlases) -> Candidates:
+    """Find the labels with the most votes where atlases disagree.
 
     Args:
         atlases: The propagated atlases.
-        voxels: (M,), flat indices.
 
     Returns:
         At most `MAX_CANDIDATES` of each voxel; ties go to the smallest label.
     """
-    boxes = [(value, box[1:]) for value, box in bounding_boxes(atlases.labels)]
-    labels = np.full((len(voxels), MAX_CANDIDATES), -1, dtype=np.int64)
-    if not len(voxels):
-        return Candidates(voxels, labels, boxes)
-    row = _row_map(voxels, atlases.labels.shape[1:])
-    most = np.full(labels.shape, -1, dtype=np.float32)
-    for value, box in boxes:
-        votes = atlases.share(value, box)
-        rows, votes = row[box][votes > 0], votes[votes > 0]
-        rows, votes = rows[rows >= 0], votes[rows >= 0]
-        least = most[rows].argmin(axis=1)
-        better = votes > most[rows, least]
-        most[rows[better], least[better]] = votes[better]
-        labels[rows[better], least[better]] = value
-    order = np.argsort(-most, axis=1, kind="stable")
-    return Candidates(voxels, np.take_along_axis(labels, order, axis=1), boxes)
+    voxels = ambiguous_voxels(atlases)
+    keys = _sorted_votes(atlases, voxels)
+    votes = torch.nonzero(keys.flatten())[:, 0]
+    labels, counts = _label_and_count(keys.flatten()[votes])
+    labels, order = labels.sort(stable=True)
+    rows, columns = votes[order] // keys.shape[1], votes[order] % keys.shape[1]
+    slots = rows * MAX_CANDIDATES + columns
+    slots = slots.masked_fill(columns >= MAX_CANDIDATES, len(voxels) * MAX_CANDIDATES)
+    first = F.pad(keys[:, :MAX_CANDIDATES], [0, max(MAX_CANDIDATES - keys.shape[1], 0)])
+    boxes = bounding_boxes(atlases.labels)
+    starts = torch.searchsorted(labels, torch.tensor([value for value, _ in boxes]).to(labels)).tolist()
+    parts = map(slice, starts, [*starts[1:], len(labels)])
+    agreed = atlases.labels[0].clone()
+    agreed.view(-1)[voxels] = NO_LABEL
+    total = len(atlases.labels) if atlases.votes is None else at_voxels(atlases.votes, voxels).sum(0)[rows]
+    return Candidates(
+        voxels,
+        torch.stack(torch.unravel_index(voxels, agreed.shape)),
+        torch.where(first > 0, _label_and_count(first)[0], NO_LABEL),
+        agreed,
+        [(value, box, part) for (value, box), part in zip(boxes, parts, strict=True)],
+        rows,
+        labels,
+        slots,
+        counts[order] / total,
+    )
 
 
-def candidate_positions(
-    candidates: Candidates, shape: Sequence[int]
-) -> Iterator[tuple[int, Box, Array, tuple[Array, Array]]]:
-    """Find where each label is a candidate.
+def at_voxels(maps: Tensor, voxels: Tensor) -> Tensor:
+    """Return the values (N, M) of maps (N, *shape) at flat indices (M,)."""
+    return maps.flatten(1).index_select(1, voxels)
 
-    Args:
-        candidates: Of one target.
-        shape: Of the target's grid.
 
-    Yields:
-        Each label, in rising order; its box with `MARGIN`; a mask (*box) of the voxels where the label is a
-        candidate; and their rows and columns in `Candidates.labels`.
+def _sorted_votes(atlases: AlignedAtlases, voxels: Tensor) -> Tensor:
+    """A number (M, N) for each label with votes at some voxels, in falling order, and then zeros.
+
+    It is larger the more votes there are, and in a tie the smaller the label, see `_label_and_count`.
     """
-    row = _row_map(candidates.voxels, shape)
-    for value, box in candidates.boxes:
-        wide = tuple(
-            slice(max(s.start - MARGIN, 0), min(s.stop + MARGIN, n)) for s, n in zip(box, shape, strict=True)
-        )
-        rows = row[wide]
-        known = rows >= 0
-        columns = np.zeros((*rows.shape, MAX_CANDIDATES), dtype=bool)
-        columns[known] = candidates.labels[rows[known]] == value
-        mask = np.asarray(columns.any(axis=-1))
-        yield value, wide, mask, (rows[mask], columns[mask].argmax(axis=-1))
+    keys = []
+    for some in voxels.split(CHUNK_VOXELS):
+        labels, order = at_voxels(atlases.labels, some).T.sort(dim=1)
+        last = F.pad(labels[:, 1:] != labels[:, :-1], [0, 1], value=True)  # of the same labels
+        votes = torch.ones_like(labels)
+        if atlases.votes is not None:
+            votes = at_voxels(atlases.votes, some).T.int().gather(1, order)
+        total = votes.cumsum(dim=1).masked_fill(~last, 0)
+        counts = total - F.pad(total[:, :-1].cummax(dim=1).values, [1, 0])
+        key = ((counts << 32) - labels).masked_fill(~last, 0)
+        keys.append(key.sort(dim=1, descending=True).values)
+    return torch.cat(keys)
 
 
-def _row_map(voxels: Array, shape: Sequence[int]) -> Array:
-    """The row (*shape) of each of the voxels at flat indices, -1 of others."""
-    row = np.full(shape, -1, dtype=np.int64)
-    row.ravel()[voxels] = np.arange(len(voxels))
-    return row
+def _label_and_count(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """The label and the number of votes of `_sorted_votes`."""
+    labels = -keys & (2**32 - 1)
+    return labels.int(), (keys + labels) >> 32
 
 
-def label_positions(labels: Array, values: Array) -> Array:
-    """Return positions of labels among the sorted `values`; -1 of those that aren't among them."""
-    return label_index(labels, values).astype(np.int64) - 1
+def label_positions(labels: Tensor, values: Tensor) -> Tensor:
+    """Return positions of labels among the sorted `values`, both int32; -1 where they aren't."""
+    position = torch.searchsorted(values, labels).clamp(max=len(values) - 1)
+    return torch.where(values[position] == labels, position, -1)
 
 
-def candidate_probabilities(
-    atlases: PropagatedAtlases, candidates: Candidates, probabilities: Array
-) -> LabelProbabilities:
+def candidate_probabilities(candidates: Candidates, probabilities: Tensor) -> LabelProbabilities:
     """Turn the probabilities of the candidates into those of each label on the grid.
 
     Args:
-        atlases: The propagated atlases.
-        candidates: Of all voxels where they disagree.
+        candidates: Of one target.
         probabilities: (M, K), of the candidates.
 
     Yields:
         Each label, in rising order, its box, and its probability there, which is 1 where all atlases have it.
     """
-    shape = atlases.labels.shape[1:]
-    agreed = np.ones(shape, dtype=bool)
-    agreed.ravel()[candidates.voxels] = False
-    order = np.argsort(candidates.labels, axis=None, kind="stable")
-    ranked = candidates.labels.ravel()[order]
-    for value, box in candidates.boxes:
-        probability = ((atlases.labels[0][box] == value) & agreed[box]).astype(np.float32)
-        entries = order[np.searchsorted(ranked, value) : np.searchsorted(ranked, value, "right")]
-        voxels = candidates.voxels[entries // candidates.labels.shape[1]]
-        places = np.unravel_index(voxels, shape)
+    found = candidates.at_votes(probabilities)
+    for value, box, part in candidates.boxes:
+        probability = (candidates.agreed[box] == value).float()
+        places = candidates.places.index_select(1, candidates.rows[part])
         inside = tuple(place - s.start for place, s in zip(places, box, strict=True))
-        probability[inside] = probabilities.ravel()[entries]
+        probability[inside] = found[part]
         yield value, box, probability

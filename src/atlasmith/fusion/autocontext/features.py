@@ -9,26 +9,29 @@ features are computed for each channel; excluded voxels define no label's intens
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from itertools import chain
 
-import numpy as np
-from scipy.ndimage import uniform_filter
+import torch
+from torch import Tensor
 
-from atlasmith.core.grid import Array
-from atlasmith.fusion.aligned import Box
-from atlasmith.fusion.autocontext.candidates import Candidates, candidate_positions, candidate_probabilities
+from atlasmith.fusion.aligned import AlignedAtlases
+from atlasmith.fusion.autocontext.candidates import Candidates, at_voxels
+from atlasmith.fusion.autocontext.neighborhoods import (
+    MIN_DEVIATION,
+    STABILIZING_WEIGHT,
+    Averages,
+    Neighborhood,
+    Target,
+)
 from atlasmith.fusion.patches import STABILIZER, patch_distances, similarity_weights
-from atlasmith.fusion.propagated import PropagatedAtlases, ambiguous_voxels
 
 FEATURES, CHANNEL_FEATURES = 18, 9  # of one channel, and of each further one
 CONTEXT_FEATURES, CONTEXT_CHANNEL_FEATURES = 9, 5
-VOTE_RADII = (0, 1, 2, 4)  # of means of votes and of probabilities, voxels
-INTENSITY_RADII = (2, 4)  # of the neighborhoods for local intensity statistics, voxels
 CERTAIN = 0.9  # share of votes from which on a voxel defines a label's intensity
 MIN_CERTAIN = 20  # such voxels; where there are fewer, less certain ones define it
-MIN_DEVIATION = 0.02  # SD of a label's intensities at least; intensities are in [0, 1]
 MAX_DEVIATIONS = 5.0  # intensity differences in SDs are clipped to this
-STABILIZING_WEIGHT = 1e-3  # of the whole label's intensities in local statistics
+CHUNK_VOTES = 2**16  # that are compared with all atlases together, which bounds memory
 
 
 def feature_counts(channels: int) -> tuple[int, int]:
@@ -37,169 +40,163 @@ def feature_counts(channels: int) -> tuple[int, int]:
     return FEATURES + more * CHANNEL_FEATURES, CONTEXT_FEATURES + more * CONTEXT_CHANNEL_FEATURES
 
 
-def candidate_features(atlases: PropagatedAtlases, candidates: Candidates) -> Array:
+def candidate_features(atlases: AlignedAtlases, candidates: Candidates) -> Tensor:
     """Compute the features of all candidates.
 
     Args:
         atlases: The propagated atlases.
-        candidates: Of some or all voxels where they disagree.
+        candidates: Of the voxels where they disagree.
 
     Returns:
         (M, K, features); the first two are the label's share of the votes, and of locally weighted votes. 0
         where there is no candidate.
     """
     count = feature_counts(len(atlases.target))[0]
-    features = np.zeros((*candidates.labels.shape, count), dtype=np.float32)
-    if len(candidates.voxels):
-        extractor = _FeatureExtractor(atlases)
-        for value, wide, mask, entries in candidate_positions(candidates, atlases.labels.shape[1:]):
-            if mask.any():
-                features[entries] = extractor.features(value, wide)[:, mask].T
-    return features
+    if not len(candidates.voxels):
+        return atlases.target.new_zeros(*candidates.labels.shape, count)
+    fits = _atlas_fits(atlases, candidates)
+
+    def features(label: Neighborhood, part: slice) -> list[Tensor]:
+        return _label_features(label, candidates.shares[part], fits[:, part])
+
+    return _of_each_label(atlases, candidates, count, features)
 
 
-def context_features(atlases: PropagatedAtlases, candidates: Candidates, probabilities: Array) -> Array:
+def context_features(atlases: AlignedAtlases, candidates: Candidates, probabilities: Tensor) -> Tensor:
     """Compute the features that the first pass's probabilities add.
 
     Args:
         atlases: The propagated atlases.
-        candidates: Of all voxels where they disagree.
+        candidates: Of the voxels where they disagree.
         probabilities: (M, K), of the first pass.
 
     Returns:
         (M, K, context features); the first two are the label's probability there, and its mean around.
     """
     count = feature_counts(len(atlases.target))[1]
-    features = np.zeros((*candidates.labels.shape, count), dtype=np.float32)
-    gradients = [_gradient(channel) for channel in atlases.target]
-    positions = candidate_positions(candidates, atlases.labels.shape[1:])
-    maps = candidate_probabilities(atlases, candidates, probabilities)
-    for (_, wide, mask, entries), (_, box, label_map) in zip(positions, maps, strict=True):
-        if not mask.any():
-            continue
-        probability = np.zeros(mask.shape, dtype=np.float32)
-        inner = (slice(b.start - w.start, b.stop - w.start) for b, w in zip(box, wide, strict=True))
-        probability[tuple(inner)] = label_map
-        found = [probability, *(_mean(probability, radius) for radius in VOTE_RADII[1:])]
-        weights = probability if atlases.comparable is None else probability * atlases.comparable[wide]
-        for channel, gradient in zip(atlases.target, gradients, strict=True):
-            target = channel[wide]
-            mean, deviation = _weighted_moments(target, weights)
-            found += [*_intensity_deviations(target, mean, deviation)]
-            found += [local for local, _ in _local_intensity_deviations(target, weights, mean, deviation)]
-            found += [_gradient_alignment(_mean(probability, 1), gradient[:, *wide])]
-        features[entries] = np.stack(found)[:, mask].T
-    return features
+    own = candidates.at_votes(probabilities)
+    return _of_each_label(atlases, candidates, count, lambda label, part: _label_context(label, own[part]))
 
 
-class _FeatureExtractor:
-    """Computes the features of any label on one target."""
-
-    def __init__(self, atlases: PropagatedAtlases) -> None:
-        self.atlases = atlases
-        self.distances = patch_distances(atlases)
-        self.weights = similarity_weights(self.distances)
-        self.weights /= self.weights.sum(axis=0)
-        self.best = self.distances.min(axis=0)
-        usual = np.median(atlases.mean_over_votes(self.distances).ravel()[ambiguous_voxels(atlases)])
-        self.contrast = float(np.sqrt(usual)) + 1e-3
-        self.gradients = [_gradient(channel) for channel in atlases.target]
-
-    def features(self, value: int, box: Box) -> Array:
-        """The features (features, *box) of a label."""
-        atlases = self.atlases
-        has_label = atlases.voting(value, box)
-        targets = [channel[box] for channel in atlases.target]
-        votes = atlases.share_of(has_label, box).astype(np.float32)
-        weighted = np.where(has_label, self.weights[:, *box], 0).sum(axis=0)
-        found = [votes, weighted, *(_mean(votes, r) for r in VOTE_RADII[1:]), _mean(weighted, 1)]
-
-        # Against the label's intensities in this target: where atlases agree on it, and nearby.
-        certain = self._certain_voxels(votes, box)
-        weights = weighted if atlases.comparable is None else weighted * atlases.comparable[box]
-        for target in targets:
-            mean, deviation = target[certain].mean(), target[certain].std() + MIN_DEVIATION
-            found += [*_intensity_deviations(target, mean, deviation)]
-            for local, local_deviation in _local_intensity_deviations(target, weights, mean, deviation):
-                found += [local, np.log(local_deviation)]
-
-        # How well the atlases with this label fit here.
-        for index, target in enumerate(targets):
-            found += self._differences(has_label, index, target, box)
-        closest = np.where(has_label, self.distances[:, *box], np.inf).min(axis=0)
-        excess = (closest - self.best[box]) / (self.best[box] + STABILIZER)
-        found += [np.minimum(excess, MAX_DEVIATIONS)]
-
-        # Whether its boundary lies along an edge of the target.
-        around = _mean(votes, 1)
-        found += [_gradient_alignment(around, gradient[:, *box]) for gradient in self.gradients]
-        found += [np.full_like(votes, value == 0), np.full_like(votes, np.log(certain.sum()) / 10)]
-        return np.stack(found).astype(np.float32)
-
-    def _certain_voxels(self, votes: Array, box: Box) -> Array:
-        """The voxels (*box) that define a label's intensity, of its share of the votes (*box)."""
-        known = np.ones(votes.shape, dtype=bool)
-        if self.atlases.comparable is not None and self.atlases.comparable[box].any():
-            known = self.atlases.comparable[box]
-        certain: Array = (votes > CERTAIN) & known
-        if certain.sum() < MIN_CERTAIN:
-            certain = (votes >= min(0.5, 0.8 * votes.max(where=known, initial=0))) & known
-        return certain
-
-    def _differences(self, has_label: Array, channel: int, target: Array, box: Box) -> list[Array]:
-        """The mean absolute and signed difference of the atlases with a label (N, *box) in one channel."""
-        if self.atlases.present is not None:
-            has_label = has_label & self.atlases.present[channel].reshape(-1, *[1] * target.ndim)
-        difference = np.where(has_label, self.atlases.images[channel][:, *box] - target, 0)
-        count = np.maximum(has_label.sum(axis=0), 1)
-        return [x.sum(axis=0) / count / self.contrast for x in (np.abs(difference), difference)]
+def _of_each_label(
+    atlases: AlignedAtlases,
+    candidates: Candidates,
+    count: int,
+    function: Callable[[Neighborhood, slice], list[Tensor]],
+) -> Tensor:
+    """The features (M, K, count) of all candidates, of those (V,) of a label at its part of the votes."""
+    # The last row is of labels that are no candidates.
+    features = atlases.target.new_zeros(candidates.labels.numel() + 1, count)
+    target = Target(atlases, candidates)
+    for value, box, part in candidates.boxes:
+        if part.start < part.stop:
+            found = function(Neighborhood(target, value, box, part), part)
+            features[candidates.slots[part]] = torch.stack(found, dim=1)
+    return features[:-1].view(*candidates.labels.shape, count)
 
 
-def _mean(data: Array, radius: int) -> Array:
-    return uniform_filter(data, 2 * radius + 1, mode="nearest") if radius else data
+def _label_features(label: Neighborhood, shares: Tensor, fits: Tensor) -> list[Tensor]:
+    """The features (V,) of a label at its V votes, of their shares and of `_atlas_fits` (2 + 2 C, V)."""
+    weighted, excess, *differences = fits
+    votes, weights = label.map_of(shares), label.map_of(weighted)
+    certain = _certain_voxels(votes, label.comparable)
+    count = certain.sum()
+    centers = [(image * certain).sum() / count for image in label.images]
+    around = label.averages([votes, weights], label.comparable_part(weights), centers)
+    found = [shares, weighted, *(maps[0] for maps in around.means), around.means[0][1]]
+    for channel, center in enumerate(centers):
+        variance = (certain * (label.images[channel] - center).square()).sum() / count
+        plain, local = _intensity_features(label, around, channel, center, variance)
+        found += [*plain, *chain.from_iterable((near, deviation.log()) for near, deviation in local)]
+    found += [*differences, excess, *map(around.alignment, label.gradients)]
+    return [*found, torch.full_like(shares, label.value == 0), (count.log() / 10).expand_as(shares)]
 
 
-def _gradient(data: Array) -> Array:
-    """(d, *shape), 0 along axes of one voxel."""
-    return np.stack(
-        [np.gradient(data, axis=a) if n > 1 else np.zeros_like(data) for a, n in enumerate(data.shape)]
+def _label_context(label: Neighborhood, probability: Tensor) -> list[Tensor]:
+    """The context features (V,) of a label at its V votes, of their probabilities (V,)."""
+    own = label.map_of(probability)
+    weights = label.comparable_part(own)
+    total = weights.sum() + STABILIZING_WEIGHT
+    centers = [(weights * image).sum() / total for image in label.images]
+    around = label.averages([own], weights, centers)
+    found = [probability, *(maps[0] for maps in around.means)]
+    for channel, center in enumerate(centers):
+        variance = (weights * (label.images[channel] - center).square()).sum() / total
+        plain, local = _intensity_features(label, around, channel, center, variance)
+        found += [*plain, *(near for near, _ in local), around.alignment(label.gradients[channel])]
+    return found
+
+
+def _intensity_features(
+    label: Neighborhood, around: Averages, channel: int, center: Tensor, variance: Tensor
+) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+    """The differences (V,) of the target, as it is and smoothed, to a label's mean intensity, in SDs; and
+    those to the label's local mean, with the local SD, of each radius."""
+    deviation = variance.sqrt() + MIN_DEVIATION
+    difference, smoothed = label.intensities[channel] - center, label.smoothed[channel] - center
+    local = around.intensities(channel, deviation)
+    return (
+        [_clipped(difference / deviation), _clipped(smoothed / deviation)],
+        [(_clipped((difference - mean) / sd), sd) for mean, sd in local],
     )
 
 
-def _gradient_alignment(probability: Array, gradient: Array) -> Array:
-    """The cosine between the gradients of a label's probability (*box) and of the target (d, *box)."""
-    own = _gradient(probability)
-    lengths = np.sqrt(np.square(own).sum(axis=0) * np.square(gradient).sum(axis=0))
-    cosine: Array = (own * gradient).sum(axis=0) / (lengths + 1e-3)
-    return cosine
+def _certain_voxels(votes: Tensor, comparable: Tensor | None) -> Tensor:
+    """The voxels (*box) that define a label's intensity, of its share of the votes (*box)."""
+    if comparable is not None:
+        votes = votes.where(comparable | ~comparable.any(), -1)
+    certain = votes > CERTAIN
+    likely = votes >= (0.8 * votes.amax().clamp(min=0)).clamp(max=0.5)
+    return certain.where(certain.sum() >= MIN_CERTAIN, likely)
 
 
-def _weighted_moments(target: Array, weights: Array) -> tuple[float, float]:
-    """The weighted mean and SD of intensities, the latter with `MIN_DEVIATION`."""
-    total = weights.sum() + STABILIZING_WEIGHT
-    mean = float((weights * target).sum() / total)
-    return mean, float(np.sqrt((weights * np.square(target - mean)).sum() / total) + MIN_DEVIATION)
+def _atlas_fits(atlases: AlignedAtlases, candidates: Candidates) -> Tensor:
+    """How well the atlases that give a vote fit the target's intensities there (2 + 2 C, E).
 
-
-def _intensity_deviations(target: Array, mean: float, deviation: float) -> list[Array]:
-    """The differences of the target, as it is and smoothed, to a label's mean intensity, in SDs."""
-    return [_clipped((_mean(target, radius) - mean) / deviation) for radius in (0, 1)]
-
-
-def _local_intensity_deviations(
-    target: Array, weights: Array, mean: float, deviation: float
-) -> Iterator[tuple[Array, Array]]:
-    """The differences of the target to the label's local mean intensity in SDs, and this SD, for each radius.
-
-    weights: (*box), of the label. Where it has no weight nearby, its statistics in the whole target count.
+    The share of its label of locally weighted votes; how much larger the patch distance of the closest of its
+    atlases is than that of the closest of all; and, for each channel, their mean absolute and signed
+    difference.
     """
-    for radius in INTENSITY_RADII:
-        total = _mean(weights, radius) + STABILIZING_WEIGHT
-        near = (_mean(weights * target, radius) + STABILIZING_WEIGHT * mean) / total
-        squares = _mean(weights * np.square(target), radius) + STABILIZING_WEIGHT * (mean**2 + deviation**2)
-        local = np.sqrt(np.maximum(squares / total - np.square(near), 0) + MIN_DEVIATION**2)
-        yield _clipped((target - near) / local), local
+    voxels, voting = candidates.voxels, None
+    labels, distances = at_voxels(atlases.labels, voxels), at_voxels(patch_distances(atlases), voxels)
+    weights, best = similarity_weights(distances), distances.amin(dim=0)
+    weights /= weights.sum(dim=0)
+    mean = distances.mean(dim=0)
+    if atlases.votes is not None:
+        voting = at_voxels(atlases.votes, voxels)
+        mean = distances.masked_fill(~voting, 0).sum(dim=0) / voting.sum(dim=0)
+    contrast = _median(mean).sqrt() + 1e-3
+    differences = [
+        at_voxels(images, voxels) - at_voxels(target[None], voxels)
+        for images, target in zip(atlases.images, atlases.target, strict=True)
+    ]
+    present = None
+    if atlases.present is not None:
+        present = torch.from_numpy(atlases.present).to(labels.device)[..., None]
+    found = []
+    for rows, values in zip(
+        candidates.rows.split(CHUNK_VOTES), candidates.vote_labels.split(CHUNK_VOTES), strict=True
+    ):
+        has_label = labels.index_select(1, rows) == values
+        if voting is not None:
+            has_label &= voting.index_select(1, rows)
+        closest = distances.index_select(1, rows).masked_fill_(~has_label, torch.inf).amin(dim=0)
+        excess = (closest - best[rows]) / (best[rows] + STABILIZER)
+        fits = [(weights.index_select(1, rows) * has_label).sum(dim=0), excess.clamp(max=MAX_DEVIATIONS)]
+        for channel, difference in enumerate(differences):
+            having = has_label if present is None else has_label & present[channel]
+            own = difference.index_select(1, rows) * having
+            scale = having.sum(dim=0).clamp(min=1) * contrast
+            fits += [own.abs().sum(dim=0) / scale, own.sum(dim=0) / scale]
+        found.append(torch.stack(fits))
+    return torch.cat(found, dim=1)
 
 
-def _clipped(deviation: Array) -> Array:
-    return np.clip(deviation, -MAX_DEVIATIONS, MAX_DEVIATIONS)
+def _median(values: Tensor) -> Tensor:
+    """The median of values (M,): of an even number, the mean of both in the middle."""
+    ordered = values.sort().values
+    return (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2
+
+
+def _clipped(deviation: Tensor) -> Tensor:
+    return deviation.clamp(-MAX_DEVIATIONS, MAX_DEVIATIONS)

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atlasmith.core.grid import Array
 from atlasmith.fusion.autocontext.candidates import (
     Candidates,
     candidate_probabilities,
@@ -28,14 +26,14 @@ from atlasmith.fusion.autocontext.features import (
     feature_counts,
 )
 from atlasmith.fusion.fuser import LabelProbabilities, Predictor
-from atlasmith.fusion.propagated import PropagatedAtlases, ambiguous_voxels
+from atlasmith.fusion.propagated import PropagatedAtlases
 from atlasmith.io.weights import read_network
 from atlasmith.networks import CrossFitted
 from atlasmith.training.device import select_device
 
 EMBEDDING = 6  # size of a label's embedding
 MIN_SHARE = 0.02  # added to shares of votes in logarithms
-CHUNK_VOXELS = 65536  # of one forward pass
+CHUNK_VOXELS, CHUNK_VOXELS_CPU = 2**17, 2**11  # of one forward pass, whose layers a CPU's cache should hold
 
 
 class CandidateClassifier(nn.Module):
@@ -86,26 +84,26 @@ class CandidateClassifier(nn.Module):
         return torch.where(present, score + self.sharpness * start[..., None], -torch.inf)[..., 0]
 
 
-def classify(classifier: CandidateClassifier, features: Tensor, labels: Tensor) -> Array:
+def classify(classifier: CandidateClassifier, features: Sequence[Tensor], labels: Tensor) -> Tensor:
     """Compute the candidates' probabilities, a chunk of voxels at a time.
 
     Args:
         classifier: A trained classifier.
-        features: (M, K, features).
+        features: Parts (M, K, ...) of its features, which are joined.
         labels: (M, K), positions among all labels, -1 for no candidate.
 
     Returns:
         (M, K), of sum 1, 0 for no candidate.
     """
-    device = classifier.sharpness.device
-    probabilities = torch.zeros(labels.shape)
+    probabilities = torch.zeros_like(labels, dtype=torch.float32)
     # Most voxels have two or three candidates: those with as many are computed together.
-    counts = (torch.arange(1, labels.shape[1] + 1) * (labels >= 0)).amax(dim=1)
+    counts = (torch.arange(1, labels.shape[1] + 1, device=labels.device) * (labels >= 0)).amax(dim=1)
+    size = CHUNK_VOXELS_CPU if labels.device.type == "cpu" else CHUNK_VOXELS
     for count in counts.unique().tolist():
-        for rows in torch.nonzero(counts == count)[:, 0].split(CHUNK_VOXELS):
-            inputs = features[rows, :count].to(device), labels[rows, :count].to(device)
-            probabilities[rows, :count] = classifier(*inputs).softmax(-1).cpu()
-    return probabilities.numpy()
+        for rows in torch.nonzero(counts == count)[:, 0].split(size):
+            inputs = torch.cat([part[:, :count][rows] for part in features], dim=-1)
+            probabilities[rows, :count] = classifier(inputs, labels[rows, :count]).softmax(-1)
+    return probabilities
 
 
 class AutoContext(nn.Module):
@@ -121,13 +119,15 @@ class AutoContext(nn.Module):
         channels: Of the images.
     """
 
+    values: Tensor
+
     def __init__(
         self, values: Sequence[int], width: int, without: Sequence[Sequence[str]], channels: int = 1
     ) -> None:
         super().__init__()
-        self.values = np.array(values)
+        self.register_buffer("values", torch.tensor(values, dtype=torch.int32), persistent=False)
         self.settings = {
-            "values": self.values.tolist(),
+            "values": list(values),
             "width": width,
             "without": [list(ids) for ids in without],
             "channels": channels,
@@ -150,16 +150,16 @@ class AutoContext(nn.Module):
             Each label, in rising order, its box, and its probability there: the classifiers' where atlases
             disagree, 1 where they agree. Where the target is excluded, it is the share of the votes.
         """
-        candidates = find_candidates(atlases, ambiguous_voxels(atlases))
-        features = torch.from_numpy(candidate_features(atlases, candidates))
-        labels = torch.from_numpy(label_positions(candidates.labels, self.values))
+        candidates = find_candidates(atlases)
+        features = candidate_features(atlases, candidates)
+        labels = label_positions(candidates.labels, self.values)
         passes = zip(self.first.for_subject(subject), self.second.for_subject(subject), strict=True)
         probabilities = []
         for first, second in passes:
             context = first_pass_context(first, atlases, candidates, features, labels)
-            probabilities.append(classify(second, with_context(context, features), labels))
-        mean = where_comparable(atlases, candidates, np.mean(probabilities, axis=0), features)
-        return candidate_probabilities(atlases, candidates, mean)
+            probabilities.append(classify(second, [context, features], labels))
+        mean = torch.stack(probabilities).mean(dim=0)
+        return candidate_probabilities(candidates, where_comparable(atlases, candidates, mean, features))
 
 
 def first_pass_context(
@@ -174,27 +174,22 @@ def first_pass_context(
     Args:
         first: Of the first pass.
         atlases: The propagated atlases.
-        candidates: Of all voxels where they disagree.
+        candidates: Of the voxels where they disagree.
         features: (M, K, features).
         labels: (M, K), positions among all labels, -1 for no candidate.
     """
-    probabilities = where_comparable(atlases, candidates, classify(first, features, labels), features)
-    return torch.from_numpy(context_features(atlases, candidates, probabilities))
+    found = classify(first, [features], labels)
+    return context_features(atlases, candidates, where_comparable(atlases, candidates, found, features))
 
 
 def where_comparable(
-    atlases: PropagatedAtlases, candidates: Candidates, probabilities: Array, features: Tensor
-) -> Array:
+    atlases: PropagatedAtlases, candidates: Candidates, probabilities: Tensor, features: Tensor
+) -> Tensor:
     """Replace probabilities (M, K) by the shares of the votes where the target is excluded."""
     if atlases.comparable is None:
         return probabilities
-    comparable = atlases.comparable.ravel()[candidates.voxels, None]
-    return np.where(comparable, probabilities, features[..., 0].numpy())  # the first feature: shares
-
-
-def with_context(context: Tensor, features: Tensor) -> Tensor:
-    """Join the features of the second pass, (..., context features) and (..., features)."""
-    return torch.cat([context, features], dim=-1)
+    comparable = atlases.comparable.flatten()[candidates.voxels, None]
+    return torch.where(comparable, probabilities, features[..., 0])  # the first feature: shares
 
 
 def read_predictor(path: Path, device: str) -> Predictor:

@@ -5,26 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from atlasmith.config import Config
-from atlasmith.core.grid import Array
 from atlasmith.core.progress import track
-from atlasmith.fusion.autocontext.candidates import find_candidates, label_positions
+from atlasmith.fusion.autocontext.candidates import Candidates, find_candidates, label_positions
 from atlasmith.fusion.autocontext.features import candidate_features
 from atlasmith.fusion.autocontext.model import (
     AutoContext,
     CandidateClassifier,
     first_pass_context,
-    with_context,
 )
 from atlasmith.fusion.autocontext.settings import FIRST_PASS, SECOND_PASS, SECTION, AutoContextSettings
 from atlasmith.fusion.propagated import (
     PropagatedAtlases,
-    ambiguous_voxels,
     manual_labels,
     read_atlases,
     read_propagated,
@@ -33,7 +29,7 @@ from atlasmith.fusion.training import train_network
 from atlasmith.io.tables import Subject, read_label_values, write_tsv
 from atlasmith.io.weights import write_weights
 from atlasmith.networks import CrossFitted, held_out_folds
-from atlasmith.training.device import seeded_generator, select_device
+from atlasmith.training.device import seeded_generator, select_device, to_device
 
 # SD of a feature at least: one that is constant where two atlases vote on a third varies where three vote.
 MIN_DEVIATION = 0.1
@@ -48,7 +44,8 @@ class _Voxels:
     """Training voxels of all atlases.
 
     features: (M, K, FEATURES). labels: (M, K), the candidates' positions among all labels. truth: (M,), the
-    column of the true label. owner: (M,), the position of the atlas that a voxel is of.
+    column of the true label. owner: (M,), the position of the atlas that a voxel is of, on the host, which
+    decides what is drawn.
     """
 
     features: Tensor
@@ -87,7 +84,7 @@ def train_autocontext(config: Config) -> None:
             SECOND_PASS,
             network.second,
             atlases,
-            lambda k, rows: with_context(context[k, rows], features[rows]),
+            lambda k, rows: torch.cat([context[k, rows], features[rows]], dim=-1),
             voxels,
         )
     else:
@@ -103,25 +100,29 @@ def _read_voxels(config: Config, network: AutoContext, atlases: Sequence[Subject
     """Draw training voxels of all atlases, with their features and manual labels."""
     parts = []
     for index, atlas in enumerate(track(atlases, "autocontext: voxels")):
-        propagated = read_propagated(config.layout, atlas)
-        drawn = ambiguous_voxels(propagated)[_draw(config, index, propagated, len(atlases))]
-        candidates = find_candidates(propagated, drawn)
-        right = candidates.labels == manual_labels(atlas, propagated.grid).ravel()[drawn, None]
-        truth = np.where(right.any(axis=1), right.argmax(axis=1), NO_CANDIDATE)
-        labels = label_positions(candidates.labels, network.values)
-        features = candidate_features(propagated, candidates)
-        parts.append([torch.from_numpy(x) for x in (features, labels, truth, np.full(len(truth), index))])
+        propagated = read_propagated(config.layout, atlas, network.values.device)
+        candidates = find_candidates(propagated)
+        drawn = _draw(config, index, propagated, candidates, len(atlases))
+        manual = manual_labels(atlas, propagated.grid, drawn.device).flatten()[candidates.voxels[drawn]]
+        right = candidates.labels[drawn] == manual[:, None]
+        truth = torch.where(right.any(dim=1), right.int().argmax(dim=1), NO_CANDIDATE)
+        labels = label_positions(candidates.labels[drawn], network.values)
+        features = candidate_features(propagated, candidates)[drawn]
+        parts.append([features, labels, truth, torch.full((len(drawn),), index)])
     return _Voxels(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
-def _draw(config: Config, index: int, propagated: PropagatedAtlases, atlases: int) -> Array:
+def _draw(
+    config: Config, index: int, propagated: PropagatedAtlases, candidates: Candidates, atlases: int
+) -> Tensor:
     """Draw which of the ambiguous voxels of an atlas are trained on, of those that aren't excluded."""
-    voxels = ambiguous_voxels(propagated)
-    places = np.arange(len(voxels))
+    device = candidates.voxels.device
+    rows = torch.arange(len(candidates.voxels), device=device)
     if propagated.comparable is not None:
-        places = places[propagated.comparable.ravel()[voxels]]
-    order = torch.randperm(len(places), generator=seeded_generator(config.seed, 30, index))
-    return np.sort(places[order[: -(-config.fusion.section(SECTION).voxels // atlases)].numpy()])
+        rows = rows[propagated.comparable.flatten()[candidates.voxels]]
+    order = torch.randperm(len(rows), generator=seeded_generator(config.seed, 30, index))
+    most = -(-config.fusion.section(SECTION).voxels // atlases)
+    return rows[order[:most].sort().values.to(device)]
 
 
 @torch.inference_mode()
@@ -133,11 +134,11 @@ def _read_context(config: Config, network: AutoContext, atlases: Sequence[Subjec
     """
     parts = []
     for index, atlas in enumerate(track(atlases, "autocontext: first pass")):
-        propagated = read_propagated(config.layout, atlas)
-        candidates = find_candidates(propagated, ambiguous_voxels(propagated))
-        drawn = _draw(config, index, propagated, len(atlases))
-        features = torch.from_numpy(candidate_features(propagated, candidates))
-        labels = torch.from_numpy(label_positions(candidates.labels, network.values))
+        propagated = read_propagated(config.layout, atlas, network.values.device)
+        candidates = find_candidates(propagated)
+        drawn = _draw(config, index, propagated, candidates, len(atlases))
+        features = candidate_features(propagated, candidates)
+        labels = label_positions(candidates.labels, network.values)
         context = (
             first_pass_context(first, propagated, candidates, features, labels)[drawn]
             for first in network.first.each
@@ -156,10 +157,9 @@ def _fit(
 ) -> None:
     """Train the classifiers of one pass, whose inputs are `features`(k, rows) (V, K, features)."""
     truth, owner = voxels.truth, voxels.owner
-    device = next(classifiers.parameters()).device
     trained_on = torch.tensor([[a.participant not in ids for ids in classifiers.without] for a in atlases])
     for k, classifier in enumerate(classifiers.each):
-        rows = torch.nonzero(trained_on[owner, k])[:, 0]
+        rows = to_device(torch.nonzero(trained_on[owner, k])[:, 0], truth.device)
         present = features(k, rows)[voxels.labels[rows] >= 0]
         if len(present) > 1:  # atlases may disagree on those alone that this classifier is trained without
             classifier.mean.copy_(present.mean(0))
@@ -169,10 +169,9 @@ def _fit(
         """The sum of the losses of each classifier on the rows that are chosen for it (rows, classifiers)."""
         sums = []
         for k, classifier in enumerate(classifiers.each):
-            own = rows[chosen[:, k]]
-            logits = classifier(features(k, own).to(device), voxels.labels[own].to(device))
-            right = truth[own].to(device)
-            sums.append(F.cross_entropy(logits, right, ignore_index=NO_CANDIDATE, reduction="sum"))
+            own = to_device(rows[chosen[:, k]], truth.device)
+            logits = classifier(features(k, own), voxels.labels[own])
+            sums.append(F.cross_entropy(logits, truth[own], ignore_index=NO_CANDIDATE, reduction="sum"))
         return torch.stack(sums).sum()
 
     def step(index: int) -> dict[str, Tensor]:
@@ -181,7 +180,7 @@ def _fit(
         terms = {"loss": losses(rows, chosen) / max(int(chosen.sum()), 1)}
         if (index + 1) % VALIDATE_EVERY == 0 and not chosen.all():
             with torch.no_grad():
-                terms["validation"] = losses(rows, ~chosen) / (~chosen).sum()
+                terms["validation"] = losses(rows, ~chosen) / int((~chosen).sum())
         return terms
 
     labels = classifiers.each[0].embedding.num_embeddings - 1

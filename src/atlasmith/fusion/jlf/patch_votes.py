@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import binary_dilation
 from torch import Tensor
 
-from atlasmith.core.grid import Array
-from atlasmith.fusion.aligned import AlignedAtlases, Box
+from atlasmith.core.boxes import bounding_boxes, label_ranks, widened
+from atlasmith.fusion.aligned import AlignedAtlases, Box, disagreement
 from atlasmith.fusion.fuser import LabelProbabilities
 from atlasmith.fusion.joint_weights import solve_joint_weights
+from atlasmith.losses.similarity.filters import BoxWindows
 
 MIN_VARIANCE = 1e-6  # of the intensities of a patch
 CHUNK_VALUES = 2**22  # of patches at a time, which bounds memory
@@ -43,33 +42,36 @@ def joint_label_fusion(
         beta: Power of the errors.
 
     Yields:
-        Each label, in rising order, the whole grid, and its share of the votes (*shape).
+        Each label, in rising order, a box of the grid, and its share of the votes there.
     """
-    values, index = np.unique(atlases.labels, return_inverse=True)
-    index = index.reshape(atlases.labels.shape)
-    ambiguous = (index != index[0]).any(axis=0)
-    whole_grid = tuple(slice(0, n) for n in ambiguous.shape)
-    votes = None
-    if ambiguous.any():
-        active = binary_dilation(ambiguous, np.ones((2 * patch + 1,) * ambiguous.ndim))
-        box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(active))
-        margin, voxels = patch + search, np.argwhere(active[box])
-        maps = _cut_maps(atlases, index, box, margin)
+    labels, boxes = atlases.labels, bounding_boxes(atlases.labels)
+    ambiguous, votes = disagreement(labels), None
+    active = _dilated(ambiguous, patch)
+    box = dict(bounding_boxes(active[None])).get(True)
+    if box is not None:
+        margin, voxels = patch + search, active[box].nonzero()
+        maps = _cut_maps(atlases, label_ranks(labels, [value for value, _ in boxes]), box, margin)
         moves = _best_moves(maps.images, maps.target, voxels, patch, search)
-        weights = partial(joint_weights, alpha=alpha, beta=beta)
-        votes = _votes(maps, voxels + margin, moves, len(values), patch, weights)
+        weights = functools.partial(joint_weights, alpha=alpha, beta=beta)
+        votes = _votes(maps, voxels + margin, moves, len(boxes), patch, weights)
         votes = votes[:, *(slice(margin, n - margin) for n in votes.shape[1:])]
-        total = votes.sum(axis=0)
-        votes /= np.maximum(total, np.finfo(np.float32).tiny)
-        if atlases.comparable is not None:
-            equal = ~atlases.comparable[box] | (total == 0)
-            for position, value in enumerate(values.tolist()):
-                votes[position][equal] = atlases.share(value, box)[equal]
-    for position, value in enumerate(values):
-        probability = (index[0] == position).astype(np.float32)
-        if votes is not None:
-            probability[box] = np.where(ambiguous[box], votes[position], probability[box])
-        yield int(value), whole_grid, probability
+        total = votes.sum(dim=0)
+        votes /= total.clamp(min=torch.finfo(torch.float32).tiny)
+    for position, (value, of_label) in enumerate(boxes):
+        probability = (labels[0] == value).float()
+        if box is not None and votes is not None:
+            share = votes[position]
+            if atlases.comparable is not None:
+                share = share.where(atlases.comparable[box] & (total > 0), atlases.share(value, box))
+            probability[box] = share.where(ambiguous[box], probability[box])
+        near = widened(of_label, search, ambiguous.shape)  # patches vote from there at most
+        yield value, near, probability[near]
+
+
+def _dilated(mask: Tensor, radius: int) -> Tensor:
+    """A mask (*shape), dilated by a box."""
+    pool = {2: F.max_pool2d, 3: F.max_pool3d}[mask.ndim]
+    return pool(mask[None, None].float(), 2 * radius + 1, 1, radius)[0, 0] > 0
 
 
 def joint_weights(errors: Tensor, alpha: float, beta: float, known: Tensor | None = None) -> Tensor:
@@ -102,60 +104,63 @@ def joint_weights(errors: Tensor, alpha: float, beta: float, known: Tensor | Non
 class _Maps:
     """A part of the grid with a margin.
 
-    images: (C, N, *wide). labels: Positions of labels (N, *wide). target: (C, *wide). present: (C, N), which
-    atlases have a channel. valid: Of the atlases and, last, of the target (N + 1, *wide), 1 or 0; None: 1.
+    images: (C, N, *wide). labels: Positions of labels (N, *wide). target: (C, *wide). present: Of each
+    channel the positions of the atlases that have it, and of those that don't. valid: Of the atlases and,
+    last, of the target (N + 1, *wide), 1 or 0; None: 1.
     """
 
     images: Tensor
     labels: Tensor
     target: Tensor
-    present: Tensor
+    present: list[list[Tensor]]
     valid: Tensor | None
 
 
-def _cut_maps(atlases: AlignedAtlases, index: Array, box: Box, margin: int) -> _Maps:
+def _cut_maps(atlases: AlignedAtlases, index: Tensor, box: Box, margin: int) -> _Maps:
     """Cut a box with a margin, also beyond the grid's edges, from atlases with these positions of labels."""
     wide = tuple(slice(s.start, s.stop + 2 * margin) for s in box)
 
-    def cut(maps: Array) -> Tensor:
-        return _padded(torch.from_numpy(maps), margin)[:, *wide]
+    def cut(maps: Tensor) -> Tensor:
+        return _padded(maps.float(), margin)[:, *wide]
 
     valid = None
     if atlases.comparable is not None:
-        count = len(index)
-        valid = np.ones((count + 1, *index.shape[1:]), dtype=np.float32)
+        valid = torch.ones(len(index) + 1, *index.shape[1:], device=index.device)
         if atlases.valid is not None:
-            valid[:count] = atlases.valid
+            valid[:-1] = atlases.valid
         if atlases.target_valid is not None:
-            valid[count] = atlases.target_valid
+            valid[-1] = atlases.target_valid
     channels = atlases.shared_channels or [0]
+    present = [
+        [torch.from_numpy(rows.nonzero()[0]).to(index.device) for rows in (having, ~having)]
+        for having in map(atlases.having, channels)
+    ]
     return _Maps(
         torch.stack([cut(atlases.images[channel]) for channel in channels]),
-        cut(index.astype(np.float32)),
+        cut(index),
         cut(atlases.target[channels]),
-        torch.from_numpy(np.stack([atlases.having(channel) for channel in channels])),
+        present,
         None if valid is None else cut(valid),
     )
 
 
 def _votes(
-    maps: _Maps, voxels: Array, moves: Tensor, count: int, patch: int, weights: Callable[..., Tensor]
-) -> Array:
+    maps: _Maps, voxels: Tensor, moves: Tensor, count: int, patch: int, weights: Callable[..., Tensor]
+) -> Tensor:
     """Votes (L, *wide) of the patches at some voxels (V, d).
 
     moves: (N, V), from `_best_moves`. weights: from the errors (v, N, C, P) of patches, and where they are
     known, to the weights (v, N) of their votes.
     """
     shape = maps.target.shape[1:]
-    strides = _strides(shape)
-    places = torch.from_numpy(voxels) @ strides
-    around = _offsets(patch, len(shape)) @ strides
+    places = _in_memory(voxels, shape)
+    around = _in_memory(_offsets(patch, len(shape)), shape).to(places.device)
     labels, voxel_count = maps.labels.long().flatten(1), maps.labels[0].numel()
-    result = torch.zeros(count, voxel_count)
+    result = torch.zeros(count, voxel_count, device=places.device)
     size = max(1, CHUNK_VALUES // (maps.images.shape[:2].numel() * len(around)))
-    for chosen in torch.arange(len(places)).split(size):
-        here = places[chosen, None] + around  # (v, P)
-        found = here + moves[:, chosen, None]  # (N, v, P)
+    for place, move in zip(places.split(size), moves.split(size, dim=1), strict=True):
+        here = place[:, None] + around  # (v, P)
+        found = here + move[:, :, None]  # (N, v, P)
         patch_labels = _gathered(labels, found)
         errors, known = _patch_errors(maps, here, found)
         votes = weights(errors, known=known).T[..., None].expand(found.shape)
@@ -163,7 +168,7 @@ def _votes(
             votes = votes * _gathered(maps.valid[:-1].flatten(1), found)
         entry = (patch_labels * voxel_count + here).flatten()
         result.view(-1).index_add_(0, entry, votes.flatten())
-    return result.view(count, *shape).numpy()
+    return result.view(count, *shape)
 
 
 def _patch_errors(maps: _Maps, here: Tensor, found: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -178,9 +183,9 @@ def _patch_errors(maps: _Maps, here: Tensor, found: Tensor) -> tuple[Tensor, Ten
         known = valid.expand(patches.shape)
     own = maps.target.flatten(1)[:, None, here]  # (C, 1, v, P)
     errors = (_standardized(patches, known) - _standardized(own, known)).abs()
-    for own_errors, having in zip(errors, maps.present, strict=True):
-        if having.any() and not having.all():
-            own_errors[~having] = own_errors[having].mean(dim=0)
+    for own_errors, (having, lacking) in zip(errors, maps.present, strict=True):
+        if len(having) and len(lacking):
+            own_errors[lacking] = own_errors[having].mean(dim=0)
     return errors.permute(2, 1, 0, 3), None if known is None else known.permute(2, 1, 0, 3)
 
 
@@ -189,9 +194,12 @@ def _gathered(maps: Tensor, positions: Tensor) -> Tensor:
     return torch.gather(maps, 1, positions.flatten(1)).view(positions.shape)
 
 
-def _strides(shape: Sequence[int]) -> Tensor:
-    """How far apart neighbors along each axis (d,) lie in memory."""
-    return torch.tensor([int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))])
+def _in_memory(voxels: Tensor, shape: Sequence[int]) -> Tensor:
+    """How far voxels (V, d), or offsets, lie from the first one in memory (V,)."""
+    place = torch.zeros_like(voxels[:, 0])
+    for along, size in zip(voxels.T, shape, strict=True):
+        place = place * size + along
+    return place
 
 
 def _padded(maps: Tensor, margin: int) -> Tensor:
@@ -218,7 +226,7 @@ def _standardized(patches: Tensor, known: Tensor | None) -> Tensor:
     return centered / variance.clamp(min=MIN_VARIANCE).sqrt()
 
 
-def _best_moves(images: Tensor, target: Tensor, voxels: Array, patch: int, search: int) -> Tensor:
+def _best_moves(images: Tensor, target: Tensor, voxels: Tensor, patch: int, search: int) -> Tensor:
     """How far off in memory (N, V) each atlas's patch lies that correlates best with the target's at a voxel.
 
     Correlations are summed over channels (C, N, *wide) and (C, *wide), and 0 in one that is absent. Sums over
@@ -228,18 +236,20 @@ def _best_moves(images: Tensor, target: Tensor, voxels: Array, patch: int, searc
     offsets = _offsets(search, len(shape))
     inner = tuple(slice(search, n - search) for n in shape)
     channels = [_Correlation(image, own[inner], patch) for image, own in zip(images, target, strict=True)]
-    spots = tuple(torch.from_numpy(voxels).T)
+    spots = _in_memory(voxels, channels[0].own_sum.shape[:-1])
     # The deviation of the target's patch is the same for all offsets: it matters among channels alone.
-    scales = [c.own_precision[spots] if len(channels) > 1 else torch.ones(()) for c in channels]
-    best = torch.full((len(voxels), images.shape[1]), -torch.inf)
-    choice = torch.zeros(best.shape, dtype=torch.long)
-    for number, offset in enumerate((offsets + search).tolist()):
-        scores = [c.at(offset)[spots] * scale for c, scale in zip(channels, scales, strict=True)]
-        score = torch.stack(scores).sum(dim=0)
-        better = score > best
-        best = torch.where(better, score, best)
-        choice[better] = number
-    return (offsets @ _strides(shape))[choice.T]
+    scales = [c.own_precision.flatten(0, -2)[spots] for c in channels]
+    best = target.new_full((len(voxels), images.shape[1]), -torch.inf)
+    move = torch.zeros_like(best, dtype=torch.long)
+    distances = _in_memory(offsets, shape).tolist()
+    for distance, offset in zip(distances, (offsets + search).tolist(), strict=True):
+        scores = [c.at(offset).flatten(0, -2).index_select(0, spots) for c in channels]
+        if len(scores) > 1:
+            scores = [score * scale for score, scale in zip(scores, scales, strict=True)]
+        score = functools.reduce(torch.add, scores)
+        move.masked_fill_(score > best, distance)
+        best = torch.maximum(best, score)
+    return move.T
 
 
 class _Correlation:
@@ -268,11 +278,5 @@ class _Correlation:
 
 
 def _box_sums(maps: Tensor, radius: int) -> Tensor:
-    """Sums of maps (*shape, N) over boxes that lie within, one axis at a time: (*shape less 2 radius, N)."""
-    for axis in range(maps.ndim - 1):
-        length = maps.shape[axis] - 2 * radius
-        total = maps.narrow(axis, 0, length).clone()
-        for start in range(1, 2 * radius + 1):
-            total += maps.narrow(axis, start, length)
-        maps = total
-    return maps
+    """Sums of maps (*shape, N) over boxes that lie within: (*shape less 2 radius, N)."""
+    return BoxWindows([2 * radius + 1] * (maps.ndim - 1)).sums(maps[None, None])[0, 0]

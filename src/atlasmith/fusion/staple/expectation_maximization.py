@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from atlasmith.core.grid import Array
+from atlasmith.core.boxes import bounding_boxes, label_ranks
+from atlasmith.fusion.aligned import disagreement
 from atlasmith.fusion.fuser import LabelProbabilities
 
 TOLERANCE = 1e-5  # of any entry of a confusion matrix; smaller changes end the iteration
@@ -30,8 +30,8 @@ class _Patterns:
     count: Tensor
 
 
-def staple(labels: Array, votes: Array | None = None) -> LabelProbabilities:
-    """Compute STAPLE's posterior probability of each label over the whole grid.
+def staple(labels: Tensor, votes: Tensor | None = None) -> LabelProbabilities:
+    """Compute STAPLE's posterior probability of each label.
 
     Warfield et al. 2004 (doi:10.1109/TMI.2004.828354), section 5: expectation maximization with one confusion
     matrix an atlas, initialized from the majority vote; the prior is the labels' frequency among all votes.
@@ -44,54 +44,67 @@ def staple(labels: Array, votes: Array | None = None) -> LabelProbabilities:
             voxel. None: none is left out.
 
     Yields:
-        Each label, in rising order, the whole grid, and its posterior (*shape).
+        Each label, in rising order, a box of the grid, and its posterior there.
     """
-    values, index = np.unique(labels, return_inverse=True)
-    count = len(values)
-    flat = index.reshape(len(labels), -1).astype(np.int32)
+    boxes = bounding_boxes(labels)
+    count = len(boxes)
+    flat = label_ranks(labels, [value for value, _ in boxes]).flatten(1)
     if votes is not None:
-        flat[~votes.reshape(flat.shape)] = count  # a code beyond all labels: no vote
+        flat = flat.masked_fill(~votes.flatten(1), count)  # a code beyond all labels: no vote
     # Where all atlases agree on one of many labels, it is the only candidate, and true.
-    where = np.flatnonzero((flat != flat[0]).any(axis=0) | (count <= DENSE_LABELS))
-    ambiguous, place, repeats = np.unique(flat[:, where], axis=1, return_inverse=True, return_counts=True)
-    agreed = (np.bincount(flat[0], minlength=count) - np.bincount(flat[0, where], minlength=count))[:count]
-    cast = flat[flat < count]
-    prior = torch.from_numpy(np.bincount(cast, minlength=count) / cast.size)
+    where = (disagreement(flat) | (count <= DENSE_LABELS)).nonzero()[:, 0]
+    ambiguous, place, repeats = _distinct_columns(flat[:, where], count + 1)
+    agreed = (flat[0].bincount(minlength=count) - flat[0, where].bincount(minlength=count))[:count]
+    cast = flat.flatten().bincount(minlength=count)[:count].double()
 
-    certain = torch.arange(count)[:, None]
-    parts = [_Patterns(certain.expand(count, len(labels)), certain, torch.from_numpy(agreed).double())]
-    columns = [np.zeros(0, dtype=np.int64)]
+    certain = torch.arange(count, device=labels.device)[:, None]
+    parts = [_Patterns(certain.expand(count, len(labels)), certain, agreed.double())]
+    columns = [certain[:0, 0]]
     for rows, candidates in _candidates(ambiguous, count):
-        voted = torch.from_numpy(ambiguous[:, rows].T.astype(np.int64))
-        parts.append(_Patterns(voted, torch.from_numpy(candidates), torch.from_numpy(repeats[rows]).double()))
+        parts.append(_Patterns(ambiguous[:, rows].T, candidates, repeats[rows].double()))
         columns.append(rows)
 
-    posteriors = _maximize(parts, prior, count)
+    posteriors = _maximize(parts, cast / cast.sum(), count)
     whole_grid = tuple(slice(0, n) for n in labels.shape[1:])
-    for position, value in enumerate(values):
-        probability = (flat[0] == position).astype(np.float32)
-        of_pattern = np.zeros(ambiguous.shape[1], dtype=np.float32)
+    for position, (value, box) in enumerate(boxes):
+        probability = (flat[0] == position).float()
+        of_pattern = torch.zeros(ambiguous.shape[1], device=labels.device)
         for part, posterior, rows in zip(parts[1:], posteriors[1:], columns[1:], strict=True):
             mine = torch.where(part.candidates == position, posterior, 0)
-            of_pattern[rows] = mine.sum(dim=1).float().numpy()
-        probability[where] = of_pattern[place.ravel()]
-        yield int(value), whole_grid, probability.reshape(labels.shape[1:])
+            of_pattern[rows] = mine.sum(dim=1).float()
+        probability[where] = of_pattern[place]
+        inside = whole_grid if count <= DENSE_LABELS else box
+        yield value, inside, probability.view(labels.shape[1:])[inside]
 
 
-def _candidates(patterns: Array, count: int) -> Iterator[tuple[Array, Array]]:
+def _distinct_columns(codes: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The distinct columns (N, P) of codes (N, V) below `size`, where each column is among them (V,), and
+    how often each occurs (P,)."""
+    key, limit = codes[0].long(), size
+    for row in codes[1:]:
+        if limit * size >= 2**62:
+            distinct, key = key.unique(return_inverse=True)
+            limit = len(distinct)
+        key, limit = key * size + row, limit * size
+    distinct, place, repeats = key.unique(return_inverse=True, return_counts=True)
+    one = torch.empty_like(distinct).scatter_(0, place, torch.arange(len(place), device=codes.device))
+    return codes[:, one].long(), place, repeats
+
+
+def _candidates(patterns: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield columns of the patterns (N, V), a chunk at a time, and their candidate labels (v, K)."""
-    ordered = np.sort(patterns, axis=0).T
-    first = np.ones(ordered.shape, dtype=bool)
+    if count <= DENSE_LABELS:
+        everyone = torch.arange(count, device=patterns.device)
+        for rows in torch.arange(patterns.shape[1], device=patterns.device).split(CHUNK_PATTERNS):
+            yield rows, everyone.expand(len(rows), count)
+        return
+    ordered = patterns.T.sort(dim=1).values
+    first = torch.ones_like(ordered, dtype=torch.bool)
     first[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]) & (ordered[:, 1:] < count)
-    sizes = first.sum(axis=1) if count > DENSE_LABELS else np.full(len(ordered), count)
-    for size in np.unique(sizes):
-        columns = np.flatnonzero(sizes == size)
-        for rows in np.split(columns, range(CHUNK_PATTERNS, len(columns), CHUNK_PATTERNS)):
-            if count > DENSE_LABELS:
-                candidates = ordered[rows][first[rows]].reshape(len(rows), size).astype(np.int64)
-            else:
-                candidates = np.tile(np.arange(count), (len(rows), 1))
-            yield rows, candidates
+    sizes = first.sum(dim=1)
+    for size in sizes.unique().tolist():
+        for rows in (sizes == size).nonzero()[:, 0].split(CHUNK_PATTERNS):
+            yield rows, ordered[rows][first[rows]].view(len(rows), size)
 
 
 def _maximize(parts: Sequence[_Patterns], prior: Tensor, count: int) -> list[Tensor]:
@@ -122,7 +135,8 @@ def _posterior(part: _Patterns, confusion: Tensor, prior: Tensor) -> Tensor:
 
 def _confusion(parts: Sequence[_Patterns], posteriors: Sequence[Tensor], count: int) -> Tensor:
     """M step: the frequency (N, L, L) with which each atlas has the first label where the second is true."""
-    tables = torch.zeros(parts[0].votes.shape[1], count + 1, count, dtype=torch.float64)
+    like = posteriors[0]
+    tables = like.new_zeros(parts[0].votes.shape[1], count + 1, count)
     for part, posterior in zip(parts, posteriors, strict=True):
         mass = (posterior * part.count[:, None]).flatten()
         for table, vote in zip(tables, part.votes.T, strict=True):

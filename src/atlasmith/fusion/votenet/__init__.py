@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from atlasmith.core.grid import Array
 from atlasmith.fusion.fuser import Fuser, FusionInputs, Training, lazy
 from atlasmith.fusion.votenet.settings import SECTION, VoteNetSettings
 from atlasmith.fusion.voting import weighted
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 soft_weights = lazy("atlasmith.fusion.votenet.weights:soft_weights")
 hard_weights = lazy("atlasmith.fusion.votenet.weights:hard_weights")
@@ -23,13 +24,13 @@ TRAINING = Training(
 )
 
 
-def _reliability(inputs: FusionInputs, without_vote: float) -> Array:
+def _reliability(inputs: FusionInputs, without_vote: float) -> Tensor:
     """The predicted reliability (N, *shape), with another value where an atlas has no vote."""
-    reliability: Array = inputs.prediction().reliability
-    return reliability if inputs.votes is None else np.where(inputs.votes, reliability, without_vote)
+    reliability: Tensor = inputs.prediction().reliability
+    return reliability if inputs.votes is None else reliability.where(inputs.votes, without_vote)
 
 
-def _fuser(weights: Callable[[FusionInputs], Array], text: str) -> Fuser:
+def _fuser(weights: Callable[[FusionInputs], Tensor], text: str) -> Fuser:
     return Fuser(weighted(weights), text, SECTION, VoteNetSettings, TRAINING)
 
 

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from atlasmith.fusion.aligned import disagreement
 from atlasmith.fusion.votenet.calibration import fit_calibration
 from atlasmith.fusion.votenet.network import VoteNet, agreement, input_channels
-from atlasmith.fusion.votenet.samples import Library, draw_patch
+from atlasmith.fusion.votenet.samples import Library, draw_patch, on_device
+from atlasmith.training.device import to_device
 
 PATCHES = 64
 MAX_SAMPLES = 3_000  # of a patch, for calibration
@@ -89,16 +91,13 @@ def _predictions(
     for index in sorted(range(max(PATCHES, len(targets))), key=lambda index: index % len(targets)):
         atlases, truth, ambiguous = library[targets[index % len(targets)]]
         patch = draw_patch(truth.shape, ambiguous, side, random)
-        here = atlases.part(patch)
-        labels, images, target = map(torch.from_numpy, (here.labels, here.images, here.target))
-        known = torch.ones(labels.shape, dtype=torch.bool)
-        if here.both_valid is not None:
-            known = torch.from_numpy(here.both_valid)
-        agreeing = agreement(labels, votes=None if here.votes is None else torch.from_numpy(here.votes))
+        here = on_device(atlases.part(patch), device)
+        labels, images, target = here.labels, here.images, here.target
+        known = torch.ones_like(labels, dtype=torch.bool) if here.both_valid is None else here.both_valid
+        agreeing = agreement(labels, votes=here.votes)
         inputs = input_channels(target, images, labels, agreeing, **network.input_options)
-        right = (labels == torch.from_numpy(truth[patch])).float().to(device)
-        inputs, labels, known = inputs.to(device), labels.to(device), known.to(device)
-        where = (labels != labels[0]).any(0)
+        right = (labels == to_device(truth[patch], device)).float()
+        where = disagreement(labels)
         with torch.no_grad():
             logits = network(inputs, labels)
         yield atlases.ids, known[:, where], logits[:, where], inputs.movedim(1, -1)[:, where], right[:, where]

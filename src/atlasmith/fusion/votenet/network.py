@@ -111,6 +111,7 @@ class VoteNet(nn.Module):
     """
 
     correlation: Tensor
+    values: Tensor
 
     def __init__(
         self,
@@ -143,6 +144,7 @@ class VoteNet(nn.Module):
         self.calibration = look_up(CALIBRATIONS, calibration, "calibration")(size)
         self.calibration.requires_grad_(False)  # it is fitted afterwards
         self.register_buffer("correlation", torch.eye(len(atlases)))
+        self.register_buffer("values", torch.tensor(values, dtype=torch.int32), persistent=False)
 
     def forward(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Compute the logits that the atlases' labels are right.
@@ -154,9 +156,10 @@ class VoteNet(nn.Module):
         Returns:
             (N, *shape), before calibration.
         """
-        values = torch.tensor(self.settings["values"]).to(labels)
-        codes = self.embedding(torch.searchsorted(values, labels.contiguous()).clamp(max=len(values) - 1))
-        logits: Tensor = self.body(torch.cat([inputs, codes.movedim(-1, 1)], dim=1))[:, 0].float()
+        codes = torch.searchsorted(self.values, labels.int().contiguous()).clamp(max=len(self.values) - 1)
+        logits: Tensor = self.body(torch.cat([inputs, self.embedding(codes).movedim(-1, 1)], dim=1))[
+            :, 0
+        ].float()
         return logits
 
     def reliability(self, inputs: Tensor, labels: Tensor) -> Tensor:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import cached_property, partial
 from pathlib import Path
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from atlasmith.core.errors import AtlasmithError
-from atlasmith.core.grid import Array
 from atlasmith.fusion.fuser import Predictor
 from atlasmith.fusion.propagated import PropagatedAtlases
 from atlasmith.fusion.votenet.network import VoteNet, agreement, input_channels
@@ -34,12 +33,10 @@ class Prediction:
 
     @cached_property
     @torch.inference_mode()
-    def reliability(self) -> Array:
+    def reliability(self) -> Tensor:
         """The probability (N, *shape) that each atlas's label is right, computed some atlases at a time."""
-        labels, images = torch.from_numpy(self.atlases.labels), torch.from_numpy(self.atlases.images)
-        target, device = torch.from_numpy(self.atlases.target), self.network.correlation.device
-        votes = self.atlases.votes
-        agreeing = agreement(labels, votes=None if votes is None else torch.from_numpy(votes))
+        labels, images, target = self.atlases.labels, self.atlases.images, self.atlases.target
+        agreeing = agreement(labels, votes=self.atlases.votes)
         size = max(1, BATCH_VOXELS // labels[0].numel())
         parts = []
         for start in range(0, len(labels), size):
@@ -47,11 +44,11 @@ class Prediction:
             inputs = input_channels(
                 target, images[:, some], labels[some], agreeing[some], **self.network.input_options
             )
-            parts.append(self.network.reliability(inputs.to(device), labels[some].to(device)).cpu())
-        return torch.cat(parts).numpy()
+            parts.append(self.network.reliability(inputs, labels[some]))
+        return torch.cat(parts)
 
     @cached_property
-    def correlation(self) -> Array:
+    def correlation(self) -> Tensor:
         """The correlation (N, N) of the atlases' errors; an atlas that training didn't have is an error."""
         rows = {name: row for row, name in enumerate(self.network.settings["atlases"])}
         if unknown := [name for name in self.atlases.ids if name not in rows]:
@@ -60,8 +57,7 @@ class Prediction:
                 "again."
             )
         known = [rows[name] for name in self.atlases.ids]
-        correlation: Array = self.network.correlation.cpu().numpy()[np.ix_(known, known)]
-        return correlation
+        return self.network.correlation[known][:, known]
 
 
 def read_predictor(path: Path, device: str) -> Predictor:

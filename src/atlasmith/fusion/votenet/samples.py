@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from atlasmith.core.grid import Array
-from atlasmith.fusion.aligned import Box
+from atlasmith.fusion.aligned import AlignedAtlases, Box
 from atlasmith.fusion.propagated import PropagatedAtlases, ambiguous_voxels, manual_labels, read_propagated
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject
+from atlasmith.training.device import to_device
 
 CACHE_BYTES = 3 * 2**30
 
 
 class Library:
-    """The atlases, each with the other atlases propagated to it, cached within a bound of memory."""
+    """The atlases, each with the others propagated to it, cached on the host within a bound of memory."""
 
     def __init__(self, layout: Layout, subjects: Sequence[Subject]) -> None:
         self.layout, self.subjects = layout, list(subjects)
-        self._cache: OrderedDict[int, tuple[PropagatedAtlases, Array, Array]] = OrderedDict()
+        self._cache: OrderedDict[int, tuple[PropagatedAtlases, Tensor, Tensor]] = OrderedDict()
         self._bytes = 0
 
-    def __getitem__(self, index: int) -> tuple[PropagatedAtlases, Array, Array]:
+    def __getitem__(self, index: int) -> tuple[PropagatedAtlases, Tensor, Tensor]:
         """Return the propagated atlases, manual labels (*shape), and flat indices of the ambiguous voxels.
 
         Those are left out where the subject is excluded.
@@ -36,7 +39,7 @@ class Library:
         atlases = read_propagated(self.layout, self.subjects[index])
         ambiguous = ambiguous_voxels(atlases)
         if atlases.comparable is not None:
-            ambiguous = ambiguous[atlases.comparable.ravel()[ambiguous]]
+            ambiguous = ambiguous[atlases.comparable.flatten()[ambiguous]]
         entry = (atlases, manual_labels(self.subjects[index], atlases.grid), ambiguous)
         self._cache[index] = entry
         self._bytes += atlases.labels.nbytes + atlases.images.nbytes
@@ -46,7 +49,7 @@ class Library:
         return entry
 
 
-def draw_patch(shape: Sequence[int], voxels: Array, side: int, random: torch.Generator) -> Box:
+def draw_patch(shape: Sequence[int], voxels: Tensor, side: int, random: torch.Generator) -> Box:
     """Draw a patch of `side` voxels around one of some voxels.
 
     Args:
@@ -59,9 +62,18 @@ def draw_patch(shape: Sequence[int], voxels: Array, side: int, random: torch.Gen
         The patch, within the grid.
     """
     flat = int(np.prod(shape)) // 2
-    if voxels.size:
-        flat = int(voxels[int(torch.randint(voxels.size, (1,), generator=random))])
+    if len(voxels):
+        flat = int(voxels[int(torch.randint(len(voxels), (1,), generator=random))])
     return tuple(
         slice(start := min(max(0, int(c) - side // 2), max(0, n - side)), start + side)
         for c, n in zip(np.unravel_index(flat, shape), shape, strict=True)
     )
+
+
+def on_device(patch: AlignedAtlases, device: torch.device) -> AlignedAtlases:
+    """Copy a patch of the library to a device, without waiting for what the device computes."""
+    parts: dict[str, Any] = {part.name: getattr(patch, part.name) for part in fields(patch)}
+    for name, part in parts.items():
+        if isinstance(part, Tensor):
+            parts[name] = to_device(part, device)
+    return AlignedAtlases(**parts)

@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from atlasmith.config import Config
-from atlasmith.fusion.aligned import AlignedAtlases
+from atlasmith.fusion.aligned import AlignedAtlases, disagreement
 from atlasmith.fusion.propagated import read_atlases
 from atlasmith.fusion.training import train_network
 from atlasmith.fusion.votenet.error_model import calibrate_network, estimate_correlation
 from atlasmith.fusion.votenet.network import VoteNet, agreement, input_channels
-from atlasmith.fusion.votenet.samples import Library, draw_patch
+from atlasmith.fusion.votenet.samples import Library, draw_patch, on_device
 from atlasmith.fusion.votenet.settings import SECTION, VoteNetSettings
 from atlasmith.io.tables import read_label_values
 from atlasmith.io.weights import write_weights
 from atlasmith.training.augmentation import augment_intensities
-from atlasmith.training.device import seeded_generator, select_device
+from atlasmith.training.device import seeded_generator, select_device, to_device
 
 DILATION = 5  # side of the neighborhood of ambiguous voxels that has full weight in the loss, voxels
 WEIGHT_ELSEWHERE = 0.05  # in the loss, of voxels where all atlases agree
@@ -124,22 +124,19 @@ def _patch_loss(
     available = len(atlases.labels)
     size = int(torch.randint(min(available, 3), available + 1, (1,), generator=random))
     members = torch.randperm(available, generator=random)[:size]
-    here = atlases.part(patch, members.numpy())
+    here = on_device(atlases.part(patch, members), device)
     image, images = _images(here, count, random if augment else None)
-    labels = torch.from_numpy(here.labels)
-    agreeing = agreement(labels, count, None if here.votes is None else torch.from_numpy(here.votes))
-    differ = (labels != labels[0]).any(0).float()[None, None]
+    agreeing = agreement(here.labels, count, here.votes)
+    differ = disagreement(here.labels).float()[None, None]
     dilate = {2: F.max_pool2d, 3: F.max_pool3d}[truth.ndim]
     weight = WEIGHT_ELSEWHERE + (1 - WEIGHT_ELSEWHERE) * dilate(differ, DILATION, 1, DILATION // 2)
-    labels = labels[:count]
-    right = (labels == torch.from_numpy(truth[patch])).float()
-    inputs = input_channels(image, images, labels, agreeing, **network.input_options)
-    logits = network(inputs.to(device), labels.to(device))
+    labels = here.labels[:count]
+    right = (labels == to_device(truth[patch], device)).float()
+    logits = network(input_channels(image, images, labels, agreeing, **network.input_options), labels)
     weight = weight[0].expand_as(logits)
     if here.both_valid is not None:
-        weight = weight * torch.from_numpy(here.both_valid[:count])
-    weight = weight.to(device)
-    entropy = F.binary_cross_entropy_with_logits(logits, right.to(device), weight, reduction="sum")
+        weight = weight * here.both_valid[:count]
+    entropy = F.binary_cross_entropy_with_logits(logits, right, weight, reduction="sum")
     return entropy / weight.sum().clamp(min=WEIGHT_ELSEWHERE)
 
 
@@ -148,13 +145,13 @@ def _images(atlases: AlignedAtlases, count: int, random: torch.Generator | None)
 
     Intensities are augmented, each image for itself, where a random generator is given.
     """
-    target, images = torch.from_numpy(atlases.target), torch.from_numpy(atlases.images[:, :count])
+    target, images = atlases.target, atlases.images[:, :count]
     if random is None:
         return target, images
     target = torch.stack([_augment(channel, random) for channel in target])
     images = torch.stack([torch.stack([_augment(i, random) for i in channel]) for channel in images])
     if atlases.present is not None:  # channels that are absent stay 0
-        present = torch.from_numpy(atlases.present).float()
+        present = to_device(torch.from_numpy(atlases.present).float(), target.device)
         absent_axes = [1] * (target.ndim - 1)
         target = target * present.amax(1).view(-1, *absent_axes)
         images = images * present[:, :count].reshape(*images.shape[:2], *absent_axes)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from atlasmith.core.grid import Array
+from atlasmith.fusion.aligned import disagreement
 from atlasmith.fusion.joint_weights import correlated_weights
 
 RIDGE = 0.1  # regularization of joint weights
 
 
-def soft_weights(reliability: Array, sharpness: float) -> Array:
+def soft_weights(reliability: Tensor, sharpness: float) -> Tensor:
     """Compute (r / max r) ** sharpness from reliability r.
 
     It is relative to the most reliable atlas, so that low reliability of all atlases doesn't vanish.
@@ -23,12 +23,11 @@ def soft_weights(reliability: Array, sharpness: float) -> Array:
     Returns:
         Weights (N, *shape).
     """
-    best = np.maximum(reliability.max(axis=0), np.finfo(reliability.dtype).tiny)
-    weights: Array = (reliability / best) ** sharpness
-    return weights
+    best = reliability.amax(dim=0).clamp(min=torch.finfo(reliability.dtype).tiny)
+    return (reliability / best) ** sharpness
 
 
-def hard_weights(reliability: Array, sharpness: float) -> Array:
+def hard_weights(reliability: Tensor, sharpness: float) -> Tensor:
     """Give each atlas with a reliability of one half or more the weight 1, and others 0.
 
     Where there is no such atlas, the weights are the `soft_weights`.
@@ -40,11 +39,11 @@ def hard_weights(reliability: Array, sharpness: float) -> Array:
     Returns:
         Weights (N, *shape).
     """
-    reliable = (reliability >= 0.5).astype(np.float32)
-    return np.where(reliable.any(axis=0), reliable, soft_weights(reliability, sharpness))
+    reliable = (reliability >= 0.5).float()
+    return reliable.where(reliable.any(dim=0), soft_weights(reliability, sharpness))
 
 
-def independent_error_weights(reliability: Array) -> Array:
+def independent_error_weights(reliability: Tensor) -> Tensor:
     """Compute joint weights of atlases with independent errors.
 
     They are (p p^T + RIDGE I)^-1 1 with p the probability of an error, as in joint label fusion, by the
@@ -58,12 +57,11 @@ def independent_error_weights(reliability: Array) -> Array:
         Weights (N, *shape).
     """
     error = 1 - reliability
-    shared = error.sum(axis=0) / (RIDGE + np.square(error).sum(axis=0))
-    weights: Array = np.maximum(1 - error * shared, 0)
-    return weights
+    shared = error.sum(dim=0) / (RIDGE + error.square().sum(dim=0))
+    return (1 - error * shared).clamp(min=0)
 
 
-def correlated_error_weights(labels: Array, reliability: Array, correlation: Array) -> Array:
+def correlated_error_weights(labels: Tensor, reliability: Tensor, correlation: Tensor) -> Tensor:
     """Compute joint weights of atlases with correlated errors, where the atlases disagree.
 
     Args:
@@ -74,10 +72,9 @@ def correlated_error_weights(labels: Array, reliability: Array, correlation: Arr
     Returns:
         Weights (N, *shape), which are 1 where the atlases agree.
     """
-    where = (labels != labels[0]).any(axis=0)
-    error = torch.from_numpy(1 - reliability[:, where].T)
-    weights = np.ones(labels.shape, dtype=np.float32)
-    found = correlated_weights(error, torch.from_numpy(correlation), RIDGE).T.numpy()
+    where = disagreement(labels).flatten().nonzero()[:, 0]
+    weights = torch.ones_like(reliability)
+    found = correlated_weights(1 - reliability.flatten(1)[:, where].T, correlation, RIDGE).T
     # Correlations that don't fit the probabilities may leave no positive weight.
-    weights[:, where] = np.where(found.any(axis=0), found, 1)
+    weights.view(len(weights), -1)[:, where] = found.where(found.any(dim=0), 1)
     return weights
