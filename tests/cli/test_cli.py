@@ -134,10 +134,10 @@ def test_verbs_of_a_new_image(
     calls = predictions(monkeypatch, "register_image", Prediction("i", reasons=["It is a mouse."]))
     arguments = ["--results", "r", "--image", "i.nii", "--set", "age=72", "--out", str(tmp_path)]
     assert main([verb, *arguments]) == 0
-    options = {"segment": segment, "extrapolate": False}
+    options = {"segment": segment, "extrapolate": False, "device": "auto"}
     assert calls == [(Path("r"), Path("i.nii"), {"age": "72"}, tmp_path, options)]
-    assert main([verb, *arguments, "--strict", "--extrapolate"]) == 1
-    assert calls[1][-1] == {"segment": segment, "extrapolate": True}
+    assert main([verb, *arguments, "--strict", "--extrapolate", "--device", "cpu"]) == 1
+    assert calls[1][-1] == {"segment": segment, "extrapolate": True, "device": "cpu"}
 
 
 def test_many_new_images(
@@ -147,7 +147,7 @@ def test_many_new_images(
     calls = predictions(monkeypatch, "predict_all", found)
     arguments = ["predict", "--results", "r", "--out", str(tmp_path), "x.nii", "folder"]
     assert main(arguments) == 1
-    options = {"table": None, "extrapolate": False}
+    options = {"table": None, "extrapolate": False, "device": "auto"}
     assert calls == [(Path("r"), [Path("x.nii"), Path("folder")], {}, tmp_path, options)]
     message = capsys.readouterr().err
     assert "1 of 3 images failed: sub-b" in message and "need review" not in message
@@ -162,7 +162,7 @@ def test_template_query(
 ) -> None:
     calls = record(monkeypatch, "atlasmith.inference.query:query_template")
     assert main(["template", "query", "--results", "r", "--set", "age=72", "--out", str(tmp_path)]) == 0
-    assert calls == [(Path("r"), {"age": "72"}, tmp_path, {"extrapolate": False})]
+    assert calls == [(Path("r"), {"age": "72"}, tmp_path, {"extrapolate": False, "device": "auto"})]
     with pytest.raises(SystemExit):
         main(["template", "query", "--help"])
     assert "--results" in capsys.readouterr().out

@@ -73,7 +73,7 @@ class FirstSettings(Section):
 @Fuser.declare("The first atlases, with equal weights.", section="first", settings_type=FirstSettings)
 def first(inputs: FusionInputs) -> Iterator[LabelProbability]:
     count = inputs.settings.atlases
-    return weighted_probabilities(inputs.labels[:count], np.ones_like(inputs.images[0, :count]))
+    return weighted_probabilities(inputs.labels[:count], torch.ones_like(inputs.images[0, :count]))
 
 
 @Metric.declare("Voxels of the prediction.", kind="overlap", better="higher")

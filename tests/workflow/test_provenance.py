@@ -43,7 +43,9 @@ def test_the_digest_of_a_training_depends_on_its_sections_alone(tmp_path: Path) 
 
     assert digest() == digest(score={"bootstrap": 9})
     assert digest().endswith(__version__)
-    assert len({digest(), digest(seed=1), digest(template={"steps": 9}), digest(cohort={"bids": "e"})}) == 4
+    other_images = {"bids": "d", "suffix": "T2w"}
+    assert len({digest(), digest(seed=1), digest(template={"steps": 9}), digest(cohort=other_images)}) == 4
+    assert digest() == digest(cohort={"bids": "e"})  # the checksums of the files count, not where they lie
 
 
 def test_versions_are_those_of_the_installed_packages() -> None:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atlasmith.cli.verbs import Verb, add_out, assignment, call
+from atlasmith.cli.verbs import Verb, add_device, add_out, assignment, call
 from atlasmith.core.errors import IncompleteError
 
 if TYPE_CHECKING:
     from atlasmith.inference.prediction import Prediction
+
+ANY_DEVICE = "a GPU if there is one"  # whatever the run was made on
 
 
 def _add_results(parser: argparse._ActionsContainer, about_set: str, required: bool) -> None:
@@ -37,10 +39,16 @@ def add_image(parser: argparse._ActionsContainer, required: bool = False) -> Non
     _add_strict(parser)
 
 
+def _add_segment(parser: argparse.ArgumentParser) -> None:
+    add_image(parser, required=True)
+    add_device(parser, ANY_DEVICE)
+
+
 def _add_images(parser: argparse.ArgumentParser) -> None:
     text = "an image, NIfTI, a folder of images, or a BIDS dataset"
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help=text)
     _add_results(parser, "a covariate of all subjects, such as age=72; once for each", required=True)
+    add_device(parser, ANY_DEVICE)
     text = "table of covariates by participant_id; default: participants.tsv of a BIDS dataset"
     parser.add_argument("--covariates", type=Path, metavar="FILE", help=text)
     _add_strict(parser)
@@ -51,21 +59,22 @@ def add_query(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     text = "evaluate a finished run's template at some covariates: image, labels, volumes"
     parser = parsers.add_parser("query", help=text, description=text)
     _add_results(parser, "a covariate, such as age=72; once for each; others are at the mean", required=True)
+    add_device(parser, ANY_DEVICE)
 
 
 def register_image(args: argparse.Namespace) -> None:
     """Register a new image, and segment it where the verb is `segment`."""
     target = "atlasmith.inference.image:register_image"
     segment = args.verb == "segment"
-    options = {"segment": segment, "extrapolate": args.extrapolate}
+    options = {"segment": segment, "extrapolate": args.extrapolate, "device": args.device or "auto"}
     _check([call(target, args.results, args.image, dict(args.set), args.out, **options)], args.strict)
 
 
 def predict_images(args: argparse.Namespace) -> None:
     """Segment many new images."""
     target = "atlasmith.inference.image:predict_all"
-    covariates, options = dict(args.set), {"table": args.covariates, "extrapolate": args.extrapolate}
-    _check(call(target, args.results, args.images, covariates, args.out, **options), args.strict)
+    options = {"table": args.covariates, "extrapolate": args.extrapolate, "device": args.device or "auto"}
+    _check(call(target, args.results, args.images, dict(args.set), args.out, **options), args.strict)
 
 
 def _check(predictions: Sequence[Prediction], strict: bool) -> None:
@@ -82,7 +91,8 @@ def _check(predictions: Sequence[Prediction], strict: bool) -> None:
 def query_template(args: argparse.Namespace) -> None:
     """Evaluate the template of a finished run."""
     target = "atlasmith.inference.query:query_template"
-    call(target, args.results, dict(args.set), args.out, extrapolate=args.extrapolate)
+    options = {"extrapolate": args.extrapolate, "device": args.device or "auto"}
+    call(target, args.results, dict(args.set), args.out, **options)
 
 
 VERBS = [
@@ -95,7 +105,7 @@ VERBS = [
     Verb(
         "segment",
         "segment one raw image through a finished run: labels, confidence and volumes by every method",
-        lambda parser: add_image(parser, required=True),
+        _add_segment,
         register_image,
     ),
 ]

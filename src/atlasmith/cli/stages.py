@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from atlasmith.cli import inference
-from atlasmith.cli.verbs import Verb, call
+from atlasmith.cli.verbs import Verb, add_device, call
 from atlasmith.cohort import checked_participants
 from atlasmith.config import Config, load_config
 from atlasmith.core.errors import AtlasmithError, did_you_mean
 from atlasmith.io.tables import matching_scans, read_cohort
 from atlasmith.workflow.failures import Attempts, row_text
+
+OF_CONFIG = "as the config says"
 
 
 def _add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -36,6 +38,12 @@ def _add_subjects(parser: argparse.ArgumentParser, required: bool = True) -> Non
         action="store_true",
         help="go on with the other subjects when one fails, and record it in `failures` of the output",
     )
+
+
+def _config(args: argparse.Namespace) -> Config:
+    """The config of a stage, with the device that `--device` asks for."""
+    config, device = load_config(args.config), getattr(args, "device", None)
+    return config.model_copy(update={"device": device}) if device else config
 
 
 def _scans(config: Config, names: Sequence[str]) -> list[str]:
@@ -62,42 +70,55 @@ def _attempts(config: Config, args: argparse.Namespace) -> Iterator[Callable[[st
     attempts.raise_failures()
 
 
-def cohort_verb(name: str, target: str, text: str) -> Verb:
+def cohort_verb(name: str, target: str, text: str, on_device: bool = False) -> Verb:
     """Make a verb that calls a stage once.
 
     Args:
         name: The verb.
         target: `module:function`; the function takes the config.
         text: What it does, for `--help`.
+        on_device: Whether it computes on the config's device.
     """
 
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        _add_config(parser)
+        if on_device:
+            add_device(parser, OF_CONFIG)
+
     def run(args: argparse.Namespace) -> None:
-        call(target, load_config(args.config))
+        call(target, _config(args))
 
-    return Verb(name, text, _add_config, run)
+    return Verb(name, text, add_arguments, run)
 
 
-def subject_verb(name: str, target: str, text: str) -> Verb:
+def subject_verb(name: str, target: str, text: str, on_device: bool = False) -> Verb:
     """Make a verb that calls a stage for each of some subjects.
 
     Args:
         name: The verb.
         target: `module:function`; the function takes the config and a subject's id.
         text: What it does, for `--help`.
+        on_device: Whether it computes on the config's device.
     """
 
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        _add_subjects(parser)
+        if on_device:
+            add_device(parser, OF_CONFIG)
+
     def run(args: argparse.Namespace) -> None:
-        config = load_config(args.config)
+        config = _config(args)
         with _attempts(config, args) as attempt:
             for subject in _scans(config, args.subjects):
                 with attempt(subject):
                     call(target, config, subject)
 
-    return Verb(name, text, _add_subjects, run)
+    return Verb(name, text, add_arguments, run)
 
 
 def _add_template(parser: argparse.ArgumentParser) -> None:
     _add_config(parser, required=False)
+    add_device(parser, OF_CONFIG)
     inference.add_query(parser.add_subparsers(dest="query", metavar="query"))
 
 
@@ -107,11 +128,12 @@ def _template(args: argparse.Namespace) -> None:
     elif args.query or not args.config:
         raise AtlasmithError("give --config, or query with --results and --out.")
     else:
-        call("atlasmith.template:train", load_config(args.config))
+        call("atlasmith.template:train", _config(args))
 
 
 def _add_register(parser: argparse.ArgumentParser) -> None:
     _add_subjects(parser, required=False)
+    add_device(parser, f"{OF_CONFIG}; for a new image {inference.ANY_DEVICE}")
     text = "one raw image through a finished run, instead of --config and --subjects"
     inference.add_image(parser.add_argument_group("a new image", text))
 
@@ -122,7 +144,7 @@ def _register(args: argparse.Namespace) -> None:
     elif not (args.config and args.subjects and not args.results):
         raise AtlasmithError("give --config and --subjects, or --results, --image and --out.")
     else:
-        config = load_config(args.config)
+        config = _config(args)
         with _attempts(config, args) as attempt:
             call("atlasmith.registration:register_subjects", config, _scans(config, args.subjects), attempt)
 
@@ -162,17 +184,25 @@ VERBS = [
         "template-labels",
         "atlasmith.propagation:label_template",
         "label the template from the registered atlases",
+        on_device=True,
     ),
     subject_verb(
         "propagate",
         "atlasmith.propagation:propagate_subject",
         "resample every atlas into the subjects' native spaces",
+        on_device=True,
     ),
     cohort_verb(
-        "fuse-train", "atlasmith.fusion:train_fusers", "train the networks of fusion methods on the atlases"
+        "fuse-train",
+        "atlasmith.fusion:train_fusers",
+        "train the networks of fusion methods on the atlases",
+        on_device=True,
     ),
     subject_verb(
-        "fuse", "atlasmith.fusion:fuse_subject", "fuse the propagated labels by every method of the config"
+        "fuse",
+        "atlasmith.fusion:fuse_subject",
+        "fuse the propagated labels by every method of the config",
+        on_device=True,
     ),
     cohort_verb(
         "fuse-quality",

@@ -48,6 +48,12 @@ def add_out(parser: argparse._ActionsContainer, text: str, required: bool = True
     parser.add_argument("--out", type=Path, required=required, metavar="DIR", help=text)
 
 
+def add_device(parser: argparse._ActionsContainer, default: str) -> None:
+    """Add `--device`, where to compute."""
+    text = f"where to compute; default: {default}"
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help=text)
+
+
 def assignment(text: str) -> tuple[str, str]:
     """Parse an argument of the form NAME=VALUE."""
     name, equals, value = text.partition("=")

@@ -253,7 +253,7 @@ class Config(Section):
     seed: int = Field(0, description="seed of all random numbers; equal seeds give equal files on a CPU")
     output: Folder = Field(Path("results"), description="folder of all results")
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where networks run: `auto` (a GPU if there is one), `cpu` or `cuda`"
+        "auto", description="where to compute: `auto` (a GPU if there is one), `cpu` or `cuda`"
     )
     subjects_per_job: Count = Field(8, description="subjects per job of the stages that run per subject")
     processes: Count = Field(
@@ -288,7 +288,7 @@ class Config(Section):
         return self.model_dump(mode="json", by_alias=True)
 
     def digest(self, *sections: str) -> str:
-        """Hash the seed and some sections.
+        """Hash the seed and some sections, but for where the cohort lies.
 
         Args:
             sections: Names of sections, such as `template`.
@@ -296,5 +296,7 @@ class Config(Section):
         Returns:
             Twelve hexadecimal digits. A workflow rule with it as a parameter reruns when it changes.
         """
-        values = {name: self.resolved()[name] for name in ("seed", *sections)}
+        resolved = self.resolved()
+        del resolved["cohort"]["bids"]
+        values = {name: resolved[name] for name in ("seed", *sections)}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -127,7 +127,9 @@ class TemplateSection(Section):
         False, description="augment training images by random affine maps and intensity changes"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="floating-point type of networks, not of losses; `auto`: bfloat16 on GPUs alone"
+        "auto",
+        description="floating-point type of the networks' layers, not of template, velocities and losses; "
+        "`auto`: bfloat16 on GPUs alone",
     )
     channels_last: bool = Field(
         False, description="keep the registration network's channels last in memory during training"

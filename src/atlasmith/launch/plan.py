@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from atlasmith.cohort import Participant
 from atlasmith.config import Config
+from atlasmith.core.machine import count_gpus
 from atlasmith.core.progress import format_seconds
 from atlasmith.io.failures import Failure
 from atlasmith.io.files import read_json
 from atlasmith.launch.discovery import Discovery
-from atlasmith.workflow.resources import SPARE, expected_seconds, memory_mb
+from atlasmith.workflow.resources import GPU_STAGES, SPARE, expected_seconds, gpus, memory_mb
 
 START_SECONDS = 6.0  # of a job, before it computes
 # The stages in their order, and whether one job computes several subjects.
@@ -167,8 +168,9 @@ def _choices(found: Discovery) -> str:
 
 
 def _device(config: Config, cluster: bool) -> str:
-    if config.device != "auto" or cluster:
-        return config.device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if cluster:
+        return f"{config.device}, as the profile gives GPUs to jobs"
+    here = count_gpus()
+    if not gpus(GPU_STAGES[0], config, here):
+        return "CPU"
+    return f"{here} GPU{'s' if here > 1 else ''}, for {', '.join(GPU_STAGES).replace('_', ' ')}"

@@ -13,6 +13,7 @@ from atlasmith.cohort import Participant, check_output, read_participants
 from atlasmith.config import Config
 from atlasmith.config.choices import check_choices
 from atlasmith.core.errors import AtlasmithError
+from atlasmith.core.machine import count_gpus
 from atlasmith.core.progress import format_seconds
 from atlasmith.io.failures import read_failures
 from atlasmith.io.files import lock, write_text
@@ -22,6 +23,7 @@ from atlasmith.launch.plan import Plan, available_cores
 from atlasmith.launch.request import Request, resolve_config
 from atlasmith.launch.snakemake import FailedJob, command, dry_run, failed_jobs, run_snakemake
 from atlasmith.workflow.failures import check_remaining, current_failures, forget_failures, row_text
+from atlasmith.workflow.resources import check_gpus
 
 DONE, PARTLY, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit codes
 SHOWN = 10  # findings that are listed at the end
@@ -45,6 +47,8 @@ def run_cohort(request: Request) -> int:
     config, found = resolve_config(request)
     check_choices(config)
     check_output(config)
+    if not request.is_cluster:
+        check_gpus(config, count_gpus())
     participants = read_participants(config)
     rows = {participant.id: row_text(participant) for participant in participants}
     failures = {} if request.retry_failed else current_failures(config, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -21,7 +22,7 @@ import yaml
 from atlasmith import __version__
 from atlasmith.config import Config
 from atlasmith.core.errors import AtlasmithError
-from atlasmith.core.machine import total_memory
+from atlasmith.core.machine import count_gpus, total_memory
 from atlasmith.io.files import write_text
 from atlasmith.launch.request import Request
 from atlasmith.workflow import PROFILES, SNAKEFILE
@@ -91,9 +92,21 @@ def command(request: Request, config: Config, workspace: Path | None = None) -> 
     arguments += ["--keep-going", "--rerun-incomplete"]
     if request.cores is not None:
         arguments += ["--cores", request.cores]
-    if not request.is_cluster and "--resources" not in request.arguments:
-        arguments += ["--resources", f"mem_mb={total_memory() // 2**20}"]
+    if not request.is_cluster:
+        arguments += ["--resources", *_limits(request.arguments)]
     return arguments
+
+
+def _limits(arguments: Sequence[str]) -> list[str]:
+    """Limit the jobs at a time to this machine's memory, and to one a GPU, unless the user says otherwise.
+
+    arguments: The user's, of which the last `--resources` would otherwise replace all others.
+    """
+    limits = [f"mem_mb={total_memory() // 2**20}", *([f"gpu={count_gpus()}"] if count_gpus() else [])]
+    for start, argument in enumerate(arguments):
+        if argument == "--resources":
+            limits += itertools.takewhile(lambda text: not text.startswith("-"), arguments[start + 1 :])
+    return [f"{name}={value}" for name, value in dict(limit.split("=", 1) for limit in limits).items()]
 
 
 def dry_run(request: Request, config: Config) -> int:

@@ -1,4 +1,4 @@
-"""Memory and time of jobs: one model for the cohort's check, for schedulers, and for training.
+"""Memory, time and GPUs of jobs: one model for the cohort's check, for schedulers, and for training.
 
 The coefficients are lines through measurements (docs/scaling.md).
 """
@@ -6,6 +6,10 @@ The coefficients are lines through measurements (docs/scaling.md).
 from __future__ import annotations
 
 from atlasmith.config import Config
+from atlasmith.core.errors import InputError, Problem
+
+# Stages that compute on a GPU, if there is one.
+GPU_STAGES = ("template", "register", "template_labels", "propagate", "fuse_train", "fuse")
 
 GIB = 2**30
 # GiB of a job, and for each million voxels of the template's grid: images are taken to be about as large.
@@ -16,10 +20,10 @@ TEMPLATE_LABELS_GIB = 0.4  # probabilities of some 130 labels, for each million 
 
 # Bytes per voxel that autograd saves for one image's training step of the default network; a training
 # measures those of its own network.
-SAVED_BYTES = 265.0
-CHANNEL_BYTES = 107.0  # more for each further channel of the images
+SAVED_BYTES = 181.0
+CHANNEL_BYTES = 44.0  # more for each further channel of the images
 CHANNEL_SECONDS = 0.15  # share of a step's time, likewise
-STEP_OVERHEAD = 1.2  # peak memory of a step over what autograd saves
+STEP_OVERHEAD = 1.25  # peak memory of a step over what autograd saves
 WEIGHT_COPIES = 4  # a weight, its gradient, and Adam's two moments
 
 TRAINING_SECONDS = 600.0  # of the fusion networks, at the default number of steps
@@ -133,6 +137,51 @@ def expected_seconds(stage: str, config: Config, voxels: int, subjects: int, atl
         "score": subjects * (1 + 10 * millions),
     }
     return seconds.get(stage, subjects * (0.1 + 0.5 * millions))
+
+
+def gpus(stage: str, config: Config, here: int | None) -> int:
+    """Count the GPUs that one job asks for.
+
+    Args:
+        stage: Name of the rule.
+        config: The run's config.
+        here: GPUs of this machine; None where jobs run elsewhere, so that `device: auto` asks for none.
+
+    Returns:
+        Their number: with `device: cuda`, or `auto` and GPUs here, one; for the template one a process.
+
+    Example:
+        >>> from atlasmith.config import parse_config
+        >>> config = parse_config({"cohort": {"bids": "d"}, "template": {"batch_size": 4}, "processes": 2})
+        >>> gpus("template", config, here=2), gpus("register", config, here=2), gpus("register", config, None)
+        (2, 1, 0)
+    """
+    used = config.device == "cuda" or (config.device == "auto" and bool(here))
+    if stage not in GPU_STAGES or not used:
+        return 0
+    return config.processes if stage == "template" else 1
+
+
+def check_gpus(config: Config, here: int) -> None:
+    """Refuse a config that asks for more GPUs than this machine has, before hours of other stages.
+
+    Args:
+        config: The run's config.
+        here: GPUs of this machine.
+
+    Raises:
+        InputError: With `device: cuda` and no GPU, or with more `processes` than GPUs where there are some.
+    """
+    if config.device == "cuda" and not here:
+        import torch  # which knows more kinds of GPUs
+
+        here = torch.cuda.device_count()
+    if config.device == "cuda" and not here:
+        remedy = "Set `device: auto`, which uses the CPU here and a GPU where there is one."
+        raise InputError([Problem("device", "'cuda', and this machine shows no GPU", remedy)])
+    if gpus("template", config, here) > here:
+        found = f"{config.processes}, and this machine has {here} GPU{'s' if here > 1 else ''}"
+        raise InputError([Problem("processes", found, f"Set `processes: {here}`, or `device: cpu`.")])
 
 
 def _propagated_maps(config: Config) -> int:

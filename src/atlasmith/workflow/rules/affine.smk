@@ -10,8 +10,7 @@ rule affine_reference:
     conda:
         "../envs/atlasmith.yaml"
     resources:
-        mem_mb=memory("affine_reference"),
-        runtime=runtime("affine_reference", SUBJECTS),
+        **needs("affine_reference", SUBJECTS),
     params:
         version=VERSION,
         config=LAYOUT.config,
@@ -38,8 +37,7 @@ for number, subjects in jobs(SUBJECTS, "affine"):
         conda:
             "../envs/atlasmith.yaml"
         resources:
-            mem_mb=memory("affine"),
-            runtime=runtime("affine", subjects),
+            **needs("affine", subjects),
         params:
             version=VERSION,
             config=LAYOUT.config,

@@ -18,6 +18,7 @@ def remaining(subjects, stage):
 
 
 LAYOUT = CONFIG.layout
+NUMBER = re.compile(r"_(?:atlases_|targets_)?\d+$")  # which follows a stage's name in that of a rule
 LABELS = CONFIG.cohort.bids / (CONFIG.cohort.labels or "")
 VERSION = atlasmith.__version__
 SUBJECTS = [participant.id for participant in PARTICIPANTS]
@@ -143,6 +144,15 @@ def lock_output():
         ) from None
 
 
+def check_machine():
+    """Refuse a config that this machine can't compute, where it computes itself."""
+    if workflow.local_exec:
+        try:
+            check_gpus(CONFIG, count_gpus())
+        except AtlasmithError as error:
+            raise WorkflowError(str(error)) from None
+
+
 def renew_plan():
     """Check and write the config where the cohort stage, which does so otherwise, won't run again."""
     plan = yaml.safe_dump(CONFIG.resolved(), sort_keys=False)
@@ -186,15 +196,46 @@ def voxels():
     return math.prod(json.loads(LAYOUT.grid.read_text())["shape"]) if LAYOUT.grid.exists() else 10**6
 
 
-def memory(stage):
-    """Give a job's memory in MB, which grows with each attempt."""
-    return lambda wildcards, attempt: attempt * memory_mb(stage, CONFIG, voxels(), len(ATLASES))
+def needs(stage, subjects=()):
+    """Give what a stage's job asks for: memory in MB and minutes, which grow with each attempt, and GPUs."""
+    count = len(ATLASES)
+
+    def memory(wildcards, attempt):
+        return attempt * memory_mb(stage, CONFIG, voxels(), count)
+
+    def runtime(wildcards, attempt):
+        return attempt * runtime_minutes(stage, CONFIG, voxels(), len(subjects), count)
+
+    asked = {"mem_mb": memory, "runtime": runtime}
+    return asked | {"gpu": lambda wildcards: asked_gpus(stage)} if stage in GPU_STAGES else asked
 
 
-def runtime(stage, subjects):
-    """Give a job's time limit in minutes, which grows with each attempt."""
-    return lambda wildcards, attempt: attempt * runtime_minutes(
-        stage, CONFIG, voxels(), len(subjects), len(ATLASES)
+def apply_to_stages():
+    """Let a profile's `set-threads` and `set-resources` name a stage, such as `register`, for its numbered jobs."""
+    settings = workflow.resource_settings
+    threads, resources = (
+        getattr(
+            settings, f"_parsed_{name}", getattr(settings, name)
+        )  # newer versions of Snakemake parse them
+        for name in ("overwrite_threads", "overwrite_resources")
+    )
+    for job in workflow.rules:
+        for name in (NUMBER.sub("", job.name), job.name):
+            job.resources.update(resources.get(name, {}))
+            if name in threads:
+                job.resources["_cores"] = threads[name]
+
+
+def asked_gpus(stage):
+    """Count the GPUs that a stage's jobs ask for. Where they run is known once all rules are read."""
+    return gpus(stage, CONFIG, count_gpus() if workflow.local_exec else None)
+
+
+def device(stage):
+    """Give the option that keeps a job on the CPU where its stage asks for a GPU, and a profile gives it none."""
+    # A parameter that is made from `output` is no reason to run again.
+    return lambda wildcards, output, resources: (
+        "" if resources.gpu or resources.get("gres") or not asked_gpus(stage) else "--device cpu"
     )
 
 

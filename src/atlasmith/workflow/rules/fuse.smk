@@ -17,15 +17,15 @@ if FUSION_NETWORKS:
             "../envs/atlasmith.yaml"
         threads: CONFIG.threads
         resources:
-            mem_mb=memory("fuse_train"),
-            runtime=runtime("fuse_train", ATLASES),
+            **needs("fuse_train", ATLASES),
         params:
             version=VERSION,
             config=LAYOUT.config,
             settings=[CONFIG.fusion.section(name).model_dump_json() for name in FUSION_NETWORKS],
             launch=lambda wildcards, output: launch(1),
+            device=device("fuse_train"),
         shell:
-            "{params.launch}atlasmith fuse-train --config {params.config:q} > {log:q} 2>&1"
+            "{params.launch}atlasmith fuse-train --config {params.config:q} {params.device} > {log:q} 2>&1"
 
 
 for role, number, subjects in segmented("fuse"):
@@ -63,15 +63,15 @@ for role, number, subjects in segmented("fuse"):
         conda:
             "../envs/atlasmith.yaml"
         resources:
-            mem_mb=memory("fuse"),
-            runtime=runtime("fuse", subjects),
+            **needs("fuse", subjects),
         params:
             version=VERSION,
             config=LAYOUT.config,
             digest=CONFIG.digest("fusion"),
             subjects=subjects,
+            device=device("fuse"),
         shell:
-            "atlasmith fuse --config {params.config:q} --subjects {params.subjects} --record-failures > {log:q} 2>&1"
+            "atlasmith fuse --config {params.config:q} {params.device} --subjects {params.subjects} --record-failures > {log:q} 2>&1"
 
 
 if QUALITY:
@@ -103,8 +103,7 @@ if QUALITY:
         conda:
             "../envs/atlasmith.yaml"
         resources:
-            mem_mb=memory("fuse_quality"),
-            runtime=runtime("fuse_quality", ATLASES),
+            **needs("fuse_quality", ATLASES),
         params:
             version=VERSION,
             config=LAYOUT.config,

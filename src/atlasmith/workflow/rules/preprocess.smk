@@ -14,8 +14,7 @@ for number, subjects in jobs(SUBJECTS, "preprocess"):
         conda:
             "../envs/atlasmith.yaml"
         resources:
-            mem_mb=memory("preprocess"),
-            runtime=runtime("preprocess", subjects),
+            **needs("preprocess", subjects),
         params:
             version=VERSION,
             config=LAYOUT.config,

@@ -21,8 +21,7 @@ for role, number, subjects in segmented("propagate"):
         conda:
             "../envs/atlasmith.yaml"
         resources:
-            mem_mb=memory("propagate"),
-            runtime=runtime("propagate", subjects),
+            **needs("propagate", subjects),
         params:
             version=VERSION,
             config=LAYOUT.config,
@@ -30,8 +29,9 @@ for role, number, subjects in segmented("propagate"):
             atlas_selection=CONFIG.fusion.atlas_selection,
             pairs=CONFIG.register_.instance_optimization.pairwise_steps,
             subjects=subjects,
+            device=device("propagate"),
         shell:
-            "atlasmith propagate --config {params.config:q} --subjects {params.subjects} --record-failures > {log:q} 2>&1"
+            "atlasmith propagate --config {params.config:q} {params.device} --subjects {params.subjects} --record-failures > {log:q} 2>&1"
 
 
 rule template_labels:
@@ -51,10 +51,10 @@ rule template_labels:
     conda:
         "../envs/atlasmith.yaml"
     resources:
-        mem_mb=memory("template_labels"),
-        runtime=runtime("template_labels", ATLASES),
+        **needs("template_labels", ATLASES),
     params:
         version=VERSION,
         config=LAYOUT.config,
+        device=device("template_labels"),
     shell:
-        "atlasmith template-labels --config {params.config:q} > {log:q} 2>&1"
+        "atlasmith template-labels --config {params.config:q} {params.device} > {log:q} 2>&1"

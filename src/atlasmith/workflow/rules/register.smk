@@ -22,13 +22,13 @@ for number, subjects in jobs(SUBJECTS, "register"):
         conda:
             "../envs/atlasmith.yaml"
         resources:
-            mem_mb=memory("register"),
-            runtime=runtime("register", subjects),
+            **needs("register", subjects),
         params:
             version=VERSION,
             config=LAYOUT.config,
             digest=CONFIG.digest("register"),
             subjects=subjects,
             participants=known(subjects),
+            device=device("register"),
         shell:
-            "atlasmith register --config {params.config:q} --subjects {params.subjects} --record-failures > {log:q} 2>&1"
+            "atlasmith register --config {params.config:q} {params.device} --subjects {params.subjects} --record-failures > {log:q} 2>&1"

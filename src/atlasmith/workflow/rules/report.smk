@@ -15,8 +15,7 @@ rule report:
     conda:
         "../envs/atlasmith.yaml"
     resources:
-        mem_mb=memory("report"),
-        runtime=runtime("report", SUBJECTS),
+        **needs("report", SUBJECTS),
     params:
         version=VERSION,
         config=LAYOUT.config,

@@ -13,8 +13,7 @@ for number, subjects in jobs(SUBJECTS, "score"):
         conda:
             "../envs/atlasmith.yaml"
         resources:
-            mem_mb=memory("score"),
-            runtime=runtime("score", subjects),
+            **needs("score", subjects),
         params:
             version=VERSION,
             config=LAYOUT.config,
@@ -37,8 +36,7 @@ rule score_summary:
     conda:
         "../envs/atlasmith.yaml"
     resources:
-        mem_mb=memory("score_summary"),
-        runtime=runtime("score_summary", SUBJECTS),
+        **needs("score_summary", SUBJECTS),
     params:
         version=VERSION,
         config=LAYOUT.config,

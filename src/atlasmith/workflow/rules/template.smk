@@ -11,8 +11,7 @@ if CONFIG.template.subpopulations > 1:
         conda:
             "../envs/atlasmith.yaml"
         resources:
-            mem_mb=memory("subpopulations"),
-            runtime=runtime("subpopulations", SUBJECTS),
+            **needs("subpopulations", SUBJECTS),
         params:
             version=VERSION,
             config=LAYOUT.config,
@@ -42,8 +41,7 @@ rule template:
         "../envs/atlasmith.yaml"
     threads: max(CONFIG.processes, CONFIG.threads)
     resources:
-        mem_mb=memory("template"),
-        runtime=runtime("template", TEMPLATE_SUBJECTS),
+        **needs("template", TEMPLATE_SUBJECTS),
     params:
         version=VERSION,
         config=LAYOUT.config,
@@ -51,5 +49,6 @@ rule template:
         participants=known(remaining(TEMPLATE_SUBJECTS, "affine")),
         # They come to the same template, so their number is no reason to train again.
         launch=lambda wildcards, output: launch(CONFIG.processes),
+        device=device("template"),
     shell:
-        "{params.launch}atlasmith template --config {params.config:q} > {log:q} 2>&1"
+        "{params.launch}atlasmith template --config {params.config:q} {params.device} > {log:q} 2>&1"
