@@ -1,6 +1,8 @@
 """A toy cohort of discs whose hole widens with age, taken through the stages once for all tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,6 +13,9 @@ from atlasmith.config import Config, parse_config
 from atlasmith.core.grid import Grid
 from atlasmith.io.images import write_image
 from atlasmith.io.tables import write_tsv
+
+if TYPE_CHECKING:
+    from second_device import SecondDevice
 
 SIZE = 40
 
@@ -95,6 +100,15 @@ def toy_registered(toy: Config) -> Config:
 
     register_subjects(toy, [subject.id for subject in read_cohort(toy.layout.cohort)])
     return toy
+
+
+@pytest.fixture
+def second_device() -> "Iterator[SecondDevice]":
+    """Pretend a GPU during a test."""
+    from second_device import SecondDevice
+
+    with SecondDevice() as device:
+        yield device
 
 
 @pytest.fixture

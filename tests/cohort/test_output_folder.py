@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import yaml
 from tiny import Tiny, only
@@ -34,6 +36,14 @@ def test_settings_of_later_stages_may_change(tiny: Tiny) -> None:
     changed = tiny.config(fusion={"methods": ["majority"]}, device="cpu")
     write_checked_cohort(changed)
     assert load_config(changed.layout.config) == changed
+
+
+def test_the_cohort_is_the_same_however_its_path_is_written(tiny: Tiny) -> None:
+    config = tiny.config()
+    write_checked_cohort(config)
+    relative = tiny.config(cohort={"bids": os.path.relpath(config.cohort.bids)})
+    assert not relative.cohort.bids.is_absolute() and relative.digest("cohort") == config.digest("cohort")
+    write_checked_cohort(relative)
 
 
 @pytest.mark.parametrize("text", ["a: [", "learning_rate: 3\n", ""])
