@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DELETE_ON_ERROR:
 
 demo: .venv/.demo demo/participants.tsv
-	snakemake --cores $(CORES)
+	atlasmith run demo results --config config.yaml --cores $(CORES)
 	atlasmith demo-grade --config config.yaml
 
 test: .venv/.dev lint dry-runs

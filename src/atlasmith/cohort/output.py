@@ -155,8 +155,9 @@ def read_generators(description: Path) -> dict[str, str | None]:
 
 
 def _fixed_values(config: Config) -> dict[str, Any]:
-    """Values of `FIXED_SECTIONS` by dotted key."""
+    """Values of `FIXED_SECTIONS` by dotted key; the cohort's folder is the same however it is written."""
     values = config.resolved()
+    values["cohort"]["bids"] = os.path.abspath(config.cohort.bids)
     return {key: leaf for name in FIXED_SECTIONS for key, leaf in _flatten(values[name], name).items()}
 
 
