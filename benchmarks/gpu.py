@@ -1,16 +1,21 @@
-"""Measure the GPU path: agreement with the CPU, step times, memory, instance optimization.
+"""Measure the GPU path: agreement with the CPU, step times, memory, instance optimization, a whole cohort.
 
     python benchmarks/gpu.py                                  # on a GPU, about five minutes
     python benchmarks/gpu.py --device cpu --shape 16 16 16    # a dry run of this script
+    python benchmarks/gpu.py --cohort examples/brain_1mm.yaml --minutes 10
 
-Images are noise: times and memory don't depend on them. Finished figures are kept in `--out`, and skipped
-when the script is started again. With `--record FILE` the figures of FILE go to `benchmarks/results/gpu.csv`.
+Images are noise: times and memory don't depend on them. With `--cohort` the stages of a config follow, as far
+as `--minutes` go. Finished figures are kept in `--out`, and skipped when the script is started again; a
+training goes on from its checkpoint. On a GPU all figures go to `benchmarks/results/gpu.csv` at the end; with
+`--record FILE` those of a FILE that was measured on another machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -21,12 +26,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atlasmith.config import Config, load_config
 from atlasmith.config.template import TemplateSection
 from atlasmith.core.grid import Grid
+from atlasmith.io.tables import read_cohort
 from atlasmith.losses import SIMILARITY
 from atlasmith.networks import NETWORKS, CovariateCode, Groupwise
 from atlasmith.training import memory
-from atlasmith.training.device import autocast, select_device
+from atlasmith.training.device import autocast, pinned_for, select_device, to_device
 from atlasmith.training.instance_optimization import instance_objective, optimize
 from atlasmith.training.objective import training_objective
 from atlasmith.workflow.resources import GIB, training_bytes
@@ -47,8 +54,13 @@ class Figures:
             self.found[name] = measure()
         except (RuntimeError, ValueError, TypeError) as error:
             self.found[name] = f"{type(error).__name__}: {str(error)[:300]}"
-        self.path.write_text(json.dumps(self.found, indent=1))
+        self.keep(name, self.found[name])
         print(f"{name}: {self.found[name]}", flush=True)
+
+    def keep(self, name: str, value: Any) -> None:
+        """Keep a value, without a figure of its own."""
+        self.found[name] = value
+        self.path.write_text(json.dumps(self.found, indent=1))
 
 
 def milliseconds(device: torch.device, function: Callable[[], object], repeats: int = 5) -> float:
@@ -97,17 +109,18 @@ class Setting:
         ).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters())
         random = torch.Generator().manual_seed(1)
-        self.host = torch.rand(batch, 1, *shape, generator=random).half(), torch.ones(batch, 1, *shape).bool()
+        host = torch.rand(batch, 1, *shape, generator=random).half(), torch.ones(batch, 1, *shape).bool()
+        self.host = [pinned_for(x, device) for x in host]
         self.image, self.mask = (x.to(device).float() for x in self.host)
         self.codes = torch.linspace(-1, 1, batch)[:, None].to(device)
 
-    def step(self, image: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Take one training step."""
+    def loss(self, image: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Evaluate the objective of one training step."""
         image, mask = (self.image, self.mask) if image is None or mask is None else (image, mask)
         with autocast(self.device, self.settings.precision):
             template = self.model.template_features(self.codes)
             velocity = self.model.velocity(template, image)
-        loss = training_objective(
+        return training_objective(
             self.model.grid,
             template,
             image,
@@ -116,14 +129,18 @@ class Setting:
             save_memory=self.settings.save_memory,
             **self.settings.objective,
         ).loss
+
+    def step(self, image: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Take one training step."""
+        loss = self.loss(image, mask)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         return loss.detach()
 
     def host_fed_step(self) -> Tensor:
-        """Take one step on a batch that is converted on the host, as training does."""
-        return self.step(*(x.clone().float().to(self.device) for x in self.host))
+        """Take one step on a batch that comes from the host, as in training."""
+        return self.step(*(to_device(x, self.device).float() for x in self.host))
 
 
 def measure_steps(figures: Figures, shape: tuple[int, ...], batch: int, device: torch.device) -> None:
@@ -231,6 +248,59 @@ def measure_instance(figures: Figures, shape: tuple[int, ...], device: torch.dev
     figures.add("registration with 40 steps, ms", lambda: milliseconds(device, lambda: run(40), 1))
 
 
+# In the order of the workflow, and whether a stage takes the subjects.
+STAGES = {
+    "cohort": False,
+    "preprocess": True,
+    "affine-reference": False,
+    "affine": True,
+    "template": False,
+    "register": True,
+    "template-labels": False,
+    "propagate": True,
+    "fuse-train": False,
+    "fuse": True,
+}
+
+
+def measure_cohort(figures: Figures, config_path: Path, device: torch.device, end: float) -> None:
+    """Run the stages of a config, each in a process of its own, until `end` (of `time.monotonic`).
+
+    A stage that is cut off is counted when it is finished by a later call, with the time of all calls.
+    """
+    config = load_config(config_path)
+    figures.add("cohort", lambda: config_path.stem)
+    for stage, takes_subjects in STAGES.items():
+        verb, name = [sys.executable, "-m", "atlasmith.cli", stage], f"stage {stage}, s"
+        if name in figures.found:
+            continue
+        path = config_path if stage == "cohort" else config.layout.config
+        verb += ["--config", str(path)]
+        if takes_subjects:
+            verb += ["--subjects", *_subjects(config, stage)]
+        if stage in ("template", "register", "template-labels", "propagate", "fuse-train", "fuse"):
+            verb += ["--device", device.type]
+        start, spent = time.monotonic(), figures.found.get(f"spent in {stage}", 0.0)
+        try:
+            subprocess.run(verb, check=True, timeout=max(end - start, 1))
+        except subprocess.TimeoutExpired:
+            figures.keep(f"spent in {stage}", round(spent + time.monotonic() - start, 1))
+            print(f"{stage}: time is up; start again to go on", flush=True)
+            return
+        seconds = round(spent + time.monotonic() - start, 1)
+        figures.add(name, lambda seconds=seconds: seconds)  # type: ignore[misc]
+
+
+def _subjects(config: Config, stage: str) -> list[str]:
+    """The subjects of a stage: of those that are segmented, the atlases for training, and one target."""
+    subjects = read_cohort(config.layout.cohort)
+    if stage not in ("propagate", "fuse"):
+        return [subject.id for subject in subjects]
+    targets = [subject.id for subject in subjects if subject.role == "target"][:1]
+    atlases = [subject.id for subject in subjects if subject.role == "atlas"]
+    return targets if stage == "fuse" else [*atlases, *targets]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -239,11 +309,14 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=3, default=(160, 192, 224))
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="figures so far")
+    parser.add_argument("--cohort", type=Path, help="config of a cohort whose stages follow")
+    parser.add_argument("--minutes", type=float, default=60.0, help="for all, after which no stage goes on")
     parser.add_argument("--record", type=Path, help="add the figures of this file to the results, and stop")
     options = parser.parse_args()
     if options.record:
         record(json.loads(options.record.read_text()), options.batch)
         return
+    end = time.monotonic() + 60 * options.minutes
     device, shape = select_device(options.device), tuple(options.shape)
     figures = Figures(options.out)
     figures.add("device", lambda: torch.cuda.get_device_name() if device.type == "cuda" else "CPU")
@@ -256,6 +329,10 @@ def main() -> None:
     measure_instance(figures, shape, device)
     measure_steps(figures, shape, options.batch, device)
     measure_other_steps(figures, shape, options.batch, device)
+    if options.cohort:
+        measure_cohort(figures, options.cohort, device, end)
+    if device.type == "cuda":
+        record(figures.found, options.batch)
 
 
 def record(found: dict[str, Any], batch: int) -> None:
@@ -264,17 +341,18 @@ def record(found: dict[str, Any], batch: int) -> None:
 
     shape, rows = " x ".join(map(str, found["shape"])), []
     for name, value in found.items():
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not isinstance(value, int | float) or isinstance(value, bool) or name.startswith("spent in"):
             continue
         quantity, unit = name.rsplit(", ", 1) if ", " in name else (name, "1")
-        metric, _, method = quantity.partition(", ")
+        metric, _, method = quantity.replace("-", "_").partition(", ")
         if unit == "ms":
             value, unit = round(value / 1e3, 5), "s"
         rows.append(
             {
-                "dataset": f"noise {shape}",
+                "dataset": found["cohort"] if name.startswith("stage ") else f"noise {shape}",
                 "method": method or "default",
-                "metric": metric.replace(" ", "_") + (f"_{unit.lower()}" if unit != "1" else ""),
+                "metric": metric.replace(" ", "_").replace("-", "_")
+                + (f"_{unit.lower()}" if unit != "1" else ""),
                 "value": value,
                 "unit": unit,
                 "hardware": found["device"],

@@ -86,7 +86,7 @@ slope ratio is the effect of the covariate in the template over that in the subj
         "GPU",
         """\
 Images are noise. A training step is forward and backward pass and the optimizer; host-fed, with the
-conversion and transfer of the batch as training does them.""",
+transfer of the batch in half precision as training does it.""",
     ),
     Topic(
         "affine",
