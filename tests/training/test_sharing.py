@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -46,8 +47,19 @@ def test_each_process_gets_the_gpu_that_fewest_have(tmp_path: Path) -> None:
             process.kill()
 
 
-def test_one_gpu_and_torchrun_need_no_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sharing.claim_gpu(1) == 0
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert sharing.claim_gpu(4) == 3
-    assert not list(tmp_path.iterdir())
+def test_torchrun_decides_for_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert sharing.claim_gpu(2) == 0
+    monkeypatch.delenv("LOCAL_RANK")
+    sharing.claim_gpu.cache_clear()
+    assert sharing.claim_gpu(2) == 1  # others make way
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_without_locks_there_are_no_claims(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in tmp_path.glob("*"):
+        name.unlink()
+    (tmp_path / f"atlasmith-gpus-{os.getuid()}").write_text("of another user")
+    assert sharing.claim_gpu(count) == os.getpid() % count

@@ -1,4 +1,4 @@
-"""The GPUs that jobs ask for. `nvidia-smi` is replaced by a script; nothing is computed."""
+"""The GPUs that jobs ask for. `nvidia-smi` and torch's count are replaced; nothing is computed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from dry_runs import ROLES, make_cohort, snakemake, write_config
 
 from atlasmith.config import Config, parse_config
@@ -22,14 +23,17 @@ def _count_anew() -> None:
 
 
 def fake_gpus(folder: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `nvidia-smi -L` list `count` GPUs, the first with a part."""
+    """Let `nvidia-smi -L` list `count` GPUs, and torch count them, here and in processes started here."""
     script = folder / "bin" / "nvidia-smi"
     script.parent.mkdir()
     lines = [f"echo 'GPU {index}: NVIDIA H100 (UUID: GPU-{index})'" for index in range(count)]
     script.write_text("\n".join(["#!/bin/sh", *lines, "echo '  MIG 1g.10gb Device 0: (UUID: MIG-1)'"]))
     script.chmod(0o755)
+    counted = f"import torch\ntorch.cuda.device_count = lambda: {count}\n"
+    (folder / "bin" / "sitecustomize.py").write_text(counted)
     monkeypatch.setenv("PATH", str(script.parent), prepend=":")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(script.parent), prepend=":")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
 
 def resources_of_jobs(text: str) -> dict[str, dict[str, str]]:
@@ -50,13 +54,12 @@ def config(**values: object) -> Config:
     return parse_config({"cohort": {"bids": "d"}, **values})
 
 
-def test_visible_gpus_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_that_torch_can_use_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_gpus(tmp_path, 4, monkeypatch)
     assert count_gpus() == 4
-    for visible, count in (("", 0), ("-1", 0), ("2", 1), ("0,3", 2), ("GPU-0,GPU-1,GPU-2", 3)):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        count_gpus.cache_clear()
-        assert count_gpus() == count
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)  # the CPU build of torch
+    count_gpus.cache_clear()
+    assert count_gpus() == 0
 
 
 def test_no_nvidia_smi_means_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +128,22 @@ def test_jobs_share_the_gpus_of_this_machine(tmp_path: Path, monkeypatch: pytest
     assert limits("--resources", "gpu=6")["gpu"] == "6"
     more = limits("--resources", "mem_mb=5", "downloads=3", "--keep-incomplete")
     assert more == {"mem_mb": "5", "gpu": "2", "downloads": "3"}
+    for words in (["--resources=gpu=6"], ["--res", "gpu=6"], ["--resourc", "gpu=6"]):
+        assert limits(*words)["gpu"] == "6"
+    profile = tmp_path / "mine"
+    profile.mkdir()
+    (profile / "config.yaml").write_text("resources: {gpu: 8}\nset-resources: {register: {mem_mb: 9}}\n")
+    assert limits(profile=str(profile))["gpu"] == "8"  # a profile of this machine isn't a cluster
+    assert limits("--resources", "gpu=1", profile=str(profile))["gpu"] == "1"
+
+
+def test_jobs_run_elsewhere_where_the_executor_says_so(tmp_path: Path) -> None:
+    def elsewhere(*arguments: str, profile: str | None = None) -> bool:
+        return Request(tmp_path, tmp_path / "out", arguments=arguments, profile=profile).is_cluster
+
+    assert not elsewhere() and not elsewhere(profile="default") and not elsewhere("-e", "local")
+    assert elsewhere(profile="slurm") and elsewhere("--executor=slurm") and elsewhere("-e", "slurm")
+    assert not elsewhere("--executor", "local", profile="slurm")
 
 
 def test_cuda_without_a_gpu_is_refused_before_anything_runs(

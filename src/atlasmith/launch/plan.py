@@ -15,7 +15,7 @@ from atlasmith.core.progress import format_seconds
 from atlasmith.io.failures import Failure
 from atlasmith.io.files import read_json
 from atlasmith.launch.discovery import Discovery
-from atlasmith.workflow.resources import GPU_STAGES, SPARE, expected_seconds, gpus, memory_mb
+from atlasmith.workflow.resources import GPU_STAGES, SPARE, expected_seconds, memory_mb
 
 START_SECONDS = 6.0  # of a job, before it computes
 # The stages in their order, and whether one job computes several subjects.
@@ -146,6 +146,7 @@ class Plan:
         return "\n".join(f"{name:<9} {text}" for name, text in lines.items())
 
 
+STAGES_ON_GPU = ", ".join(GPU_STAGES).replace("_", " ")
 ROLE_NAMES = {
     "atlas": "with labels (atlas)",
     "target": "to segment (target)",
@@ -169,8 +170,12 @@ def _choices(found: Discovery) -> str:
 
 def _device(config: Config, cluster: bool) -> str:
     if cluster:
-        return f"{config.device}, as the profile gives GPUs to jobs"
+        return {
+            "cpu": "CPU",
+            "auto": "GPUs where the profile gives jobs some, otherwise the CPU",
+            "cuda": f"GPUs, which these stages ask for: {STAGES_ON_GPU}",
+        }[config.device]
     here = count_gpus()
-    if not gpus(GPU_STAGES[0], config, here):
+    if config.device == "cpu" or (config.device == "auto" and not here):
         return "CPU"
-    return f"{here} GPU{'s' if here > 1 else ''}, for {', '.join(GPU_STAGES).replace('_', ' ')}"
+    return f"{max(here, 1)} GPU{'s' if here > 1 else ''}, for {STAGES_ON_GPU}"

@@ -14,6 +14,7 @@ from atlasmith.config import Config, parse_config
 from atlasmith.config.loading import read_values
 from atlasmith.core.errors import InputError, Problem
 from atlasmith.launch.discovery import DEFAULT_LABELS, Discovery, discover
+from atlasmith.launch.profiles import is_remote
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Request:
     @property
     def is_cluster(self) -> bool:
         """Whether jobs run elsewhere."""
-        return self.profile not in (None, "default") or "--executor" in self.arguments
+        return is_remote(self.profile, self.arguments)
 
 
 def resolve_config(request: Request) -> tuple[Config, Discovery | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shlex
@@ -21,11 +20,11 @@ import yaml
 
 from atlasmith import __version__
 from atlasmith.config import Config
-from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.machine import count_gpus, total_memory
 from atlasmith.io.files import write_text
+from atlasmith.launch.profiles import limits, profile_folder
 from atlasmith.launch.request import Request
-from atlasmith.workflow import PROFILES, SNAKEFILE
+from atlasmith.workflow import SNAKEFILE
 from atlasmith.workflow.display import Display
 
 # How jobs are asked to end, and for how many seconds they are waited for.
@@ -53,24 +52,6 @@ class FailedJob:
             return []
 
 
-def profile_folder(name: str | None) -> Path:
-    """Find a Snakemake profile.
-
-    Args:
-        name: A folder, or the name of a profile of this package; None is the one for one machine.
-
-    Raises:
-        AtlasmithError: Where there is none.
-    """
-    known = sorted(path.name for path in PROFILES.iterdir())
-    for folder in (PROFILES / "default",) if name is None else (Path(name), PROFILES / name):
-        if (folder / "config.yaml").exists():
-            return folder.absolute()
-    raise AtlasmithError(
-        f"--profile {name}: there is no {name}/config.yaml. Name a folder with one, or {' or '.join(known)}."
-    )
-
-
 def command(request: Request, config: Config, workspace: Path | None = None) -> list[str]:
     """Give Snakemake's command line.
 
@@ -93,20 +74,9 @@ def command(request: Request, config: Config, workspace: Path | None = None) -> 
     if request.cores is not None:
         arguments += ["--cores", request.cores]
     if not request.is_cluster:
-        arguments += ["--resources", *_limits(request.arguments)]
+        here = {"mem_mb": total_memory() // 2**20} | ({"gpu": count_gpus()} if count_gpus() else {})
+        arguments += ["--resources", *limits(request.profile, request.arguments, here)]
     return arguments
-
-
-def _limits(arguments: Sequence[str]) -> list[str]:
-    """Limit the jobs at a time to this machine's memory, and to one a GPU, unless the user says otherwise.
-
-    arguments: The user's, of which the last `--resources` would otherwise replace all others.
-    """
-    limits = [f"mem_mb={total_memory() // 2**20}", *([f"gpu={count_gpus()}"] if count_gpus() else [])]
-    for start, argument in enumerate(arguments):
-        if argument == "--resources":
-            limits += itertools.takewhile(lambda text: not text.startswith("-"), arguments[start + 1 :])
-    return [f"{name}={value}" for name, value in dict(limit.split("=", 1) for limit in limits).items()]
 
 
 def dry_run(request: Request, config: Config) -> int:

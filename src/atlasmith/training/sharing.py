@@ -20,7 +20,8 @@ def claim_gpu(count: int) -> int:
     """Choose the GPU of this process: the first of those that the fewest processes of this user have claimed.
 
     A claim is a locked file in the machine's temporary folder, which a killed process releases too. Under
-    torchrun it is the GPU of this process's local rank, without a claim.
+    torchrun it is the GPU of this process's local rank. Where files can't be locked, processes are spread by
+    their numbers.
 
     Args:
         count: GPUs that this process may use.
@@ -28,21 +29,22 @@ def claim_gpu(count: int) -> int:
     Returns:
         An index below `count`; the same whenever it is asked for.
     """
-    if "LOCAL_RANK" in os.environ:
-        return int(os.environ["LOCAL_RANK"])
-    if count == 1:
-        return 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    names = visible if len(visible) == count else [str(index) for index in range(count)]
+    names = visible if len(visible) == count and all(visible) else [str(index) for index in range(count)]
+    rank = os.environ.get("LOCAL_RANK")
+    candidates = range(count) if rank is None else [int(rank)]
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"atlasmith-gpus-{user}"
     for place in itertools.count():
-        for index, name in enumerate(names):
+        for index in candidates:
             try:
-                held = lock(folder / f"{name.strip()}-{place}.lock")
+                held = lock(folder / f"{names[index].strip().replace('/', '-')}-{place}.lock")
             except BlockingIOError:
                 continue
-            if held is not None:
-                _HELD.append(held)
+            except OSError:  # such as a folder of that name that belongs to another user
+                held = None
+            if held is None:
+                return candidates[os.getpid() % len(candidates)]
+            _HELD.append(held)
             return index
     raise AssertionError("there is no last place")

@@ -233,10 +233,13 @@ def asked_gpus(stage):
 
 def device(stage):
     """Give the option that keeps a job on the CPU where its stage asks for a GPU, and a profile gives it none."""
+
     # A parameter that is made from `output` is no reason to run again.
-    return lambda wildcards, output, resources: (
-        "" if resources.gpu or resources.get("gres") or not asked_gpus(stage) else "--device cpu"
-    )
+    def option(wildcards, output, resources):
+        given = resources.gpu or resources.get("gres") or "gpu" in str(resources.get("slurm_extra", ""))
+        return "" if given or not asked_gpus(stage) else "--device cpu"
+
+    return option
 
 
 def launch(processes):
