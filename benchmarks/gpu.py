@@ -13,7 +13,10 @@ training goes on from its checkpoint. On a GPU all figures go to `benchmarks/res
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atlasmith import __version__
 from atlasmith.config import Config, load_config
 from atlasmith.config.template import TemplateSection
 from atlasmith.core.grid import Grid
@@ -57,6 +61,14 @@ class Figures:
         self.keep(name, self.found[name])
         print(f"{name}: {self.found[name]}", flush=True)
 
+    def describe(self, **facts: Any) -> None:
+        """Keep what the figures are of; earlier figures of anything else are refused."""
+        for name, value in facts.items():
+            if self.found.setdefault(name, value) != value:
+                raise SystemExit(
+                    f"{self.path}: measured with {name} {self.found[name]}, not {value}. Name another --out."
+                )
+
     def keep(self, name: str, value: Any) -> None:
         """Keep a value, without a figure of its own."""
         self.found[name] = value
@@ -81,8 +93,9 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def disagreement(name: str, device: torch.device) -> tuple[float, float]:
-    """Compare a similarity and its gradient with the CPU's: absolute and relative difference."""
+def disagreement(name: str, device: torch.device) -> float:
+    """Compare a similarity with the CPU's: the larger one of the absolute difference of its values and the
+    relative one of its gradients."""
     random = torch.Generator().manual_seed(0)
     fixed, moved = (torch.rand(1, 1, 20, 21, 22, generator=random) for _ in range(2))
     found = []
@@ -92,7 +105,7 @@ def disagreement(name: str, device: torch.device) -> tuple[float, float]:
         (gradient,) = torch.autograd.grad(value, image)
         found.append((value.item(), gradient.cpu()))
     (a, da), (b, db) = found
-    return float(f"{abs(a - b):.2g}"), float(f"{(da - db).norm() / da.norm():.2g}")
+    return float(f"{max(abs(a - b), float((da - db).norm() / da.norm())):.2g}")
 
 
 class Setting:
@@ -159,11 +172,9 @@ def measure_steps(figures: Figures, shape: tuple[int, ...], batch: int, device: 
             2,
         ),
     )
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     figures.add("step, device alone, ms", lambda: milliseconds(device, setting.step))
     if device.type == "cuda":
-        figures.add("memory taken, GiB", lambda: round(torch.cuda.max_memory_allocated() / GIB, 2))
+        figures.add("memory taken, GiB", lambda: peak_gib(setting.step))
         figures.add("synchronizing calls in a step", lambda: synchronizing_calls(setting.step))
     figures.add("step, host-fed, ms", lambda: milliseconds(device, setting.host_fed_step, 3))
     figures.add("operators of a step", lambda: profile(setting.step, device))
@@ -189,6 +200,13 @@ def _other(shape: tuple[int, ...], batch: int, device: torch.device, more: dict[
     if more.get("channels_last"):
         setting.model.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return milliseconds(device, setting.step, 2)
+
+
+def peak_gib(step: Callable[[], object]) -> float:
+    """Measure the peak memory of a step on the GPU, with what was there before."""
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return round(torch.cuda.max_memory_allocated() / GIB, 2)
 
 
 def synchronizing_calls(step: Callable[[], object]) -> int:
@@ -268,6 +286,8 @@ def measure_cohort(figures: Figures, config_path: Path, device: torch.device, en
 
     A stage that is cut off is counted when it is finished by a later call, with the time of all calls.
     """
+    gc.collect()
+    torch.cuda.empty_cache()  # the stages are processes of their own
     config = load_config(config_path)
     figures.add("cohort", lambda: config_path.stem)
     for stage, takes_subjects in STAGES.items():
@@ -281,14 +301,24 @@ def measure_cohort(figures: Figures, config_path: Path, device: torch.device, en
         if stage in ("template", "register", "template-labels", "propagate", "fuse-train", "fuse"):
             verb += ["--device", device.type]
         start, spent = time.monotonic(), figures.found.get(f"spent in {stage}", 0.0)
-        try:
-            subprocess.run(verb, check=True, timeout=max(end - start, 1))
-        except subprocess.TimeoutExpired:
-            figures.keep(f"spent in {stage}", round(spent + time.monotonic() - start, 1))
-            print(f"{stage}: time is up; start again to go on", flush=True)
-            return
+        finished = _run_until(verb, end)
         seconds = round(spent + time.monotonic() - start, 1)
+        if not finished:
+            figures.keep(f"spent in {stage}", seconds)
+            print(f"{stage}: not finished; start again to go on", flush=True)
+            return
         figures.add(name, lambda seconds=seconds: seconds)  # type: ignore[misc]
+
+
+def _run_until(command: list[str], end: float) -> bool:
+    """Run a command and the processes that it starts; tell whether it succeeded before `end`."""
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        return process.wait(max(end - time.monotonic(), 1)) == 0
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return False
 
 
 def _subjects(config: Config, stage: str) -> list[str]:
@@ -314,34 +344,37 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="add the figures of this file to the results, and stop")
     options = parser.parse_args()
     if options.record:
-        record(json.loads(options.record.read_text()), options.batch)
+        record(json.loads(options.record.read_text()))
         return
     end = time.monotonic() + 60 * options.minutes
     device, shape = select_device(options.device), tuple(options.shape)
     figures = Figures(options.out)
-    figures.add("device", lambda: torch.cuda.get_device_name() if device.type == "cuda" else "CPU")
-    figures.add("torch", lambda: torch.__version__)
-    figures.add("shape", lambda: list(shape))
+    figures.describe(
+        device=torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        torch=torch.__version__,
+        atlasmith=__version__,
+        shape=list(shape),
+        batch=options.batch,
+    )
     for name in SIMILARITY:
-        figures.add(
-            f"{name}: differences of value and gradient", lambda name=name: disagreement(name, device)
-        )  # type: ignore[misc]
+        figures.add(f"difference to the CPU, {name}, 1", lambda name=name: disagreement(name, device))  # type: ignore[misc]
     measure_instance(figures, shape, device)
     measure_steps(figures, shape, options.batch, device)
     measure_other_steps(figures, shape, options.batch, device)
     if options.cohort:
         measure_cohort(figures, options.cohort, device, end)
     if device.type == "cuda":
-        record(figures.found, options.batch)
+        record(figures.found)
 
 
-def record(found: dict[str, Any], batch: int) -> None:
+def record(found: dict[str, Any]) -> None:
     """Add the figures that are numbers to the results table."""
     from results import append_rows
 
     shape, rows = " x ".join(map(str, found["shape"])), []
     for name, value in found.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or name.startswith("spent in"):
+        kept = name == "batch" or name.startswith("spent in")
+        if not isinstance(value, int | float) or isinstance(value, bool) or kept:
             continue
         quantity, unit = name.rsplit(", ", 1) if ", " in name else (name, "1")
         metric, _, method = quantity.replace("-", "_").partition(", ")
@@ -357,7 +390,7 @@ def record(found: dict[str, Any], batch: int) -> None:
                 "unit": unit,
                 "hardware": found["device"],
                 "command": "python benchmarks/gpu.py",
-                "note": f"batch of {batch}, torch {found['torch']}",
+                "note": f"batch of {found['batch']}, torch {found['torch']}",
             }
         )
     append_rows(Path(__file__).parent / "results" / "gpu.csv", rows)

@@ -32,7 +32,7 @@ from atlasmith.affine.search import one_thread, register_affine
 from atlasmith.affine.working_image import WorkingImage
 from atlasmith.config import Config, load_config
 from atlasmith.core.grid import Array, Step
-from atlasmith.core.sampling import sample_labels
+from atlasmith.core.sampling import LabelSampler
 from atlasmith.core.world import to_voxels, transform_points, world_points
 from atlasmith.evaluation import metrics, statistics
 from atlasmith.io.images import Image, read_antialiased, read_image
@@ -58,7 +58,7 @@ def through_template(config: Config, spacing: float | None) -> Method:
             *steps_of(config.layout.forward(atlas.id)),
         ]
         voxels = to_voxels(transform_points(steps, world_points(grid)), labels.grid, grid.tensor_shape)
-        moved = sample_labels(torch.from_numpy(labels.grid.squeeze(labels.data)), voxels)
+        moved = LabelSampler(torch.from_numpy(labels.grid.squeeze(labels.data)))(voxels)
         return grid.unsqueeze(moved.numpy())
 
     return label

@@ -7,7 +7,7 @@ from scipy.ndimage import map_coordinates
 from smooth import smooth_field
 
 from atlasmith.core import sampling
-from atlasmith.core.sampling import LabelSampler, coordinates, sample, sample_labels, warp
+from atlasmith.core.sampling import LabelSampler, coordinates, sample, warp
 
 SHAPES = [(13, 10), (12, 9, 11)]
 
@@ -57,7 +57,7 @@ def test_labels_are_the_argmax_of_linear_one_hot_maps(shape: tuple[int, ...]) ->
     scores = sample(one_hot, points)
     scores[:, 0] += 1 - scores.sum(1)  # outside is background
     clear = scores.topk(2, dim=1).values.diff(dim=1)[0, 0].abs() > 1e-4
-    ours = sample_labels(labels, points)
+    ours = LabelSampler(labels)(points)
     assert torch.equal(ours[clear], values[scores.argmax(1)[0]][clear])
     assert clear.float().mean() > 0.95
 
@@ -65,7 +65,7 @@ def test_labels_are_the_argmax_of_linear_one_hot_maps(shape: tuple[int, ...]) ->
 def test_ties_between_labels_go_to_the_smallest() -> None:
     labels = torch.tensor([[7, 2], [2, 7]])
     middle = torch.full((1, 2, 1, 1), 0.5)
-    assert sample_labels(labels, middle).item() == 2
+    assert LabelSampler(labels)(middle).item() == 2
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -99,6 +99,6 @@ def test_labels_dont_depend_on_how_many_points_are_sampled_at_a_time(
 ) -> None:
     labels = torch.from_numpy(np.random.default_rng(9).integers(0, 4, shape))
     points = coordinates(shape, torch.zeros(())) + smooth_field(shape, 3.0, seed=10)
-    expected = sample_labels(labels, points)
+    expected = LabelSampler(labels)(points)
     monkeypatch.setattr(sampling, "CPU_POINTS", 7)
-    assert torch.equal(sample_labels(labels, points), expected)
+    assert torch.equal(LabelSampler(labels)(points), expected)

@@ -12,7 +12,7 @@ from smooth import smooth_field
 
 from atlasmith.core import sampling
 from atlasmith.core.grid import Array, DisplacementField, Grid, Step
-from atlasmith.core.sampling import sample_labels
+from atlasmith.core.sampling import LabelSampler
 from atlasmith.core.world import (
     displacement_to_field,
     resample,
@@ -134,7 +134,7 @@ def test_resampling_in_parts(shape: tuple[int, int, int], monkeypatch: pytest.Mo
     labels = random.integers(0, 4, shape)
     whole = resample(images, moving, steps, fixed), resample_labels(labels, moving, steps, fixed)
     points = resampling_coordinates(moving, steps, fixed)
-    assert torch.equal(whole[1], sample_labels(torch.from_numpy(moving.squeeze(labels)), points))
+    assert torch.equal(whole[1], LabelSampler(torch.from_numpy(moving.squeeze(labels)))(points))
     assert whole[0].shape == (1, 2, *fixed.tensor_shape) and whole[1].any()
     monkeypatch.setattr(sampling, "CPU_POINTS", 50)
     torch.testing.assert_close(resample(images, moving, steps, fixed), whole[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ import numpy as np
 import pytest
 import torch
 from copied_run import linked
-from second_device import Refused, SecondDevice, waits_per_step
+from second_device import DeviceTensor, Refused, SecondDevice, waits_per_step
 from torch import Tensor
 
 from atlasmith import propagate, register
 from atlasmith.config import Config, parse_config
+from atlasmith.core.errors import system_fault
 from atlasmith.core.grid import Array, Grid
 from atlasmith.fusion import assess_quality, fuse_subject, train_fusers
+from atlasmith.fusion import stage as fusion_stage
 from atlasmith.fusion.table import FUSERS
-from atlasmith.inference import predict
+from atlasmith.inference import conditional_labels, predict, prediction
 from atlasmith.inference.query import query_template
 from atlasmith.io.files import write_json
 from atlasmith.io.images import Image, read_image
@@ -29,8 +32,10 @@ from atlasmith.io.transforms import read_composite
 from atlasmith.io.weights import read_weights
 from atlasmith.losses import SIMILARITY
 from atlasmith.losses.similarity import Similarity
-from atlasmith.propagation import label_template, propagate_from_template, propagate_subject
+from atlasmith.propagation import label_template, propagate_from_template, propagate_subject, template_labels
+from atlasmith.propagation import stage as propagation_stage
 from atlasmith.registration import register_subjects
+from atlasmith.registration.template import TemplateRegistration
 from atlasmith.template import stage, train
 from atlasmith.training import augmentation
 from atlasmith.training.device import to_device
@@ -204,6 +209,93 @@ STAGES: dict[str, Callable[[Config], object]] = {
 @pytest.mark.parametrize("name", STAGES)
 def test_stages_write_what_they_write_on_the_cpu(name: str, run: Config, copy: Config) -> None:
     run_on_device(STAGES[name], copy, run)
+
+
+# A function of each stage that gets tensors on the device, or the device.
+INNER: dict[str, tuple[Any, str]] = {
+    "register": (TemplateRegistration, "to_template_space"),
+    "template-labels": (template_labels, "resample_labels"),
+    "propagate": (propagation_stage, "sample_atlas"),
+    "fuse": (fusion_stage, "native_labels"),
+    "query": (conditional_labels, "fit_label"),
+}
+SHORT = "CUDA out of memory. GPU 0 has 80.00 GiB"
+
+
+def fill_gpu(patch: pytest.MonkeyPatch, stage: str) -> None:
+    """Let a function of a stage raise what torch does where a GPU's memory is too small."""
+    place, name = INNER[stage]
+    real = getattr(place, name)
+
+    def limited(*args: Any) -> Any:
+        if any(isinstance(x, DeviceTensor) or getattr(x, "type", None) == "cuda" for x in args):
+            raise torch.OutOfMemoryError(f"{SHORT}.\nMore about it.")
+        return real(*args)
+
+    patch.setattr(place, name, limited)
+
+
+@pytest.mark.parametrize("name", [*INNER, "predict"])
+def test_with_auto_the_cpu_repeats_what_a_gpu_is_too_small_for(
+    name: str,
+    run: Config,
+    copy: Config,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for stage_name in INNER if name == "predict" else [name]:
+        fill_gpu(monkeypatch, stage_name)
+    before = stamps(copy.output)
+    with SecondDevice():
+        STAGES[name](copy.model_copy(update={"device": "auto"}))
+        assert torch.get_deterministic_debug_mode() == 0, "that of the GPU, for what follows"
+    written = [path for path, stamp in stamps(copy.output).items() if stamp != before.get(path)]
+    compared = [path for path in written if path.name.endswith((".nii.gz", ".h5", ".tsv"))]
+    assert compared
+    for path in compared:
+        assert path.read_bytes() == (run.output / path.relative_to(copy.output)).read_bytes(), path.name
+    assert f"{SHORT}. With `device: auto`, the CPU computes this again." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["register", "template-labels", "propagate", "fuse"])
+def test_with_cuda_a_gpu_that_is_too_small_is_an_error(
+    name: str, copy: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_gpu(monkeypatch, name)
+    with SecondDevice(), pytest.raises(torch.OutOfMemoryError) as caught:
+        STAGES[name](copy)
+    assert (system_fault(caught.value) or "").startswith(f"{SHORT}. Use `--device cpu`, or `gpu: 0`")
+
+
+def test_scans_take_turns_on_a_gpu(
+    copy: Config, monkeypatch: pytest.MonkeyPatch, second_device: SecondDevice
+) -> None:
+    """Two threads prepare scans, and make the GPU their own current one, but one computes on it at a time."""
+    turns: list[int] = []
+    chosen: set[int] = set()
+
+    def recorded(real: Callable[..., Any]) -> Callable[..., Any]:
+        def record(*args: Any) -> Any:
+            turns.append(threading.get_ident())
+            return real(*args)
+
+        return record
+
+    for name in ("register_subject", "fuse_subject"):
+        monkeypatch.setattr(prediction, name, recorded(getattr(prediction, name)))
+    both, align = threading.Barrier(2, timeout=60), prediction.align_subject
+    monkeypatch.setattr(prediction, "align_subject", lambda *args: (both.wait(), align(*args)))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.add(threading.get_ident()))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    fusion = copy.fusion.model_copy(update={"methods": ["majority"]})
+    image = next(subject.image for subject in read_cohort(copy.layout.cohort) if subject.role == "target")
+    images = [copy.output / f"{name}.nii.gz" for name in ("one", "other")]
+    for path in images:
+        shutil.copyfile(image, path)
+    results = write_config(copy.model_copy(update={"fusion": fusion}))
+    assert all(found.error is None for found in predict(results, images, {"age": 45}, results / "new"))
+    assert turns[0] == turns[1] != turns[2] == turns[3]
+    assert {*turns} <= chosen
 
 
 def test_the_workflow_gives_a_gpu_to_those_stages_that_use_it(copy: Config) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from atlasmith.cli.main import main
 from atlasmith.config import Config
+from atlasmith.inference import conditional_labels
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_image, read_labels
 from atlasmith.io.layout import Layout
@@ -56,6 +57,15 @@ def test_labels_and_image_follow_the_covariate(outputs: dict[int, Layout]) -> No
         assert probabilities.shape == (*image.grid.shape, 2)
         assert probabilities.min() >= 0 and probabilities.max() <= 1.001
         assert read_json(layout.template_image.parent / "query.json")["covariates"] == {"age": float(age)}
+
+
+def test_labels_may_be_warped_one_by_one(
+    finished: Path, outputs: dict[int, Layout], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conditional_labels, "GROUP", 1)
+    assert query(finished, tmp_path / "out", "age=35") == 0
+    for path in outputs[35].output.rglob("*.nii.gz"):
+        assert (tmp_path / "out" / path.relative_to(outputs[35].output)).read_bytes() == path.read_bytes()
 
 
 def test_rate_is_that_of_the_planted_change(outputs: dict[int, Layout]) -> None:

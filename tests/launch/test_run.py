@@ -21,8 +21,8 @@ from atlasmith.config import parse_config
 from atlasmith.core.errors import AtlasmithError, InputError
 from atlasmith.io.files import lock
 from atlasmith.launch.plan import Plan
-from atlasmith.launch.request import Request, resolve_config
 from atlasmith.launch.profiles import profile_folder
+from atlasmith.launch.request import Request, resolve_config
 from atlasmith.launch.snakemake import command, failed_jobs
 from atlasmith.workflow import PROFILES
 

@@ -7,7 +7,7 @@ import torch
 from atlasmith.config import Config, parse_config
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, Grid
-from atlasmith.core.sampling import sample_labels
+from atlasmith.core.sampling import LabelSampler
 from atlasmith.core.world import resample, resample_labels, resampling_coordinates
 from atlasmith.io.files import read_json
 from atlasmith.io.images import Image, read_antialiased, read_grid, read_image, read_labels
@@ -35,11 +35,19 @@ def test_labels_are_sampled_through_the_composed_transform(toy_registered: Confi
     assert set(np.unique(stack.data)) == {0, 4, 1000}
     atlas = manual_labels(toy_registered, "03")
     steps = read_composite(layout.inverse("08")) + read_composite(layout.forward("03"))
-    expected = sample_labels(
-        torch.from_numpy(atlas.grid.squeeze(atlas.data)),
+    expected = LabelSampler(torch.from_numpy(atlas.grid.squeeze(atlas.data)))(
         resampling_coordinates(atlas.grid, steps, stack.grid),
     )
     np.testing.assert_array_equal(stack.grid.squeeze(stack.data[..., 3]), expected.numpy())
+
+
+@pytest.mark.parametrize("box", [(0, 4, 1, 3, 2, 4), (1, 2, 0, 1, 0, 1), (0, 9, 0, 9, 0, 9)], ids=str)
+def test_maps_are_cropped_within_their_memory(box: tuple[int, ...]) -> None:
+    part = [slice(*box[axis : axis + 2]) for axis in (0, 2, 4)]
+    for maps in (torch.rand(2, 3, 5, 4, 6), torch.arange(360).int().view(3, 5, 4, 6)):
+        expected, place = maps[(..., *part)].clone(), maps.data_ptr()
+        found = stage._cropped(maps, part)
+        assert torch.equal(found, expected) and found.data_ptr() == place and found.is_contiguous()
 
 
 def test_propagated_labels_overlap_those_of_the_target(toy_registered: Config) -> None:

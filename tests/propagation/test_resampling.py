@@ -10,6 +10,7 @@ import torch
 from scipy.linalg import expm
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, DisplacementField, Grid, Step
 from atlasmith.io.images import Image
 from atlasmith.propagation import propagate
@@ -156,6 +157,30 @@ def test_images_on_the_grid_of_the_labels_are_linear() -> None:
     np.testing.assert_allclose(found.images[0], linear(image, transformed(steps, target), target), atol=1e-4)
     np.testing.assert_array_equal(found.labels, propagate([labels], [steps], target).labels)
     assert propagate([labels], [steps], target).images is None
+
+
+@pytest.mark.parametrize("kind", [">i4", ">i2", "u2", "u4", "i8", "u8", "i1"])
+@pytest.mark.parametrize("flip", [1, -1])
+def test_arrays_of_any_type_byte_order_and_strides(kind: str, flip: int) -> None:
+    """Such as nibabel and NumPy's slices give them."""
+    grid = Grid((4, 5, 6), np.eye(4))
+    labels = np.random.default_rng(0).integers(0, 100, grid.shape).astype(kind)[::flip, :, ::flip]
+    image = np.random.default_rng(1).random(grid.shape).astype(">f8")[:, ::flip]
+    found = propagate([Image(labels, grid)], [[]], grid, [Image(image, grid)])
+    np.testing.assert_array_equal(found.labels[0], labels)
+    assert found.images is not None
+    np.testing.assert_allclose(found.images[0], image, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [-1, 2**31, 2**63])
+def test_labels_that_no_int32_holds_are_refused(value: int) -> None:
+    """They would become others silently."""
+    grid = Grid((2, 2, 2), np.eye(4))
+    data = np.full(grid.shape, value, dtype=np.int64 if value < 2**63 else np.uint64)
+    fine = Image(np.full(grid.shape, 2**31 - 1), grid)
+    assert (propagate([fine], [[]], grid).labels == 2**31 - 1).all()
+    with pytest.raises(AtlasmithError, match=f"label map 1 goes from {value} to {value}. Give integers"):
+        propagate([fine, Image(data, grid)], [[], []], grid)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from atlasmith.config import Config
-from atlasmith.core.sampling import sample_labels
+from atlasmith.core.sampling import LabelSampler
 from atlasmith.core.world import resampling_coordinates
 from atlasmith.io.images import read_grid, read_image, read_labels
 from atlasmith.io.tables import read_cohort, read_tsv
@@ -27,7 +27,7 @@ def test_probabilities_are_fractions_of_the_atlases_and_the_most_frequent_label_
     for atlas in atlases:
         own = read_labels(atlas.labels)
         voxels = resampling_coordinates(own.grid, read_composite(layout.forward(atlas.id)), labels.grid)
-        moved = sample_labels(torch.from_numpy(own.grid.squeeze(own.data)), voxels).numpy()
+        moved = LabelSampler(torch.from_numpy(own.grid.squeeze(own.data)))(voxels).numpy()
         total += labels.grid.unsqueeze(moved)[..., None] == np.array([4, 1000])
     np.testing.assert_allclose(probabilities.data, total / len(atlases), atol=1e-6)
     background = 1 - probabilities.data.sum(axis=-1, keepdims=True)

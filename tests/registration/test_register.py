@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import torch
 
 from atlasmith.config import Config, parse_config
-from atlasmith.core.sampling import sample_labels
+from atlasmith.core.sampling import LabelSampler
 from atlasmith.core.world import resampling_coordinates, transform_points, world_points
 from atlasmith.evaluation.metrics import foreground, ncc
 from atlasmith.io.files import read_json
@@ -176,7 +176,7 @@ def test_atlases_are_registered_by_their_labels_and_targets_by_predicted_ones(la
     def on_template(subject: Subject, forward: Path) -> np.ndarray:
         labels, grid = read_labels(subject.labels), read_grid(layout.template_image)
         voxels = resampling_coordinates(labels.grid, read_composite(forward), grid)
-        return sample_labels(torch.from_numpy(labels.grid.squeeze(labels.data)), voxels).numpy()
+        return LabelSampler(torch.from_numpy(labels.grid.squeeze(labels.data)))(voxels).numpy()
 
     subjects = {s.id: s for s in read_cohort(layout.cohort)}
     atlases = [s for s in subjects.values() if s.role == "atlas"]
@@ -209,8 +209,7 @@ def test_the_label_free_transform_of_an_atlas_is_that_of_a_target(labeled: Confi
     other = next(s for s in subjects if s.id == read_json(layout.propagated_sidecar(atlas.id))["atlases"][0])
     labels = read_labels(other.labels)
     steps = read_composite(layout.inverse_label_free(atlas.id)) + read_composite(layout.forward(other.id))
-    expected = sample_labels(
-        torch.from_numpy(labels.grid.squeeze(labels.data)),
+    expected = LabelSampler(torch.from_numpy(labels.grid.squeeze(labels.data)))(
         resampling_coordinates(labels.grid, steps, stack.grid),
     )
     np.testing.assert_array_equal(stack.grid.squeeze(stack.data[..., 0]), expected.numpy())

@@ -44,27 +44,30 @@ def bounding_boxes(labels: Tensor) -> list[tuple[int, tuple[slice, ...]]]:
         >>> bounding_boxes(torch.tensor([[[3, 3, 0]], [[0, 0, 0]]]))
         [(0, (slice(0, 1, None), slice(0, 3, None))), (3, (slice(0, 1, None), slice(0, 2, None)))]
     """
-    # Of runs of equal labels along the last axis, which are few: where each starts and ends.
-    starts = torch.ones(labels.shape, dtype=torch.bool, device=labels.device)
-    torch.ne(labels[..., 1:], labels[..., :-1], out=starts[..., 1:])
-    first = starts.flatten().nonzero()[:, 0]
-    last = torch.cat([first[1:] - 1, torch.full_like(first[:1], labels.numel() - 1)])
-    values = labels.flatten()[first].long()
-    low, high = (int(end) for end in torch.stack(values.aminmax()).tolist())
+    low, high = (int(end) for end in torch.stack(labels.aminmax()).tolist())
     if high - low < MAX_SPAN:
-        values, position = torch.arange(low, high + 1, device=labels.device), values - low
+        values = torch.arange(low, high + 1, device=labels.device)
     else:
-        values, position = values.unique(return_inverse=True)
-    ends, stride = [], labels[0].numel()
-    for size in labels.shape[1:]:
-        inside, stride = stride, stride // size
-        for place, reduce, start in ((first, "amin", size), (last, "amax", -1)):
-            table = torch.full_like(values, start)
-            ends.append(table.scatter_reduce_(0, position, place % inside // stride, reduce))
-    found = torch.stack([values, *ends], dim=1)
+        values = torch.cat([label_map.unique() for label_map in labels]).unique().long()
+    sizes = labels.shape[1:]
+    starts = torch.tensor(sizes).to(labels.device)[:, None].repeat(1, len(values))
+    ends = torch.full_like(starts, -1)
+    for label_map in labels:  # one at a time: what is computed of a map may take several times its memory
+        # Of runs of equal labels along the last axis, which are few: where each begins and ends.
+        begins = torch.ones(sizes, dtype=torch.bool, device=labels.device)
+        torch.ne(label_map[..., 1:], label_map[..., :-1], out=begins[..., 1:])
+        first = begins.flatten().nonzero()[:, 0]
+        last = torch.cat([first[1:] - 1, torch.full_like(first[:1], label_map.numel() - 1)])
+        position, stride = torch.searchsorted(values, label_map.flatten()[first].long()), label_map.numel()
+        for axis, size in enumerate(sizes):
+            inside, stride = stride, stride // size
+            starts[axis].scatter_reduce_(0, position, first % inside // stride, "amin")
+            ends[axis].scatter_reduce_(0, position, last % inside // stride, "amax")
+    found = torch.cat([values[None], starts, ends]).T[ends[0] >= 0].tolist()
+    ndim = len(sizes)
     return [
-        (value, tuple(slice(a, b + 1) for a, b in zip(box[::2], box[1::2], strict=True)))
-        for value, *box in found[ends[1] >= 0].tolist()
+        (value, tuple(slice(a, b + 1) for a, b in zip(box[:ndim], box[ndim:], strict=True)))
+        for value, *box in found
     ]
 
 

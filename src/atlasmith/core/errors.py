@@ -73,6 +73,7 @@ REMEDIES = {
     errno.ENOMEM: "Give the job more memory, or see docs/scaling.md for what takes less.",
 }
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # in the messages of torch
+GPU_REMEDY = "Use `--device cpu`, or `gpu: 0` for the stage in a profile: see docs/howto/cluster.md."
 
 
 # Those that have nothing to do with the subject that is computed: every other would meet them, too.
@@ -91,12 +92,19 @@ def system_fault(error: Exception) -> str | None:
     number = _fault_number(error)
     if number is None:
         return None
+    if number == errno.ENOMEM and "CUDA" in str(error):
+        return f"{first_line(error)}. {GPU_REMEDY}"
     if number == errno.ENOMEM:
         return f"out of memory. {REMEDIES[number]}"
     if getattr(error, "errno", None) == number:
         where = getattr(error, "filename", None) or "a file"
         return f"{where}: {os.strerror(number)}. {REMEDIES[number]}"
     return f"{error}. {REMEDIES[number]}"
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, without its period; torch's may have a dozen."""
+    return str(error).partition("\n")[0].removesuffix(".")
 
 
 def is_machine_fault(error: Exception) -> bool:

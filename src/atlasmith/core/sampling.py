@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from atlasmith.core.boxes import bounding_box
+from atlasmith.core.chunks import at_once
 
 Mode = Literal["bilinear", "nearest"]
 Padding = Literal["zeros", "border"]
@@ -65,7 +66,7 @@ def sample_normalized(
 
 def points_at_once(device: torch.device) -> int:
     """Return how many points a device transforms and samples at a time."""
-    return CPU_POINTS if device.type == "cpu" else GPU_POINTS
+    return at_once(device, CPU_POINTS, GPU_POINTS)
 
 
 class LabelSampler:
@@ -156,11 +157,6 @@ def _heaviest_of_many(values: Tensor, weights: Tensor) -> Tensor:
         better = (score > best + TIE) | ((score > best - TIE) & (candidate < winner))
         winner, best = torch.where(better, candidate, winner), torch.where(better, score, best)
     return winner
-
-
-def sample_labels(labels: Tensor, points: Tensor) -> Tensor:
-    """Return the labels (*out) of a map (*in) at voxel coordinates (1, d, *out), by `LabelSampler`."""
-    return LabelSampler(labels)(points)
 
 
 def warp(image: Tensor, displacement: Tensor, mode: Mode = "bilinear", padding: Padding = "zeros") -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-CHUNK_VALUES = 2**22  # of pairwise errors at a time, which bounds memory
+from atlasmith.core.chunks import at_once
 
 
 def correlated_weights(error: Tensor, correlation: Tensor, alpha: float) -> Tensor:
@@ -21,10 +21,10 @@ def correlated_weights(error: Tensor, correlation: Tensor, alpha: float) -> Tens
     Returns:
         (V, N), not negative, of sum 1, or 0 where no weight is positive.
     """
-    deviation = (error * (1 - error)).clamp(min=0).sqrt()
-    size = max(1, CHUNK_VALUES // error.shape[1] ** 2)
+    size = max(1, at_once(error.device) // error.shape[1] ** 2)
     parts = []
-    for p, s in zip(error.split(size), deviation.split(size), strict=True):
+    for p in error.split(size):
+        s = (p * (1 - p)).clamp(min=0).sqrt()
         joint = p[:, :, None] * p[:, None] + correlation * s[:, :, None] * s[:, None]
         parts.append(solve_joint_weights(joint, alpha))
     return torch.cat(parts)

@@ -27,27 +27,25 @@ def patch_distances(atlases: AlignedAtlases) -> Tensor:
     """
     distances = torch.zeros_like(atlases.images[0])
     for channel in atlases.shared_channels:
-        distances += _channel_distances(atlases, channel) / len(atlases.shared_channels)
-    return distances if atlases.votes is None else distances.masked_fill(~atlases.votes, torch.inf)
+        _add_distances(distances, atlases, channel)
+    distances /= max(len(atlases.shared_channels), 1)
+    return distances if atlases.votes is None else distances.masked_fill_(~atlases.votes, torch.inf)
 
 
-def _channel_distances(atlases: AlignedAtlases, channel: int) -> Tensor:
-    """The patch distances (N, *shape) of one channel, which some atlases have."""
+def _add_distances(distances: Tensor, atlases: AlignedAtlases, channel: int) -> None:
+    """Add those of one channel, which some atlases have, atlas by atlas: memory holds no second stack."""
     having, target = atlases.having(channel), atlases.target[channel]
-    distances = torch.zeros_like(atlases.images[channel])
-    for k in having.nonzero()[0]:
-        valid = None if atlases.both_valid is None else atlases.both_valid[k]
-        distances[k] = _patch_means((atlases.images[channel, k] - target).square(), valid)
-    if having.all():
-        return distances
     total, count = torch.zeros_like(target), torch.zeros_like(target)
     for k in having.nonzero()[0]:
-        voting = torch.ones_like(target) if atlases.votes is None else atlases.votes[k]
-        total += distances[k] * voting
-        count += voting
+        valid = None if atlases.both_valid is None else atlases.both_valid[k]
+        own = _patch_means((atlases.images[channel, k] - target).square(), valid)
+        distances[k] += own
+        if not having.all():
+            voting = torch.ones_like(target) if atlases.votes is None else atlases.votes[k]
+            total += own * voting
+            count += voting
     for k in (~having).nonzero()[0]:
-        distances[k] = total / count.clamp(min=1)
-    return distances
+        distances[k] += total / count.clamp(min=1)
 
 
 def _patch_means(squares: Tensor, valid: Tensor | None) -> Tensor:
@@ -77,4 +75,4 @@ def similarity_weights(distances: Tensor) -> Tensor:
         Weights (N, *shape) in [0, 1]; the most similar atlas has 1.
     """
     best = distances.amin(dim=0)
-    return ((best - distances) / (best + STABILIZER)).exp()
+    return (best - distances).div_(best + STABILIZER).exp_()

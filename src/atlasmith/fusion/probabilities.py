@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from atlasmith.core.boxes import bounding_boxes
+from atlasmith.core.chunks import at_once
 from atlasmith.core.world import CPU
 from atlasmith.fusion.aligned import AlignedAtlases
 from atlasmith.fusion.fuser import Fuser, FusionInputs, LabelProbabilities, LabelProbability
@@ -31,8 +32,11 @@ def weighted_probabilities(labels: Tensor, weights: Tensor) -> LabelProbabilitie
     """
     total = weights.sum(dim=0).clamp(min=TINY)
     for value, box in bounding_boxes(labels):
-        votes = torch.where(labels[:, *box] == value, weights[:, *box], 0)
-        yield value, box, votes.sum(dim=0) / total[box]
+        inside = labels[:, *box], weights[:, *box]
+        size = max(1, at_once(labels.device) * inside[0].shape[1] // inside[0].numel())
+        slabs = zip(*(maps.split(size, dim=1) for maps in inside), strict=True)
+        votes = [torch.where(own == value, weight, 0).sum(dim=0) for own, weight in slabs]
+        yield value, box, torch.cat(votes).div_(total[box])
 
 
 def label_probabilities(

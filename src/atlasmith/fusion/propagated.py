@@ -47,14 +47,14 @@ def read_propagated(
         layout: Names of the run's files.
         subject: The subject.
         device: Of the result.
-        stacks: What is in memory already on this device, (N, *shape) by file.
+        stacks: What is in memory already, (N, *shape) by file.
     """
     path, known = layout.propagated_labels(subject.id), stacks or {}
     sidecar, grid = read_json(layout.propagated_sidecar(subject.id)), read_grid(path)
 
     def atlas_first(path: Path, read: Callable[[Path], Image]) -> Tensor:
         if path in known:
-            return known[path]
+            return known[path].to(device)
         return torch.from_numpy(grid.squeeze(read(path).data)).to(device).movedim(-1, 0).contiguous()
 
     label_maps, ids = atlas_first(path, read_labels), sidecar["atlases"]

@@ -26,7 +26,7 @@ from atlasmith.io.files import read_json
 from atlasmith.io.images import read_grid, write_image
 from atlasmith.io.sidecars import write_sidecar
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_tsv
-from atlasmith.training.device import select_device
+from atlasmith.training.device import cpu_if_memory_is_short, select_device
 
 
 def train_fusers(config: Config) -> None:
@@ -50,7 +50,7 @@ class SubjectFusion:
         config: The run's config.
         atlases: The atlases propagated to the subject.
         subject: Its id.
-        predictors: Networks that were read already, by config section; those read now are added.
+        predictors: Networks that were read already, by config section and `device`; those read now are added.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SubjectFusion:
         config: Config,
         atlases: PropagatedAtlases,
         subject: str,
-        predictors: dict[str, Predictor] | None = None,
+        predictors: dict[tuple[str, str], Predictor] | None = None,
     ) -> None:
         self.config, self.atlases, self.subject = config, atlases, subject
         self._predictors = {} if predictors is None else predictors
@@ -84,17 +84,18 @@ class SubjectFusion:
         if section is None or training is None:
             return None
         if section not in self._predictions:
-            if section not in self._predictors:
-                path = self.config.layout.fuser_weights(section)
-                self._predictors[section] = training.predictor(path, self.config.device)
-            self._predictions[section] = self._predictors[section](self.atlases, self.subject)
+            key = section, self.config.device
+            if key not in self._predictors:
+                self._predictors[key] = training.predictor(self.config.layout.fuser_weights(section), key[1])
+            self._predictions[section] = self._predictors[key](self.atlases, self.subject)
         return self._predictions[section]
 
 
+@cpu_if_memory_is_short
 def fuse_subject(
     config: Config,
     subject_id: str,
-    predictors: dict[str, Predictor] | None = None,
+    predictors: dict[tuple[str, str], Predictor] | None = None,
     stacks: Mapping[Path, Tensor] | None = None,
 ) -> None:
     """Write a subject's segmentation by each of the config's methods.

@@ -26,6 +26,6 @@ def _of_votes(inputs: FusionInputs, weights: Tensor) -> Tensor:
     if inputs.comparable is not None:
         weights = weights.masked_fill(~inputs.comparable, 1)
     if inputs.votes is not None:
-        weights = weights.masked_fill(~inputs.votes, 0)
-        weights = weights.where(weights.any(dim=0), inputs.votes.float())
+        weights.masked_fill_(~inputs.votes, 0)  # a copy, since not all is comparable either
+        weights = weights.where(weights.any(dim=0), inputs.votes)
     return weights

@@ -28,6 +28,7 @@ from atlasmith.training.regression import regression
 
 RADIUS = 2  # voxels of the neighborhood in which the relation of labels to intensities is estimated
 NOISE = 1e-3  # variance of intensities in [0, 1]
+GROUP = 32  # labels that are warped at once: all of a brain's would take their memory again
 
 
 class ConditionalLabels:
@@ -47,14 +48,14 @@ class ConditionalLabels:
         device = model.base.device
         codes = torch.stack([model.code.encode(atlas.covariates) for atlas in atlases]).to(device)
         images = AlignedImages(layout, atlases, model.grid, device=device)
-        maps, differences = [], []
+        labels = torch.empty(len(atlases), *self.shape[1:], dtype=torch.int32, device=device)
+        residuals = torch.empty(labels.shape, device=device)
         for index, atlas in enumerate(atlases):
             assert atlas.labels is not None  # the cohort's checks made sure
             own, steps = read_labels(atlas.labels), read_composite(layout.forward(atlas.id))
-            maps.append(resample_labels(own.data, own.grid, steps, model.grid, device))
+            labels[index] = resample_labels(own.data, own.grid, steps, model.grid, device)
             image, mask = images.resampled(index, steps)
-            differences.append(((image - model.intensities(codes[index : index + 1])) * mask)[0, 0])
-        labels, residuals = torch.stack(maps), torch.stack(differences)
+            residuals[index] = ((image - model.intensities(codes[index : index + 1])) * mask)[0, 0]
         self.models = []
         positions = {value: position for position, value in enumerate(values.tolist())}
         for value, box in bounding_boxes(labels):
@@ -70,7 +71,9 @@ class ConditionalLabels:
             value = intercept + torch.einsum("k,k...->...", code, slopes)
             probabilities[0, position][box] = value.clamp(0, 1)
         probabilities /= probabilities.sum(dim=1, keepdim=True).clamp(min=1)
-        return self.model.at_covariates(probabilities, code[None])
+        for group in probabilities.split(GROUP, dim=1):
+            group.copy_(self.model.at_covariates(group, code[None]))
+        return probabilities
 
 
 def fit_label(labels: Tensor, residuals: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,8 +88,8 @@ def fit_label(labels: Tensor, residuals: Tensor, codes: Tensor) -> tuple[Tensor,
         Intercept (*box) and slopes (K, *box). Slopes are smoothed: those of single voxels, of few atlases,
         would mostly be cut off at probabilities of 0 and 1.
     """
-    products = torch.stack([residuals * (labels - labels.mean(0)), residuals.square()]).sum(1)
-    covariance, variance = local_mean(products, RADIUS)
+    sums = [(residuals * (labels - labels.mean(0))).sum(0), residuals.square().sum(0)]
+    covariance, variance = local_mean(torch.stack(sums), RADIUS)
     coefficient = covariance / (variance + len(codes) * NOISE)
     adjusted = (labels - coefficient * residuals)[:, None, None]
     intercept, slopes = regression(((one, torch.ones_like(one)) for one in adjusted), codes)

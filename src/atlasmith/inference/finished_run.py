@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -90,7 +91,8 @@ class FinishedRun:
         atlases: Those that are propagated to new images.
         registration: The template and its network.
         quality: The quality model; empty where none was fitted.
-        predictors: Networks of fusion methods that were read already.
+        predictors: Networks of fusion methods that were read already, see `SubjectFusion`.
+        lock: Held by the scan that computes on a GPU, whose memory one may fill.
     """
 
     config: Config
@@ -98,7 +100,8 @@ class FinishedRun:
     atlases: Sequence[Subject]
     registration: TemplateRegistration
     quality: dict[str, Any]
-    predictors: dict[str, Any] = field(default_factory=dict)
+    predictors: dict[tuple[str, str], Any] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock)
 
     @property
     def covariates(self) -> list[str]:

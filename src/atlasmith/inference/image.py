@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import overload
 
@@ -25,7 +26,7 @@ from atlasmith.inference.table import write_predictions
 from atlasmith.io.files import read_json, write_json, write_text
 from atlasmith.io.memory import available_memory, keep_in_memory
 from atlasmith.io.sidecars import BIDS_VERSION, RAW, RUN
-from atlasmith.training.memory import free_bytes
+from atlasmith.training.device import select_device
 from atlasmith.workflow.resources import memory_mb
 
 
@@ -173,19 +174,18 @@ def predict_all(
     done: dict[str, Prediction] = {}
 
     def process(scan: NewScan) -> Prediction:
-        if is_finished(run, scan, out, segment=True):
-            return read_prediction(run, scan, out)
-        return predict_scan(run, scan, out, segment=True, extrapolate=extrapolate)
+        try:
+            if is_finished(run, scan, out, segment=True):
+                return read_prediction(run, scan, out)
+            return predict_scan(run, scan, out, segment=True, extrapolate=extrapolate)
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)  # whose variables may fill a GPU
+            return Prediction(scan.id, error=error)
 
     with keep_in_memory(run.config.output), one_thread(), _workers(run, len(scans)) as pool:
-        started = {pool.submit(process, scan): scan for scan in scans}
-        for future in as_completed(started):
-            scan = started[future]
-            try:
-                prediction = future.result()
-            except Exception as error:
-                prediction = Prediction(scan.id, error=error)
-            done[scan.id] = prediction
+        for future in as_completed([pool.submit(process, scan) for scan in scans]):
+            prediction = future.result()
+            done[prediction.scan] = prediction
             _tell(run, prediction, f"{len(done)} of {len(scans)}")
     write_predictions(run, [scan.id for scan in scans if done[scan.id].error is None], out)
     return [done[scan.id] for scan in scans]
@@ -193,16 +193,16 @@ def predict_all(
 
 @contextmanager
 def _workers(run: FinishedRun, scans: int) -> Iterator[ThreadPoolExecutor]:
-    """Divide the threads of torch among as many scans at a time as fit into host and GPU memory."""
+    """Divide the threads of torch among as many scans at a time as fit into memory. They take turns on a GPU,
+    while others are prepared on the CPU: see `predict_scan`."""
     threads = torch.get_num_threads()
     voxels = Grid.from_dict(read_json(run.config.layout.grid)).shape
     size = memory_mb("fuse", run.config, voxels[0] * voxels[1] * voxels[2], len(run.atlases)) * 2**20
-    free, of_device = available_memory(), free_bytes(run.registration.device)
-    free = free if of_device is None else min(free, of_device)
-    count = max(1, min(threads, scans, free // size))
+    count = max(1, min(threads, scans, available_memory() // size))
     torch.set_num_threads(max(1, threads // count))
     try:
-        with ThreadPoolExecutor(count) as pool:
+        # Each thread of a process has a current GPU of its own.
+        with ThreadPoolExecutor(count, initializer=partial(select_device, run.config.device)) as pool:
             yield pool
     finally:
         torch.set_num_threads(threads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -125,14 +125,15 @@ def predict_scan(
             subject.covariates[SUBPOPULATION] = nearest
             print(f"sub-{scan.id}: subpopulation {nearest}, whose template is the nearest; see --set")
             write_cohort(layout.cohort, [*run.atlases, subject], run.covariates)
-        register_subject(config, subject, run.registration)
-        propagate_from_template(config, subject.id)
-        if segment:
-            stacks = propagate_subject(config, subject.id, write_images=False)
-            fuse_subject(config, subject.id, run.predictors, stacks)
-            reasons = []
-        else:
-            reasons = review_reasons(layout, subject, run.quality, run.registration.device)
+        with run.lock if run.registration.device.type == "cuda" else nullcontext():
+            register_subject(config, subject, run.registration)
+            propagate_from_template(config, subject.id)
+            if segment:
+                stacks = propagate_subject(config, subject.id, write_images=False)
+                fuse_subject(config, subject.id, run.predictors, stacks)
+                reasons = []
+            else:
+                reasons = review_reasons(layout, subject, run.quality, run.registration.device)
         files = _publish(layout, subject.id, scan.id, out)
     found = read_prediction(run, scan, out) if segment else Prediction(scan.id, reasons=reasons)
     return replace(found, files=files, seconds=time.monotonic() - start)

@@ -34,7 +34,7 @@ from atlasmith.io.tables import Subject, positions_by_participant, read_tsv, wri
 from atlasmith.io.transforms import read_affine, read_composite
 from atlasmith.networks import Groupwise
 from atlasmith.training.dataset import AlignedImages
-from atlasmith.training.device import select_device
+from atlasmith.training.device import cpu_if_memory_is_short, select_device
 
 POINTS = 9  # values of a covariate, over the cohort's range, at which volumes are computed
 COLUMNS = (
@@ -87,7 +87,7 @@ def query_template(
         raise InputError(problems)
     for name, value in values.items():
         warn_extrapolation("template query", name, value, cohort)
-    model = Groupwise.load(config.layout.template_weights).to(select_device(config.device))
+    model = Groupwise.load(config.layout.template_weights)
     if values and not model.has_covariate_velocity:
         print(
             "template query: this template wasn't refined (template.refinement), so only its intensities "
@@ -97,8 +97,17 @@ def query_template(
     print(f"template query: {output.template_image.parent}", flush=True)
 
 
-@torch.inference_mode()
+@cpu_if_memory_is_short
 def _write(
+    config: Config, model: Groupwise, values: Values, cohort: Sequence[Subject], output: Layout
+) -> None:
+    """Write all files, on the config's device."""
+    model.to(select_device(config.device))
+    with torch.inference_mode():
+        _write_maps(config, model, values, cohort, output)
+
+
+def _write_maps(
     config: Config, model: Groupwise, values: Values, cohort: Sequence[Subject], output: Layout
 ) -> None:
     """Write all files; the template's first channel last, so that its presence tells that all are there."""
@@ -107,10 +116,10 @@ def _write(
     table = read_tsv(run.template_label_table)
     labels = np.array([int(row["index"]) for row in table])
     conditional = ConditionalLabels(run, model, cohort, labels)
+    rows = list(_volume_rows(config, model, values, cohort, conditional, table))
     probabilities = conditional(code)[0]
     highest, position = probabilities.max(dim=0)
     argmax = torch.where(highest > 1 - probabilities.sum(dim=0), position + 1, 0)
-    rows = list(_volume_rows(config, model, values, cohort, conditional, table))
     deviation = _intensity_deviation(run, model, cohort).split(1, dim=1)
     maps = {output.query_spread(channel): x for channel, x in zip(run.channels, deviation, strict=True)}
     maps |= {output.query_rate(name): rate for name, rate in _volume_rates(model).items()}
@@ -208,8 +217,7 @@ def _volume_rows(
     interval by resampling the participants.
     """
     voxel = float(np.prod(model.grid.tensor_spacing))
-    at_mean = conditional(torch.zeros(model.code.size))[0]
-    volumes = np.stack([_volumes(config.layout, subject, at_mean) for subject in cohort])
+    volumes = _cohort_volumes(config.layout, cohort, conditional(torch.zeros(model.code.size))[0])
     codes = torch.stack([model.code.encode(subject.covariates) for subject in cohort]).numpy()
     scans = positions_by_participant([subject.participant for subject in cohort])
     for index, name in enumerate(model.code.continuous):
@@ -247,11 +255,15 @@ def _resampled_volumes(
     return np.stack([_predict_volumes(codes[s], volumes[s], at, index) for s in drawn], axis=-1)
 
 
-def _volumes(layout: Layout, subject: Subject, probabilities: Tensor) -> Array:
-    """Compute the volume, mm3, in a subject of each of the template's labels (L, *shape)."""
-    log_jacobian = read_image(layout.log_jacobian(subject.id))
-    grid = log_jacobian.grid
-    weights = torch.from_numpy(grid.squeeze(log_jacobian.data)).to(probabilities.device).exp()
-    scale = abs(np.linalg.det(read_affine(layout.affine(subject.id))[:3, :3]))
-    size = float(np.prod(grid.spacing)) * scale
-    return (probabilities * weights).flatten(1).sum(dim=1).cpu().numpy() * size
+def _cohort_volumes(layout: Layout, cohort: Sequence[Subject], probabilities: Tensor) -> Array:
+    """Compute the volumes (N, L), mm3, in the subjects of the template's labels (L, *shape)."""
+    volumes = []
+    for subject in cohort:
+        log_jacobian = read_image(layout.log_jacobian(subject.id))
+        grid, affine = log_jacobian.grid, read_affine(layout.affine(subject.id))
+        weights = torch.from_numpy(grid.squeeze(log_jacobian.data)).to(probabilities.device).exp()
+        size = float(np.prod(grid.spacing)) * abs(np.linalg.det(affine[:3, :3]))
+        product = torch.empty_like(weights)  # one for all: a CPU's heap would keep a hole for each label
+        sums = [torch.mul(one, weights, out=product).sum() for one in probabilities]
+        volumes.append(torch.stack(sums).cpu().numpy() * size)
+    return np.stack(volumes)

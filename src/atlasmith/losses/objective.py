@@ -96,11 +96,13 @@ def channel_similarities(
     values = {name: fixed.new_zeros(()) for each in terms for name in each}
     shares = (present / present.sum(dim=1, keepdim=True).clamp(min=1)).to(fixed)
     for channel, each in enumerate(terms):
+        if len(terms) > 1 and shares.device.type == "cpu" and not bool(present[:, channel].any()):
+            continue
         images = [x[:, channel : channel + 1] for x in (fixed, moved, mask)]
         for name, settings in each.items():
             weight, parameters = _split(settings)
             similarity = look_up(SIMILARITY, name, "similarity")
-            # Of absent channels too, with a share of 0: to leave them out, a GPU's host would wait for it.
+            # A GPU computes absent channels too, with a share of 0: its host would wait to leave them out.
             found = similarity(*images, reduction="none", **parameters)
             values[name] = values[name] + weight * (found * shares[:, channel]).mean()
     return values

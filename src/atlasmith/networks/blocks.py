@@ -63,12 +63,17 @@ class _Head3d(_SinglePrecision, nn.Conv3d):
     pass
 
 
-def head(ndim: int, inputs: int, outputs: int) -> nn.Module:
-    """Build the last convolution, in single precision: a velocity in half precision would be a staircase.
+def head(ndim: int, inputs: int, outputs: int, single: bool = True) -> nn.Module:
+    """Build the last convolution, whose weights start near zero: registration starts at the identity.
 
-    Its weights start near zero: registration starts at the identity.
+    Args:
+        ndim: 2 or 3.
+        inputs: Number of channels.
+        outputs: Likewise.
+        single: Whether it computes in single precision: a velocity in half precision would be a staircase.
     """
-    convolution: nn.Module = {2: _Head2d, 3: _Head3d}[ndim](inputs, outputs, 3, padding=1)
+    kinds = {2: _Head2d, 3: _Head3d} if single else CONVOLUTION
+    convolution: nn.Module = kinds[ndim](inputs, outputs, 3, padding=1)
     for parameter in convolution.parameters():
         nn.init.normal_(parameter, std=1e-6)
     return convolution

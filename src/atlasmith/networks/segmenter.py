@@ -69,7 +69,7 @@ class Segmenter(nn.Module):
 
     def __init__(self, ndim: int, outputs: int, channels: Sequence[int], inputs: int = 1) -> None:
         super().__init__()
-        self.body = UNet(ndim, inputs, outputs, channels, first_stride=2)
+        self.body = UNet(ndim, inputs, outputs, channels, first_stride=2, single=False)
 
     def logits(self, image: Tensor) -> Tensor:
         """Map images (B, inputs, *shape) to logits (B, outputs, *shape)."""

@@ -27,6 +27,7 @@ class UNet(nn.Module):
         first_stride: Stride of the first convolution; with 2 the output has half the size, rounded up.
         extra: From a level of the encoder, 0 the finest, and its width to a module that follows it.
         norm: The norm for each `ndim`.
+        single: Of the last convolution, see `head`.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class UNet(nn.Module):
         first_stride: int = 1,
         extra: LevelBlock = lambda level, width: nn.Identity(),
         norm: Mapping[int, type[nn.Module]] = NORM,
+        single: bool = True,
     ) -> None:
         super().__init__()
         self.first_stride = first_stride
@@ -54,7 +56,7 @@ class UNet(nn.Module):
             conv_block(ndim, coarse + fine, fine, norm=norm)
             for fine, coarse in reversed(list(itertools.pairwise(channels)))
         )
-        self.head = head(ndim, channels[0], out_channels)
+        self.head = head(ndim, channels[0], out_channels, single)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, *shape) to (B, out_channels, *shape / first_stride, rounded up)."""

@@ -69,7 +69,7 @@ def propagate(
         Labels and images on the grid.
 
     Raises:
-        AtlasmithError: Without atlases, and for labels that aren't of an integer type.
+        AtlasmithError: Without atlases, and for labels that aren't integers from 0 to 2^31 - 1.
 
     Example:
         >>> grid = Grid((4, 4, 4), np.eye(4))
@@ -82,6 +82,13 @@ def propagate(
     if not labels or not all(np.issubdtype(own.data.dtype, np.integer) for own in labels):
         kinds = ", ".join(sorted({str(own.data.dtype) for own in labels}))
         raise AtlasmithError(f"label maps are {kinds or 'missing'}. Give integers, one map for each atlas.")
+    limit = np.iinfo(np.int32).max
+    for index, own in enumerate(labels):
+        if own.data.size and (own.data.min() < 0 or own.data.max() > limit):
+            raise AtlasmithError(
+                f"label map {index} goes from {own.data.min()} to {own.data.max()}. Give integers from 0 to "
+                f"{limit}."
+            )
     steps = [[*own, to_labels(atlas)] for own, atlas in zip(transforms, labels, strict=True)]
     processor = select_device(device)
     moved = transform_points_each(steps, world_points(grid, processor))
@@ -128,8 +135,8 @@ def sample_atlas(
         grid: The target's grid.
         device: That of the coordinates, on which the atlas is sampled.
     """
-    own, sampler = labels.grid, LabelSampler(_on_device(labels, device)[0, 0].int())
-    maps, same = _on_device(images, device).float(), images.grid.same_as(own)
+    own, sampler = labels.grid, LabelSampler(_on_device(labels, np.int32, device)[0, 0])
+    maps, same = _on_device(images, np.float32, device), images.grid.same_as(own)
     to_images = torch.from_numpy(np.linalg.inv(images.grid.affine) @ own.affine).to(device)
     found = []
     for part in voxels:
@@ -144,10 +151,11 @@ def sample_atlas(
     )
 
 
-def _on_device(image: Image, device: torch.device) -> Tensor:
-    """The voxels of an image, or of a stack of I, as (1, I, *tensor_shape) of their type."""
+def _on_device(image: Image, kind: type[np.generic], device: torch.device) -> Tensor:
+    """The voxels of an image, or of a stack of I, in any byte order, as (1, I, *tensor_shape) of a type."""
     data = image.grid.squeeze(image.data if image.data.ndim == 4 else image.data[..., None])
-    return to_device(torch.from_numpy(data), device).movedim(-1, 0)[None]
+    data = np.ascontiguousarray(np.moveaxis(data, -1, 0), dtype=kind)
+    return to_device(torch.from_numpy(data), device)[None]
 
 
 def intensities_at(images: Image, points: Tensor, grid: Grid) -> Tensor:
@@ -156,7 +164,7 @@ def intensities_at(images: Image, points: Tensor, grid: Grid) -> Tensor:
     Returns:
         (I, X, Y, Z), zero outside.
     """
-    maps = _on_device(images, points.device).float()
+    maps = _on_device(images, np.float32, points.device)
     return sample(maps, to_voxels(points, images.grid)).view(-1, *grid.shape)
 
 
@@ -167,7 +175,7 @@ def field_of_view_at(image: Grid, points: Tensor, grid: Grid) -> Tensor:
 
 def _near_labels(labels: Image, radius: float, device: torch.device) -> Tensor:
     """A mask (*tensor_shape) of the voxels within `radius` mm of a label, along each axis."""
-    near = _on_device(labels, device)[0, 0] != 0
+    near = _on_device(labels, np.int32, device)[0, 0] != 0
     for axis, (n, size) in enumerate(zip(near.shape, labels.grid.tensor_spacing, strict=True)):
         steps = math.ceil(radius / size)
         padded = pad(near, [0, 0] * (near.ndim - axis - 1) + [steps] * 2)

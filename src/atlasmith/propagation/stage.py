@@ -6,6 +6,7 @@ grid* is its own grid, coarser if the config says so, cropped to the propagated 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,11 @@ from atlasmith.propagation.resampling import (
     to_labels,
 )
 from atlasmith.propagation.selection import select_atlases
-from atlasmith.training.device import select_device
+from atlasmith.training.device import cpu_if_memory_is_short, select_device
 from atlasmith.training.instance_optimization import instance_objective, optimize
 
 
+@cpu_if_memory_is_short
 def propagate_subject(config: Config, subject_id: str, write_images: bool = True) -> dict[Path, Tensor]:
     """Write the labels and preprocessed intensities of the atlases in a subject's space, as 4-D stacks.
 
@@ -79,20 +81,22 @@ def propagate_subject(config: Config, subject_id: str, write_images: bool = True
     extent = likely_extent(labels, to_template, from_template, grid, config.fusion.margin, device)
     grid = grid.cropped(extent or _unlabelled_part(layout, subject_id, to_template, grid, device))
     points = transform_points(to_template, world_points(grid, device))
-    label_maps, image_maps, reached = [], [], torch.zeros(grid.shape, dtype=torch.bool, device=device)
+    reached = torch.zeros(grid.shape, dtype=torch.bool, device=device)
+    count = len(_channels(layout, subject)) + (config.cohort.exclude is not None)
+    label_maps = torch.empty(len(atlases), *grid.shape, dtype=torch.int32, device=device)
+    image_maps = torch.empty(count, *label_maps.shape, device=device)
     steps = [[*forward, to_labels(own)] for forward, own in zip(from_template, labels, strict=True)]
-    for atlas, own, voxels in zip(atlases, labels, transform_points_each(steps, points), strict=True):
+    moved = transform_points_each(steps, points)
+    for index, (atlas, own, voxels) in enumerate(zip(atlases, labels, moved, strict=True)):
         found = sample_atlas(own, _read_images(config, subject, atlas, grid), voxels, grid, device)
-        label_maps.append(found.labels)
-        image_maps.append(found.images)
+        label_maps[index], image_maps[:, index] = found.labels, found.images
         reached |= found.foreground
     box = bounding_box(reached, grid, config.fusion.margin)
     box = box or _unlabelled_part(layout, subject_id, to_template, grid, device)
-    grid = grid.cropped(box)
-    label_maps, image_maps = [data[*box] for data in label_maps], [data[:, *box] for data in image_maps]
+    grid, label_maps, image_maps = grid.cropped(box), _cropped(label_maps, box), _cropped(image_maps, box)
     if config.register_.instance_optimization.pairwise_steps:
         maps = [[*to_template, *steps] for steps in from_template]
-        label_maps, image_maps = _optimize_pairs(config, subject, atlases, labels, maps, grid, image_maps)
+        _optimize_pairs(config, subject, atlases, labels, maps, grid, label_maps, image_maps)
     stacks = _stacks(config, subject, label_maps, image_maps)
     written = [*stacks] if write_images else [layout.propagated_labels(subject_id)]
     for path in written:
@@ -106,31 +110,35 @@ def _channels(layout: Layout, subject: Subject) -> list[int]:
     return [index for index, present in enumerate(present_channels(layout, subject)) if present]
 
 
-def _stacks(
-    config: Config, subject: Subject, labels: Sequence[Tensor], images: Sequence[Tensor]
-) -> dict[Path, Tensor]:
-    """The stacks (N, X, Y, Z) of the maps of each atlas, by file.
+def _cropped(maps: Tensor, box: Sequence[slice]) -> Tensor:
+    """Crop maps (*any, X, Y, Z) to a box, within their memory, which is twice as large otherwise."""
+    each = maps.view(-1, *maps.shape[-3:])
+    shape = each[0][*box].shape
+    result = maps.flatten()[: len(each) * math.prod(shape)].view(-1, *shape)
+    for place, one in zip(result, each, strict=True):  # a map's place ends before the next map begins
+        place.copy_(one[*box].clone())
+    return result.view(*maps.shape[:-3], *shape)
 
-    labels: (X, Y, Z). images: (I, X, Y, Z), of `_read_images`.
+
+def _stacks(config: Config, subject: Subject, labels: Tensor, images: Tensor) -> dict[Path, Tensor]:
+    """The stacks (N, X, Y, Z) by file.
+
+    labels: (N, X, Y, Z). images: (I, N, X, Y, Z), of `_read_images`.
     """
     layout = config.layout
-    stacks = {layout.propagated_labels(subject.id): torch.stack([*labels]).int()}
-    for index, channel in enumerate(_channels(layout, subject)):
-        path = layout.propagated_images(subject.id, layout.channels[channel])
-        stacks[path] = torch.stack([image[index] for image in images])
+    stacks = {layout.propagated_labels(subject.id): labels}
+    for image, channel in zip(images, _channels(layout, subject), strict=False):
+        stacks[layout.propagated_images(subject.id, layout.channels[channel])] = image
     if config.cohort.exclude is not None:
-        valid = torch.stack([image[-1] <= 1 - MASK_THRESHOLD for image in images])
-        stacks[layout.propagated_valid(subject.id)] = valid
+        stacks[layout.propagated_valid(subject.id)] = images[-1] <= 1 - MASK_THRESHOLD
     return stacks
 
 
 def _write(path: Path, stack: Tensor, grid: Grid) -> None:
     """Write a stack (N, X, Y, Z); intensities, which are large and soon removed, with little compression."""
     level = 1 if stack.is_floating_point() else 4
-    if stack.dtype == torch.bool:
-        stack = stack.byte()
-    data = stack.permute(0, 3, 2, 1).contiguous()  # in memory in the order of a NIfTI file
-    write_image(path, data.cpu().numpy().T, grid, compression=level)
+    data = (stack.byte() if stack.dtype == torch.bool else stack).cpu().numpy()
+    write_image(path, np.moveaxis(data, 0, -1), grid, compression=level)
 
 
 def _describe(
@@ -239,25 +247,24 @@ def _optimize_pairs(
     labels: Sequence[Image],
     maps: Sequence[Sequence[Step]],
     grid: Grid,
-    images: Sequence[Tensor],
-) -> tuple[list[Tensor], list[Tensor]]:
+    label_maps: Tensor,
+    image_maps: Tensor,
+) -> None:
     """Improve each map from subject to atlas by instance optimization of the pair, and resample once more.
 
-    maps: from the subject's world to each atlas's. images: (I, X, Y, Z) of each atlas, resampled by these.
+    maps: from the subject's world to each atlas's. label_maps (N, X, Y, Z) and image_maps (I, N, X, Y, Z):
+    resampled by these; they are overwritten.
     """
-    device = images[0].device
+    device = image_maps.device
     points = world_points(grid, device)
     own = intensities_at(_read_images(config, subject, subject, grid), points, grid)
     visible = field_of_view_at(read_grid(subject.image), points, grid)
-    label_maps, image_maps = [], []
-    for atlas, atlas_labels, steps, images_of_atlas in zip(atlases, labels, maps, images, strict=True):
+    for index, (atlas, atlas_labels, steps) in enumerate(zip(atlases, labels, maps, strict=True)):
         mask = visible & field_of_view_at(atlas_labels.grid, transform_points(steps, points), grid)
-        between = _pair_displacement(config, subject, atlas, grid, own, images_of_atlas, mask)
+        between = _pair_displacement(config, subject, atlas, grid, own, image_maps[:, index], mask)
         (voxels,) = transform_points_each([[between, *steps, to_labels(atlas_labels)]], points)
         found = sample_atlas(atlas_labels, _read_images(config, subject, atlas, grid), voxels, grid, device)
-        label_maps.append(found.labels)
-        image_maps.append(found.images)
-    return label_maps, image_maps
+        label_maps[index], image_maps[:, index] = found.labels, found.images
 
 
 def _pair_displacement(

@@ -19,9 +19,10 @@ from atlasmith.io.layout import Layout
 from atlasmith.io.sidecars import write_sidecar
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_tsv
 from atlasmith.io.transforms import read_composite
-from atlasmith.training.device import select_device
+from atlasmith.training.device import cpu_if_memory_is_short, select_device
 
 
+@cpu_if_memory_is_short
 def label_template(config: Config) -> None:
     """Write the template's label probabilities and its most frequent labels, in template space.
 
@@ -109,24 +110,15 @@ def _vote(indices: Tensor, votes: Tensor, count: int) -> tuple[Array, Tensor]:
     # Zeros that are never written take no memory.
     probabilities = np.zeros((count, *indices.shape[:0:-1]), dtype=np.float32).T
     winner, most = torch.zeros_like(votes), votes - (indices != 0).sum(0, dtype=votes.dtype)
-    for index, box in sorted(_extents(indices).items()):
+    for index, box in bounding_boxes(indices):
+        if index == 0:
+            continue
         found = (indices[:, *box] == index).sum(0, dtype=votes.dtype)
         probabilities[..., index - 1][box] = (found / votes[box]).cpu().numpy()
         better = found > most[box]
         winner[box] = torch.where(better, index, winner[box])
         most[box] = torch.where(better, found, most[box])
     return probabilities, winner
-
-
-def _extents(indices: Tensor) -> dict[int, tuple[slice, ...]]:
-    """Find the box (X, Y, Z) of each label but the background in maps (N, X, Y, Z), one map at a time."""
-    extents: dict[int, tuple[slice, ...]] = {}
-    for index_map in indices:
-        for index, box in bounding_boxes(index_map[None]):
-            both = zip(box, extents.get(index, box), strict=True)
-            extents[index] = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in both)
-    extents.pop(0, None)
-    return extents
 
 
 def _copy_labels(layout: Layout, atlas: Subject, labels: Image) -> None:
@@ -145,6 +137,7 @@ def _copy_labels(layout: Layout, atlas: Subject, labels: Image) -> None:
     )
 
 
+@cpu_if_memory_is_short
 def propagate_from_template(config: Config, subject_id: str) -> None:
     """Write the template's labels in a subject's space.
 

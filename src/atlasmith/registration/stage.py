@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from atlasmith.config import Config
-from atlasmith.core.errors import InputError, Problem, look_up
+from atlasmith.core.errors import InputError, Problem, first_line, look_up
 from atlasmith.core.grid import Array
 from atlasmith.io.channels import channel_paths, present_channels
 from atlasmith.io.images import read_image, write_image
@@ -26,6 +26,7 @@ from atlasmith.networks import Groupwise, label_channels, label_codes
 from atlasmith.registration.deformation import Deformation
 from atlasmith.registration.template import TemplateRegistration
 from atlasmith.training.dataset import AlignedImages
+from atlasmith.training.device import cpu_if_memory_is_short, select_device
 from atlasmith.training.memory import free_bytes
 from atlasmith.workflow.resources import CHANNEL_BYTES, SAVED_BYTES, training_bytes
 
@@ -75,7 +76,8 @@ def register_subjects(
                 loaded.append(_load(config, subject, registration))
         _register(config, loaded, registration, attempt)
         done += len(batch)
-        print(f"register: {done} of {len(subjects)} subjects", flush=True)
+        names = ", ".join(f"sub-{subject.id}" for subject in batch)
+        print(f"register: {names}, {done} of {len(subjects)}", flush=True)
 
 
 def register_subject(config: Config, subject: Subject, registration: TemplateRegistration) -> None:
@@ -102,12 +104,13 @@ def batch_size(registration: TemplateRegistration) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Loaded:
-    """What is read of a subject: image and mask (1, C, *shape), and the affine (4, 4) of its alignment; of an
-    atlas whose labels are in the objective, their indices (1, *shape)."""
+    """What is read of a subject: image and mask (1, C, *shape), encoded covariates (K,), and the affine
+    (4, 4) of its alignment; of an atlas whose labels are in the objective, their indices (1, *shape)."""
 
     subject: Subject
     image: Tensor
     mask: Tensor
+    code: Tensor
     affine: Array
     labels: Tensor | None
 
@@ -124,7 +127,8 @@ def _load(config: Config, subject: Subject, registration: TemplateRegistration) 
         path = channel_paths(config.layout, subject, config.layout.affine_image)[0]
         raise InputError([Problem(path, "some intensities aren't finite", "Remove it, and run again.")])
     labels = images.stacked([images.label_indices(0)]) if _uses_labels(config, subject) else None
-    return _Loaded(subject, image, mask, read_affine(config.layout.affine(subject.id)), labels)
+    code, affine = registration.model.code.encode(subject.covariates), config.layout.affine(subject.id)
+    return _Loaded(subject, image, mask, code, read_affine(affine), labels)
 
 
 def _register(
@@ -142,20 +146,32 @@ def _register(
         try:
             maps = _displacements(config, loaded, registration)
         except RuntimeError as error:  # among them torch's for too little memory
-            print(f"register: {len(loaded)} subjects at once fail: {error}. Halving.", flush=True)
+            reason = first_line(error)
+            print(f"register: {len(loaded)} subjects failed together: {reason}; trying halves", flush=True)
         if not maps:
             for half in (loaded[: len(loaded) // 2], loaded[len(loaded) // 2 :]):
                 _register(config, half, registration, attempt)
             return
-    grid, template = registration.model.grid, registration.mean_template[:, :1]
     for index, one in enumerate(loaded):
         with attempt(one.subject.id):
-            maps = maps or _displacements(config, [one], registration)
-            own = [
-                Deformation(forward[index : index + 1], inverse[index : index + 1], one.affine, grid)
-                for forward, inverse in maps
-            ]
-            _write(config.layout, one.subject, own, template)
+            own = [(forward[index : index + 1], inverse[index : index + 1]) for forward, inverse in maps]
+            _finish(config, one, own, registration)
+
+
+@cpu_if_memory_is_short
+def _finish(
+    config: Config,
+    one: _Loaded,
+    maps: Sequence[tuple[Tensor, Tensor]],
+    registration: TemplateRegistration,
+) -> None:
+    """Register a subject, unless `maps` are its displacements already, and write its files."""
+    if registration.device != select_device(config.device):
+        registration, maps = load_registration(config), []
+        one = _load(config, one.subject, registration)
+    maps = maps or _displacements(config, [one], registration)
+    own = [Deformation(forward, inverse, one.affine, registration.model.grid) for forward, inverse in maps]
+    _write(config.layout, one.subject, own, registration.mean_template[:, :1])
 
 
 def _displacements(
@@ -172,8 +188,7 @@ def _displacements(
     if indices:
         members = label_codes(len(read_label_values(config.layout.labels))).to(image)
         images.append(torch.cat([image, label_channels(torch.cat(indices), members)], dim=1))
-    codes = torch.stack([model.code.encode(one.subject.covariates) for one in loaded])
-    return registration.to_template_space(codes, mask, *images)
+    return registration.to_template_space(torch.stack([one.code for one in loaded]), mask, *images)
 
 
 def _write(layout: Layout, subject: Subject, deformations: Sequence[Deformation], template: Tensor) -> None:

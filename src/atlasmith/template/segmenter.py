@@ -79,7 +79,8 @@ class SegmenterTraining:
             own = [k for k, participant in enumerate(participants) if participant not in without]
             if not own:
                 continue
-            image, truth, inside = (torch.stack([part[k] for k in own]) for part in batch)
+            everyone = len(own) == len(participants)
+            image, truth, inside = (x if everyone else torch.stack([x[k] for k in own]) for x in batch)
             with autocast(image.device, self.config.template.precision):
                 logits = segmenter.logits(image).float()
             entropy = F.binary_cross_entropy_with_logits(logits, truth, inside.expand_as(logits))

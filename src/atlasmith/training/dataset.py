@@ -118,7 +118,7 @@ class AlignedImages:
     def load(self, indices: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
         """Load images, half precision, and masks, boolean, each (C, *shape), for `stacked`.
 
-        They are in host memory, from which `device` copies by itself, and less than half of the bytes of
+        They are in host memory, from which `device` copies by itself, and take less than half of the bytes of
         `batch`.
         """
 
@@ -158,7 +158,7 @@ class AlignedImages:
         known = known_voxels(self.layout, subject, native.grid)
         both = np.concatenate([native.data, known]).reshape(1, -1, *native.grid.tensor_shape)
         points = resampling_coordinates(native.grid, steps, self.grid, self.device)
-        data = to_device(torch.from_numpy(both).float(), self.device)
+        data = torch.from_numpy(both).float().to(self.device)
         image, weight = sample(data, points).chunk(2, dim=1)
         mask = (weight > MASK_THRESHOLD).float()
         return image * mask, mask

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from atlasmith.core.errors import AtlasmithError
+from atlasmith.config import Config
+from atlasmith.core.errors import AtlasmithError, first_line
 from atlasmith.core.progress import write_line
 from atlasmith.training.sharing import claim_gpu
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 def select_device(name: str) -> torch.device:
@@ -59,6 +64,37 @@ def _log(device: torch.device) -> None:
         gib = torch.cuda.mem_get_info(device)[1] / 2**30
         text = f"{torch.cuda.get_device_name(device)}, {gib:.1f} GiB"
     write_line(f"device: {device}, {text}", sys.stderr)
+
+
+def cpu_if_memory_is_short(
+    compute: Callable[Concatenate[Config, Parameters], Result],
+) -> Callable[Concatenate[Config, Parameters], Result]:
+    """Decorate what computes one result: with `device: auto`, the CPU repeats what a GPU's memory is too
+    small for, and a line in the log says so.
+
+    Args:
+        compute: Takes the config first, chooses the device by it, and moves there what else it takes.
+
+    Returns:
+        The same function; with `device: cuda` it raises torch's error.
+    """
+
+    @wraps(compute)
+    def repeated(config: Config, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return compute(config, *args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            if config.device != "auto":
+                raise
+            found = first_line(error)
+        torch.cuda.empty_cache()  # here, where the error no longer holds tensors
+        write_line(f"{found}. With `device: auto`, the CPU computes this again.", sys.stderr)
+        try:
+            return compute(config.model_copy(update={"device": "cpu"}), *args, **kwargs)
+        finally:
+            select_device(config.device)  # for what follows on the GPU
+
+    return repeated
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -119,7 +119,8 @@ def optimize(objective: InstanceObjective, start: Tensor, steps: int, learning_r
         optimizer.zero_grad()
         (len(start) * objective(velocity, [DIRECTIONS[step % 2]]).loss).backward()
         assert velocity.grad is not None
-        velocity.grad.nan_to_num_()  # where an image isn't finite: torch crashes when it samples at NaN
+        # Where an image isn't finite: torch crashes when it samples at NaN, to which infinite steps lead.
+        velocity.grad.nan_to_num_(0.0, 0.0, 0.0)
         optimizer.step()
         schedule.step()
         if (step + 1) % max(steps // CANDIDATES, 1) == 0 or step + 1 == steps:

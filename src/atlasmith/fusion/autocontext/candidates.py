@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from atlasmith.core.boxes import bounding_boxes
+from atlasmith.core.chunks import at_once
 from atlasmith.fusion.aligned import AlignedAtlases, Box
 from atlasmith.fusion.fuser import LabelProbabilities
 from atlasmith.fusion.propagated import ambiguous_voxels
 
 MAX_CANDIDATES = 6  # labels at a voxel: those with the most votes
 NO_LABEL = -1
-CHUNK_VOXELS = 2**16  # whose votes are counted together, which bounds memory
+CPU_VALUES, GPU_VALUES = 2**20, 2**24  # of the atlases at some voxels, at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,28 +90,35 @@ def find_candidates(atlases: AlignedAtlases) -> Candidates:
     )
 
 
+def voxels_at_once(atlases: AlignedAtlases) -> int:
+    """Return at how many voxels to compare all atlases at a time."""
+    return max(1, at_once(atlases.labels.device, CPU_VALUES, GPU_VALUES) // len(atlases.labels))
+
+
 def at_voxels(maps: Tensor, voxels: Tensor) -> Tensor:
     """Return the values (N, M) of maps (N, *shape) at flat indices (M,)."""
     return maps.flatten(1).index_select(1, voxels)
 
 
 def _sorted_votes(atlases: AlignedAtlases, voxels: Tensor) -> Tensor:
-    """A number (M, N) for each label with votes at some voxels, in falling order, and then zeros.
+    """A number (M, most) for each label with votes at some voxels, in falling order, and then zeros.
 
-    It is larger the more votes there are, and in a tie the smaller the label, see `_label_and_count`.
+    It is larger the more votes there are, and in a tie the smaller the label, see `_label_and_count`. most:
+    The largest number of labels at a voxel.
     """
     keys = []
-    for some in voxels.split(CHUNK_VOXELS):
+    for some in voxels.split(voxels_at_once(atlases)):
         labels, order = at_voxels(atlases.labels, some).T.sort(dim=1)
         last = F.pad(labels[:, 1:] != labels[:, :-1], [0, 1], value=True)  # of the same labels
         votes = torch.ones_like(labels)
         if atlases.votes is not None:
             votes = at_voxels(atlases.votes, some).T.int().gather(1, order)
-        total = votes.cumsum(dim=1).masked_fill(~last, 0)
+        total = votes.cumsum(dim=1).masked_fill_(~last, 0)
         counts = total - F.pad(total[:, :-1].cummax(dim=1).values, [1, 0])
-        key = ((counts << 32) - labels).masked_fill(~last, 0)
-        keys.append(key.sort(dim=1, descending=True).values)
-    return torch.cat(keys)
+        key = (counts << 32).sub_(labels).masked_fill_(~last, 0).sort(dim=1, descending=True).values
+        keys.append(key[:, : int(key.any(dim=0).sum())].clone())
+    most = max(key.shape[1] for key in keys)
+    return torch.cat([F.pad(key, [0, most - key.shape[1]]) for key in keys])
 
 
 def _label_and_count(keys: Tensor) -> tuple[Tensor, Tensor]:

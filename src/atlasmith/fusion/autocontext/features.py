@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from atlasmith.fusion.aligned import AlignedAtlases
-from atlasmith.fusion.autocontext.candidates import Candidates, at_voxels
+from atlasmith.fusion.autocontext.candidates import Candidates, at_voxels, voxels_at_once
 from atlasmith.fusion.autocontext.neighborhoods import (
     MIN_DEVIATION,
     STABILIZING_WEIGHT,
@@ -31,7 +31,6 @@ CONTEXT_FEATURES, CONTEXT_CHANNEL_FEATURES = 9, 5
 CERTAIN = 0.9  # share of votes from which on a voxel defines a label's intensity
 MIN_CERTAIN = 20  # such voxels; where there are fewer, less certain ones define it
 MAX_DEVIATIONS = 5.0  # intensity differences in SDs are clipped to this
-CHUNK_VOTES = 2**16  # that are compared with all atlases together, which bounds memory
 
 
 def feature_counts(channels: int) -> tuple[int, int]:
@@ -174,9 +173,8 @@ def _atlas_fits(atlases: AlignedAtlases, candidates: Candidates) -> Tensor:
     if atlases.present is not None:
         present = torch.from_numpy(atlases.present).to(labels.device)[..., None]
     found = []
-    for rows, values in zip(
-        candidates.rows.split(CHUNK_VOTES), candidates.vote_labels.split(CHUNK_VOTES), strict=True
-    ):
+    size = voxels_at_once(atlases)
+    for rows, values in zip(candidates.rows.split(size), candidates.vote_labels.split(size), strict=True):
         has_label = labels.index_select(1, rows) == values
         if voting is not None:
             has_label &= voting.index_select(1, rows)

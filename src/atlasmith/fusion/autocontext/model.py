@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atlasmith.core.chunks import at_once
 from atlasmith.fusion.autocontext.candidates import (
     Candidates,
     candidate_probabilities,
@@ -33,7 +34,7 @@ from atlasmith.training.device import select_device
 
 EMBEDDING = 6  # size of a label's embedding
 MIN_SHARE = 0.02  # added to shares of votes in logarithms
-CHUNK_VOXELS, CHUNK_VOXELS_CPU = 2**17, 2**11  # of one forward pass, whose layers a CPU's cache should hold
+CPU_VOXELS, GPU_VOXELS = 2**11, 2**17  # of one forward pass
 
 
 class CandidateClassifier(nn.Module):
@@ -98,7 +99,7 @@ def classify(classifier: CandidateClassifier, features: Sequence[Tensor], labels
     probabilities = torch.zeros_like(labels, dtype=torch.float32)
     # Most voxels have two or three candidates: those with as many are computed together.
     counts = (torch.arange(1, labels.shape[1] + 1, device=labels.device) * (labels >= 0)).amax(dim=1)
-    size = CHUNK_VOXELS_CPU if labels.device.type == "cpu" else CHUNK_VOXELS
+    size = at_once(labels.device, CPU_VOXELS, GPU_VOXELS)
     for count in counts.unique().tolist():
         for rows in torch.nonzero(counts == count)[:, 0].split(size):
             inputs = torch.cat([part[:, :count][rows] for part in features], dim=-1)

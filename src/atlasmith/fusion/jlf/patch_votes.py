@@ -11,14 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atlasmith.core.boxes import bounding_boxes, label_ranks, widened
+from atlasmith.core.boxes import bounding_box, bounding_boxes, label_ranks, widened
+from atlasmith.core.chunks import at_once
 from atlasmith.fusion.aligned import AlignedAtlases, Box, disagreement
 from atlasmith.fusion.fuser import LabelProbabilities
 from atlasmith.fusion.joint_weights import solve_joint_weights
 from atlasmith.losses.similarity.filters import BoxWindows
 
 MIN_VARIANCE = 1e-6  # of the intensities of a patch
-CHUNK_VALUES = 2**22  # of patches at a time, which bounds memory
+SEARCHED_VALUES = 2**27  # intensities of the atlases that are searched at a time
 
 
 def joint_label_fusion(
@@ -47,10 +48,10 @@ def joint_label_fusion(
     labels, boxes = atlases.labels, bounding_boxes(atlases.labels)
     ambiguous, votes = disagreement(labels), None
     active = _dilated(ambiguous, patch)
-    box = dict(bounding_boxes(active[None])).get(True)
-    if box is not None:
+    box = tuple(bounding_box(active) or ())
+    if box:
         margin, voxels = patch + search, active[box].nonzero()
-        maps = _cut_maps(atlases, label_ranks(labels, [value for value, _ in boxes]), box, margin)
+        maps = _cut_maps(atlases, [value for value, _ in boxes], box, margin)
         moves = _best_moves(maps.images, maps.target, voxels, patch, search)
         weights = functools.partial(joint_weights, alpha=alpha, beta=beta)
         votes = _votes(maps, voxels + margin, moves, len(boxes), patch, weights)
@@ -59,7 +60,7 @@ def joint_label_fusion(
         votes /= total.clamp(min=torch.finfo(torch.float32).tiny)
     for position, (value, of_label) in enumerate(boxes):
         probability = (labels[0] == value).float()
-        if box is not None and votes is not None:
+        if votes is not None:
             share = votes[position]
             if atlases.comparable is not None:
                 share = share.where(atlases.comparable[box] & (total > 0), atlases.share(value, box))
@@ -104,9 +105,9 @@ def joint_weights(errors: Tensor, alpha: float, beta: float, known: Tensor | Non
 class _Maps:
     """A part of the grid with a margin.
 
-    images: (C, N, *wide). labels: Positions of labels (N, *wide). target: (C, *wide). present: Of each
-    channel the positions of the atlases that have it, and of those that don't. valid: Of the atlases and,
-    last, of the target (N + 1, *wide), 1 or 0; None: 1.
+    images: (C, N, *wide). labels: Positions of labels (N, *wide) int32. target: (C, *wide). present:
+    Of each channel the positions of the atlases that have it, and of those that don't. valid: Of the atlases
+    and, last, of the target (N + 1, *wide), 1 or 0; None: 1.
     """
 
     images: Tensor
@@ -116,28 +117,31 @@ class _Maps:
     valid: Tensor | None
 
 
-def _cut_maps(atlases: AlignedAtlases, index: Tensor, box: Box, margin: int) -> _Maps:
-    """Cut a box with a margin, also beyond the grid's edges, from atlases with these positions of labels."""
-    wide = tuple(slice(s.start, s.stop + 2 * margin) for s in box)
+def _cut_maps(atlases: AlignedAtlases, values: Sequence[int], box: Box, margin: int) -> _Maps:
+    """Cut a box with a margin, also beyond the grid's edges, from atlases with these labels, sorted."""
+    labels = atlases.labels
 
     def cut(maps: Tensor) -> Tensor:
-        return _padded(maps.float(), margin)[:, *wide]
+        for axis, (along, size) in enumerate(zip(box, labels.shape[1:], strict=True), start=1):
+            index = torch.arange(along.start - margin, along.stop + margin, device=labels.device)
+            maps = maps.index_select(axis, index.clamp(0, size - 1))
+        return maps
 
     valid = None
     if atlases.comparable is not None:
-        valid = torch.ones(len(index) + 1, *index.shape[1:], device=index.device)
+        valid = torch.ones(len(labels) + 1, *labels.shape[1:], device=labels.device)
         if atlases.valid is not None:
             valid[:-1] = atlases.valid
         if atlases.target_valid is not None:
             valid[-1] = atlases.target_valid
     channels = atlases.shared_channels or [0]
     present = [
-        [torch.from_numpy(rows.nonzero()[0]).to(index.device) for rows in (having, ~having)]
+        [torch.from_numpy(rows.nonzero()[0]).to(labels.device) for rows in (having, ~having)]
         for having in map(atlases.having, channels)
     ]
     return _Maps(
         torch.stack([cut(atlases.images[channel]) for channel in channels]),
-        cut(index),
+        label_ranks(cut(labels), values),
         cut(atlases.target[channels]),
         present,
         None if valid is None else cut(valid),
@@ -155,19 +159,18 @@ def _votes(
     shape = maps.target.shape[1:]
     places = _in_memory(voxels, shape)
     around = _in_memory(_offsets(patch, len(shape)), shape).to(places.device)
-    labels, voxel_count = maps.labels.long().flatten(1), maps.labels[0].numel()
+    labels, voxel_count = maps.labels.flatten(1), maps.labels[0].numel()
     result = torch.zeros(count, voxel_count, device=places.device)
-    size = max(1, CHUNK_VALUES // (maps.images.shape[:2].numel() * len(around)))
+    size = max(1, at_once(places.device) // (maps.images.shape[:2].numel() * len(around)))
     for place, move in zip(places.split(size), moves.split(size, dim=1), strict=True):
         here = place[:, None] + around  # (v, P)
         found = here + move[:, :, None]  # (N, v, P)
-        patch_labels = _gathered(labels, found)
         errors, known = _patch_errors(maps, here, found)
         votes = weights(errors, known=known).T[..., None].expand(found.shape)
         if maps.valid is not None:
             votes = votes * _gathered(maps.valid[:-1].flatten(1), found)
-        entry = (patch_labels * voxel_count + here).flatten()
-        result.view(-1).index_add_(0, entry, votes.flatten())
+        entry = _gathered(labels, found).long().mul_(voxel_count).add_(here)
+        result.view(-1).index_add_(0, entry.flatten(), votes.flatten())
     return result.view(count, *shape)
 
 
@@ -202,11 +205,6 @@ def _in_memory(voxels: Tensor, shape: Sequence[int]) -> Tensor:
     return place
 
 
-def _padded(maps: Tensor, margin: int) -> Tensor:
-    """Maps (N, *shape) with their edges repeated."""
-    return F.pad(maps[None], [margin] * 2 * (maps.ndim - 1), mode="replicate")[0]
-
-
 def _offsets(radius: int, ndim: int) -> Tensor:
     """Offsets (K, d) in order of length, so that ties go to the shortest displacement."""
     steps = itertools.product(range(-radius, radius + 1), repeat=ndim)
@@ -229,8 +227,17 @@ def _standardized(patches: Tensor, known: Tensor | None) -> Tensor:
 def _best_moves(images: Tensor, target: Tensor, voxels: Tensor, patch: int, search: int) -> Tensor:
     """How far off in memory (N, V) each atlas's patch lies that correlates best with the target's at a voxel.
 
-    Correlations are summed over channels (C, N, *wide) and (C, *wide), and 0 in one that is absent. Sums over
-    patches are box filters, so that an offset costs a few passes over the images.
+    Some atlases are searched at a time, which bounds memory; images: (C, N, *wide), target: (C, *wide).
+    """
+    size = max(1, SEARCHED_VALUES // target[0].numel())
+    return torch.cat([_moves(some, target, voxels, patch, search) for some in images.split(size, dim=1)])
+
+
+def _moves(images: Tensor, target: Tensor, voxels: Tensor, patch: int, search: int) -> Tensor:
+    """`_best_moves` (N, V) int32 of some atlases.
+
+    Correlations are summed over channels, and 0 in one that is absent. Sums over patches are box filters, so
+    that an offset costs a few passes over the images.
     """
     shape = target.shape[1:]
     offsets = _offsets(search, len(shape))
@@ -240,7 +247,7 @@ def _best_moves(images: Tensor, target: Tensor, voxels: Tensor, patch: int, sear
     # The deviation of the target's patch is the same for all offsets: it matters among channels alone.
     scales = [c.own_precision.flatten(0, -2)[spots] for c in channels]
     best = target.new_full((len(voxels), images.shape[1]), -torch.inf)
-    move = torch.zeros_like(best, dtype=torch.long)
+    move = torch.zeros_like(best, dtype=torch.int32)
     distances = _in_memory(offsets, shape).tolist()
     for distance, offset in zip(distances, (offsets + search).tolist(), strict=True):
         scores = [c.at(offset).flatten(0, -2).index_select(0, spots) for c in channels]

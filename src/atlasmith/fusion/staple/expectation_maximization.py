@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from atlasmith.core.boxes import bounding_boxes, label_ranks
+from atlasmith.core.chunks import at_once
 from atlasmith.fusion.aligned import disagreement
 from atlasmith.fusion.fuser import LabelProbabilities
 
 TOLERANCE = 1e-5  # of any entry of a confusion matrix; smaller changes end the iteration
 MAX_ITERATIONS = 100
 DENSE_LABELS = 16  # of so many labels at most, all are candidates at each voxel
-CHUNK_PATTERNS = 100_000  # at a time, which bounds memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +48,19 @@ def staple(labels: Tensor, votes: Tensor | None = None) -> LabelProbabilities:
     """
     boxes = bounding_boxes(labels)
     count = len(boxes)
-    flat = label_ranks(labels, [value for value, _ in boxes]).flatten(1)
-    if votes is not None:
-        flat = flat.masked_fill(~votes.flatten(1), count)  # a code beyond all labels: no vote
+    values, flat = [value for value, _ in boxes], labels.flatten(1)
     # Where all atlases agree on one of many labels, it is the only candidate, and true.
-    where = (disagreement(flat) | (count <= DENSE_LABELS)).nonzero()[:, 0]
-    ambiguous, place, repeats = _distinct_columns(flat[:, where], count + 1)
-    agreed = (flat[0].bincount(minlength=count) - flat[0, where].bincount(minlength=count))[:count]
-    cast = flat.flatten().bincount(minlength=count)[:count].double()
+    unclear = disagreement(flat) | (count <= DENSE_LABELS)
+    if votes is not None:
+        unclear |= ~votes.flatten(1).all(dim=0)
+    where = unclear.nonzero()[:, 0]
+    codes = label_ranks(flat[:, where], values)
+    if votes is not None:
+        codes.masked_fill_(~votes.flatten(1)[:, where], count)  # a code beyond all labels: no vote
+    agreed = label_ranks(flat[0, ~unclear], values).bincount(minlength=count)
+    cast = (codes.flatten().bincount(minlength=count)[:count] + agreed * len(labels)).double()
+    ambiguous, place, repeats = _distinct_columns(codes, count + 1)
+    del codes
 
     certain = torch.arange(count, device=labels.device)[:, None]
     parts = [_Patterns(certain.expand(count, len(labels)), certain, agreed.double())]
@@ -67,7 +72,7 @@ def staple(labels: Tensor, votes: Tensor | None = None) -> LabelProbabilities:
     posteriors = _maximize(parts, cast / cast.sum(), count)
     whole_grid = tuple(slice(0, n) for n in labels.shape[1:])
     for position, (value, box) in enumerate(boxes):
-        probability = (flat[0] == position).float()
+        probability = (flat[0] == value).float()
         of_pattern = torch.zeros(ambiguous.shape[1], device=labels.device)
         for part, posterior, rows in zip(parts[1:], posteriors[1:], columns[1:], strict=True):
             mine = torch.where(part.candidates == position, posterior, 0)
@@ -88,23 +93,24 @@ def _distinct_columns(codes: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]
         key, limit = key * size + row, limit * size
     distinct, place, repeats = key.unique(return_inverse=True, return_counts=True)
     one = torch.empty_like(distinct).scatter_(0, place, torch.arange(len(place), device=codes.device))
-    return codes[:, one].long(), place, repeats
+    return codes[:, one], place, repeats
 
 
 def _candidates(patterns: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield columns of the patterns (N, V), a chunk at a time, and their candidate labels (v, K)."""
-    if count <= DENSE_LABELS:
-        everyone = torch.arange(count, device=patterns.device)
-        for rows in torch.arange(patterns.shape[1], device=patterns.device).split(CHUNK_PATTERNS):
-            yield rows, everyone.expand(len(rows), count)
-        return
-    ordered = patterns.T.sort(dim=1).values
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]) & (ordered[:, 1:] < count)
-    sizes = first.sum(dim=1)
-    for size in sizes.unique().tolist():
-        for rows in (sizes == size).nonzero()[:, 0].split(CHUNK_PATTERNS):
-            yield rows, ordered[rows][first[rows]].view(len(rows), size)
+    everyone = torch.arange(count, device=patterns.device)
+    some = max(1, at_once(patterns.device) // len(patterns))
+    for chunk in torch.arange(patterns.shape[1], device=patterns.device).split(some):
+        if count <= DENSE_LABELS:
+            yield chunk, everyone.expand(len(chunk), count)
+            continue
+        ordered = patterns[:, chunk].T.sort(dim=1).values
+        first = torch.ones_like(ordered, dtype=torch.bool)
+        first[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]) & (ordered[:, 1:] < count)
+        sizes = first.sum(dim=1)
+        for size in sizes.unique().tolist():
+            rows = (sizes == size).nonzero()[:, 0]
+            yield chunk[rows], ordered[rows][first[rows]].view(len(rows), size).long()
 
 
 def _maximize(parts: Sequence[_Patterns], prior: Tensor, count: int) -> list[Tensor]:
@@ -129,7 +135,7 @@ def _posterior(part: _Patterns, confusion: Tensor, prior: Tensor) -> Tensor:
     log = torch.nn.functional.pad(confusion.clamp(min=1e-300).log(), [0, 0, 0, 1])  # no vote says nothing
     total = prior.log()[part.candidates]
     for table, vote in zip(log, part.votes.T, strict=True):
-        total = total + table[vote[:, None], part.candidates]
+        total = total + table.take(vote[:, None] * table.shape[1] + part.candidates)
     return torch.softmax(total, dim=1)
 
 

@@ -39,12 +39,15 @@ def agreement(labels: Tensor, count: int | None = None, votes: Tensor | None = N
     Returns:
         (count, *shape), in [0, 1].
     """
-    if votes is None:
-        agree = torch.stack([(labels == own).sum(0) for own in labels[:count]]) - 1
-        return agree.float() / max(len(labels) - 1, 1)
-    mine = votes[:count].int()
-    agree = torch.stack([((labels == own) & votes).sum(0) for own in labels[:count]]) - mine
-    return agree.float() / (votes.sum(0) - mine).clamp(min=1)
+    shares = torch.empty_like(labels[:count], dtype=torch.float32)
+    for k, share in enumerate(shares):  # one atlas at a time, which bounds memory
+        same = labels == labels[k]
+        if votes is None:
+            share.copy_(same.sum(0, dtype=torch.int16)).sub_(1).div_(max(len(labels) - 1, 1))
+        else:
+            agree, others = (x.sum(0, dtype=torch.int16) - votes[k].short() for x in (same & votes, votes))
+            torch.div(agree, others.clamp(min=1), out=share)
+    return shares
 
 
 def input_channels(
@@ -140,7 +143,7 @@ class VoteNet(nn.Module):
         self.embedding = nn.Embedding(len(values), EMBEDDING)
         # Batch normalization: unlike that of each image, its averages hold for patches, as in training, and
         # for whole images.
-        self.body = UNet(ndim, size + EMBEDDING, 1, channels, norm=BATCH_NORM)
+        self.body = UNet(ndim, size + EMBEDDING, 1, channels, norm=BATCH_NORM, single=False)
         self.calibration = look_up(CALIBRATIONS, calibration, "calibration")(size)
         self.calibration.requires_grad_(False)  # it is fitted afterwards
         self.register_buffer("correlation", torch.eye(len(atlases)))

@@ -36,16 +36,16 @@ class Prediction:
     def reliability(self) -> Tensor:
         """The probability (N, *shape) that each atlas's label is right, computed some atlases at a time."""
         labels, images, target = self.atlases.labels, self.atlases.images, self.atlases.target
-        agreeing = agreement(labels, votes=self.atlases.votes)
+        # Of each part the agreement is replaced by the reliability, which needs no other memory.
+        shares = agreement(labels, votes=self.atlases.votes)
         size = max(1, BATCH_VOXELS // labels[0].numel())
-        parts = []
         for start in range(0, len(labels), size):
             some = slice(start, start + size)
             inputs = input_channels(
-                target, images[:, some], labels[some], agreeing[some], **self.network.input_options
+                target, images[:, some], labels[some], shares[some], **self.network.input_options
             )
-            parts.append(self.network.reliability(inputs, labels[some]))
-        return torch.cat(parts)
+            shares[some] = self.network.reliability(inputs, labels[some])
+        return shares
 
     @cached_property
     def correlation(self) -> Tensor:

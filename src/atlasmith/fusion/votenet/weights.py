@@ -24,7 +24,7 @@ def soft_weights(reliability: Tensor, sharpness: float) -> Tensor:
         Weights (N, *shape).
     """
     best = reliability.amax(dim=0).clamp(min=torch.finfo(reliability.dtype).tiny)
-    return (reliability / best) ** sharpness
+    return (reliability / best).pow_(sharpness)
 
 
 def hard_weights(reliability: Tensor, sharpness: float) -> Tensor:
@@ -58,7 +58,7 @@ def independent_error_weights(reliability: Tensor) -> Tensor:
     """
     error = 1 - reliability
     shared = error.sum(dim=0) / (RIDGE + error.square().sum(dim=0))
-    return (1 - error * shared).clamp(min=0)
+    return error.mul_(-shared).add_(1).clamp_(min=0)
 
 
 def correlated_error_weights(labels: Tensor, reliability: Tensor, correlation: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class Similarity(Choice[Tensor]):
 
     The function takes `fixed` and `moved` (B, C, *shape), 2-D or 3-D, a `mask` (B, 1, *shape) or None, and
     its settings, and returns a value (B,) for each subject, which depends on no other subject of the batch
-    and on nothing outside the mask.
+    and on nothing outside the mask. Value and gradient are finite also where the mask is empty.
 
     Example:
         >>> @Similarity.declare("Largest difference, for images without noise.")

@@ -35,8 +35,8 @@ class BoxWindows:
         # One pass for each axis. Unlike running sums along it, sums of few values lose no digits.
         for axis, width, step in self._axes():
             # A CPU sums eight neighbors in a row or more slowly: rather some, then some of their sums.
-            contiguous = axis == x.ndim - 1 and self.dilation == 1 and width > 7
-            part = max(n for n in range(1, 8) if width % n == 0) if contiguous else 1
+            contiguous = axis == x.ndim - 1 and self.dilation == 1 and x.device.type == "cpu"
+            part = max(n for n in range(1, 8) if width % n == 0) if contiguous and width > 7 else 1
             x = _sum_along(x, axis, part, self.dilation)
             x = _sum_along(x, axis, width // part, self.dilation * part, step)
         return x

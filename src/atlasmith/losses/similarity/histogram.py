@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from atlasmith.core.checkpointing import checkpoint
+from atlasmith.core.chunks import at_once
 from atlasmith.losses.similarity.base import TINY
 
 # Voxels counted at once: on a CPU, their counts stay in the cache; a GPU needs enough to fill it.
-VOXELS_PER_CHUNK, VOXELS_PER_GPU_CHUNK = 2**13, 2**21
+VOXELS_PER_CHUNK, VOXELS_PER_GPU_CHUNK = 2**13, 2**19
 
 Kernel = Literal["gaussian", "bspline"]
 Counts = Callable[[Tensor], Tensor]
@@ -85,7 +86,7 @@ def flatten(fixed: Tensor, moved: Tensor, mask: Tensor | None) -> tuple[Tensor, 
 
 def _chunk_voxels(values: Tensor) -> int:
     """The number of voxels to count at once, on the device of `values`."""
-    return VOXELS_PER_CHUNK if values.device.type == "cpu" else VOXELS_PER_GPU_CHUNK
+    return at_once(values.device, VOXELS_PER_CHUNK, VOXELS_PER_GPU_CHUNK)
 
 
 def sum_over_chunks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
