@@ -76,6 +76,24 @@ def label_ranks(labels: Tensor, values: Sequence[int]) -> Tensor:
     return torch.searchsorted(torch.tensor(values).to(labels), labels.contiguous(), out_int32=True)
 
 
+def flat_index(places: Tensor, shape: Sequence[int], start: Sequence[int] | None = None) -> Tensor:
+    """Return the flat indices (V,) of places (d, V), or offsets, in an array of `shape`.
+
+    Args:
+        places: Indices along each axis.
+        shape: Of the array.
+        start: The place of the array's first voxel; None: the origin.
+
+    Example:
+        >>> flat_index(torch.tensor([[1, 0], [2, 2]]), (4, 3))
+        tensor([5, 2])
+    """
+    index = torch.zeros_like(places[0])
+    for place, size, offset in zip(places, shape, start or [0] * len(shape), strict=True):
+        index = index * size + (place - offset)
+    return index
+
+
 def widened(box: Sequence[slice], margin: int, shape: Sequence[int]) -> tuple[slice, ...]:
     """Widen a box by so many voxels on each side, within a grid of `shape`."""
     return tuple(

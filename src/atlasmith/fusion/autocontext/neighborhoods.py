@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atlasmith.core.boxes import widened
+from atlasmith.core.boxes import flat_index, widened
 from atlasmith.fusion.aligned import AlignedAtlases, Box
 from atlasmith.fusion.autocontext.candidates import Candidates, at_voxels
 from atlasmith.losses.similarity.filters import box_mean
@@ -106,7 +106,7 @@ class Neighborhood:
     def map_of(self, values: Tensor) -> Tensor:
         """Make a map (*shape) of values (V,): 1 where all atlases have the label, 0 elsewhere."""
         result = self.agreed.float()
-        result.view(-1)[_flat_index(self.places, [s.start for s in self.box], result.shape)] = values
+        result.view(-1)[flat_index(self.places, result.shape, [s.start for s in self.box])] = values
         return result
 
     def comparable_part(self, weights: Tensor) -> Tensor:
@@ -153,15 +153,7 @@ def _average(maps: Tensor, radius: int, border: int = 0) -> Tensor:
 
 def _at(maps: Tensor, places: Tensor, start: Sequence[int]) -> Tensor:
     """The values (K, V) of maps (K, *shape), which begin at `start`, at places (d, V)."""
-    return maps.flatten(1).index_select(1, _flat_index(places, start, maps.shape[1:]))
-
-
-def _flat_index(places: Tensor, start: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """The flat indices (V,) of places (d, V) in an array of `shape` that begins at `start`."""
-    index = places[0] - start[0]
-    for place, offset, size in zip(places[1:], start[1:], shape[1:], strict=True):
-        index = index * size + (place - offset)
-    return index
+    return maps.flatten(1).index_select(1, flat_index(places, maps.shape[1:], start))
 
 
 def _gradients(
@@ -173,7 +165,7 @@ def _gradients(
     start: Where the maps begin in the image; None: they are of all of it.
     """
     start, maps = start or [0] * len(size), maps.contiguous()
-    flat, index, found = maps.flatten(1), _flat_index(places, start, maps.shape[1:]), []
+    flat, index, found = maps.flatten(1), flat_index(places, maps.shape[1:], start), []
     for place, n, stride in zip(places, size, maps.stride()[1:], strict=True):
         up, down = (place + 1).clamp(max=n - 1) - place, (place - 1).clamp(min=0) - place
         upper, lower = (flat.index_select(1, index + step * stride) for step in (up, down))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atlasmith.core.boxes import bounding_box, bounding_boxes, label_ranks, widened
+from atlasmith.core.boxes import bounding_box, bounding_boxes, flat_index, label_ranks, widened
 from atlasmith.core.chunks import at_once
 from atlasmith.fusion.aligned import AlignedAtlases, Box, disagreement
 from atlasmith.fusion.fuser import LabelProbabilities
@@ -157,8 +157,8 @@ def _votes(
     known, to the weights (v, N) of their votes.
     """
     shape = maps.target.shape[1:]
-    places = _in_memory(voxels, shape)
-    around = _in_memory(_offsets(patch, len(shape)), shape).to(places.device)
+    places = flat_index(voxels.T, shape)
+    around = flat_index(_offsets(patch, len(shape)).T, shape).to(places.device)
     labels, voxel_count = maps.labels.flatten(1), maps.labels[0].numel()
     result = torch.zeros(count, voxel_count, device=places.device)
     size = max(1, at_once(places.device) // (maps.images.shape[:2].numel() * len(around)))
@@ -195,14 +195,6 @@ def _patch_errors(maps: _Maps, here: Tensor, found: Tensor) -> tuple[Tensor, Ten
 def _gathered(maps: Tensor, positions: Tensor) -> Tensor:
     """Values (N, v, P) of flat maps (N, V) at positions (N, v, P)."""
     return torch.gather(maps, 1, positions.flatten(1)).view(positions.shape)
-
-
-def _in_memory(voxels: Tensor, shape: Sequence[int]) -> Tensor:
-    """How far voxels (V, d), or offsets, lie from the first one in memory (V,)."""
-    place = torch.zeros_like(voxels[:, 0])
-    for along, size in zip(voxels.T, shape, strict=True):
-        place = place * size + along
-    return place
 
 
 def _offsets(radius: int, ndim: int) -> Tensor:
@@ -243,12 +235,12 @@ def _moves(images: Tensor, target: Tensor, voxels: Tensor, patch: int, search: i
     offsets = _offsets(search, len(shape))
     inner = tuple(slice(search, n - search) for n in shape)
     channels = [_Correlation(image, own[inner], patch) for image, own in zip(images, target, strict=True)]
-    spots = _in_memory(voxels, channels[0].own_sum.shape[:-1])
+    spots = flat_index(voxels.T, channels[0].own_sum.shape[:-1])
     # The deviation of the target's patch is the same for all offsets: it matters among channels alone.
     scales = [c.own_precision.flatten(0, -2)[spots] for c in channels]
     best = target.new_full((len(voxels), images.shape[1]), -torch.inf)
     move = torch.zeros_like(best, dtype=torch.int32)
-    distances = _in_memory(offsets, shape).tolist()
+    distances = flat_index(offsets.T, shape).tolist()
     for distance, offset in zip(distances, (offsets + search).tolist(), strict=True):
         scores = [c.at(offset).flatten(0, -2).index_select(0, spots) for c in channels]
         if len(scores) > 1:
