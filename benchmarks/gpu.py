@@ -38,7 +38,7 @@ from atlasmith.losses import SIMILARITY
 from atlasmith.networks import NETWORKS, CovariateCode, Groupwise
 from atlasmith.training import memory
 from atlasmith.training.device import autocast, pinned_for, select_device, to_device
-from atlasmith.training.instance_optimization import instance_objective, optimize
+from atlasmith.optimization import instance_objective, optimize
 from atlasmith.training.objective import training_objective
 from atlasmith.workflow.resources import GIB, training_bytes
 
@@ -132,7 +132,7 @@ class Setting:
         image, mask = (self.image, self.mask) if image is None or mask is None else (image, mask)
         with autocast(self.device, self.settings.precision):
             template = self.model.template_features(self.codes)
-            velocity = self.model.velocity(template, image)
+            velocity = self.model.coefficients(template, image)
         return training_objective(
             self.model.grid,
             template,
@@ -140,6 +140,7 @@ class Setting:
             mask,
             velocity,
             save_memory=self.settings.save_memory,
+            deformation=self.model.deformation,
             **self.settings.objective,
         ).loss
 
@@ -254,9 +255,10 @@ def measure_instance(figures: Figures, shape: tuple[int, ...], device: torch.dev
             setting.image.flip(2),
             setting.mask,
             setting.model.grid,
+            deformation=setting.model.deformation,
             **settings.objective,
         )
-        return optimize(objective, torch.zeros_like(setting.model.mean_velocity), steps, 0.1)
+        return optimize(objective, torch.zeros_like(setting.model.mean_coefficients), steps, 0.1)
 
     def per_step() -> float:
         ten, fifty = (milliseconds(device, lambda n=n: run(n), 1) for n in (10, 50))  # type: ignore[misc]

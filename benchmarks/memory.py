@@ -36,8 +36,8 @@ def measure_step(
     optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate)
     image, mask = torch.rand(batch_size, 1, *shape), torch.ones(batch_size, 1, *shape)
     template = model.template_features(torch.randn(batch_size, 1))
-    velocity = model.velocity(template, image)
-    terms = settings.objective | {"save_memory": save_memory}
+    velocity = model.coefficients(template, image)
+    terms = settings.objective | {"deformation": model.deformation, "save_memory": save_memory}
     training_objective(grid, template, image, mask, velocity, **terms).loss.backward()
     optimizer.step()
     assert model.decoder is not None

@@ -13,10 +13,10 @@ PACKAGE = Path(atlasmith.__file__).parent
 # A room may import those of the layers before its own.
 LAYERS = [
     ["core"],
-    ["io"],
-    ["config", "transforms"],
+    ["io", "transforms"],
+    ["config"],
     ["losses", "networks", "workflow"],
-    ["training"],
+    ["training", "optimization"],
     [
         "cohort",
         "preprocess",

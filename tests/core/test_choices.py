@@ -15,7 +15,7 @@ from atlasmith.losses import (
     required_inputs,
 )
 from atlasmith.networks import DECODERS, NETWORKS
-from atlasmith.transforms import PARAMETRIZATIONS, Velocity
+from atlasmith.transforms import PARAMETRIZATIONS, Coefficients, deformation_model
 
 TABLES: dict[str, dict[str, Choice[Any]]] = {
     "similarities": dict(SIMILARITY),
@@ -81,9 +81,9 @@ def test_toy_entries_join_the_objective(monkeypatch: pytest.MonkeyPatch) -> None
         image,
         image + 0.5,
         torch.ones_like(image),
-        Velocity(torch.zeros(2, 2, 4, 5)),
-        integration_steps=3,
-        velocity_spacing=(1.0, 1.0),
+        Coefficients(torch.zeros(2, 2, 4, 5)),
+        deformation=deformation_model(integration_steps=3),
+        spacing=(1.0, 1.0),
         similarity={"largest": {"weight": 3.0, "power": 2.0}},
         regularization={"longest": {"weight": 1.0}},
     )

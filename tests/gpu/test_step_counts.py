@@ -22,7 +22,7 @@ from atlasmith.template import stage
 from atlasmith.template.segmenter import train_segmenters
 from atlasmith.template.stage import TemplateTraining
 from atlasmith.training.device import seeded_generator
-from atlasmith.training.instance_optimization import instance_objective, optimize
+from atlasmith.optimization import instance_objective, optimize
 
 EVERYTHING: dict[str, Any] = {
     "label_similarity": {"dice": {"weight": 1.0}},

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from atlasmith.losses import SIMILARITY, pairwise_terms, registration_objective
-from atlasmith.transforms import DIRECTIONS, Velocity
+from atlasmith.transforms import DIRECTIONS, Coefficients, deformation_model
 
 SHAPES = [(14, 12), (10, 11, 9)]
 TERMS = {"lncc": {"weight": 1.0, "window": 5}, "mse": {"weight": 2.0}}
@@ -19,12 +19,12 @@ def compute(
     template: Tensor, image: Tensor, mask: Tensor, velocity: Tensor, **terms: Any
 ) -> dict[str, Tensor]:
     settings: dict[str, Any] = {
-        "integration_steps": 5,
-        "velocity_spacing": (2.0,) * (image.ndim - 2),
+        "deformation": deformation_model(integration_steps=5),
+        "spacing": (2.0,) * (image.ndim - 2),
         "similarity": TERMS,
         "regularization": {},
     }
-    return registration_objective(template, image, mask, Velocity(velocity), **settings | terms).terms
+    return registration_objective(template, image, mask, Coefficients(velocity), **settings | terms).terms
 
 
 def inputs(shape: tuple[int, ...], channels: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -110,9 +110,9 @@ def test_nothing_is_learned_where_either_mask_is_zero(direction: int, shape: tup
 def test_pairs_are_compared_by_the_channels_that_both_have() -> None:
     template, image, mask, velocity = inputs((14, 12))
     mask[1, 0] = 0
-    settings: dict[str, Any] = {"integration_steps": 5, "velocity_spacing": (2.0, 2.0)}
+    settings: dict[str, Any] = {"deformation": deformation_model(integration_steps=5), "spacing": (2.0, 2.0)}
     objective = registration_objective(
-        template, image, mask, Velocity(velocity), similarity={}, regularization={}, **settings
+        template, image, mask, Coefficients(velocity), similarity={}, regularization={}, **settings
     )
     pairs = {"mse": {"weight": 1.0}}
     found = []

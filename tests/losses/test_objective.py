@@ -18,20 +18,24 @@ from atlasmith.losses import (
     required_inputs,
 )
 from atlasmith.losses.objective import MASK_THRESHOLD
-from atlasmith.transforms import DIRECTIONS, Velocity
+from atlasmith.transforms import DIRECTIONS, Coefficients, deformation_model
 
 DOCS = Path(__file__).parents[2] / "docs"
 SHAPES = [(12, 11), (9, 10, 8)]
 SETTINGS: dict[int, dict[str, Any]] = {
-    ndim: {"integration_steps": 5, "velocity_spacing": (2.0, 1.5, 1.0)[:ndim], "regularization": {}}
+    ndim: {
+        "deformation": deformation_model(integration_steps=5),
+        "spacing": (2.0, 1.5, 1.0)[:ndim],
+        "regularization": {},
+    }
     for ndim in (2, 3)
 }
 
 
 def compute(
-    template: torch.Tensor, image: torch.Tensor, velocity: Velocity | torch.Tensor, **terms: Any
+    template: torch.Tensor, image: torch.Tensor, velocity: Coefficients | torch.Tensor, **terms: Any
 ) -> Objective:
-    values = velocity if isinstance(velocity, Velocity) else Velocity(velocity)
+    values = velocity if isinstance(velocity, Coefficients) else Coefficients(velocity)
     return registration_objective(
         template,
         image,
@@ -67,7 +71,7 @@ def test_labels_and_intensities_have_terms_of_their_own(shape: tuple[int, ...]) 
     mask = torch.ones_like(image)
     terms = {"similarity": {"mse": {"weight": 1.0}}, "label_similarity": {"dice": {"weight": 3.0}}}
     terms_of_both = registration_objective(
-        *channels, mask, Velocity(velocity), **SETTINGS[len(shape)], **terms
+        *channels, mask, Coefficients(velocity), **SETTINGS[len(shape)], **terms
     ).terms
     assert list(terms_of_both) == ["mse", "labels_dice"]
     alone = compute(template, image, velocity, similarity={"mse": {"weight": 1.0}}).terms["mse"]
@@ -75,7 +79,9 @@ def test_labels_and_intensities_have_terms_of_their_own(shape: tuple[int, ...]) 
     labels = [x[:, 1:] for x in channels]
     terms = {"similarity": {}, "label_similarity": {"dice": {"weight": 3.0}}}
     first = [torch.cat([torch.rand_like(x[:, :1]), x], dim=1) for x in labels]
-    again = registration_objective(*first, mask, Velocity(velocity), **SETTINGS[len(shape)], **terms).terms
+    again = registration_objective(
+        *first, mask, Coefficients(velocity), **SETTINGS[len(shape)], **terms
+    ).terms
     torch.testing.assert_close(again["labels_dice"], terms_of_both["labels_dice"])
 
 
@@ -123,7 +129,7 @@ def test_border_of_the_mask_has_no_gradient(shape: tuple[int, ...]) -> None:
     mask[(..., *[slice(2, -2)] * len(shape))] = 1
     settings = SETTINGS[len(shape)] | {"similarity": {"mse": {"weight": 1.0}}, "directions": DIRECTIONS[:1]}
     loss = registration_objective(
-        torch.ones_like(mask), mask.clone(), mask, Velocity(velocity), **settings
+        torch.ones_like(mask), mask.clone(), mask, Coefficients(velocity), **settings
     ).loss
     loss.backward()
     assert loss < 1e-4 and velocity.grad.abs().max() < 1e-3
@@ -133,7 +139,7 @@ def test_border_of_the_mask_has_no_gradient(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("name", REGULARIZERS)
 def test_every_regularizer_trains(name: str, shape: tuple[int, ...]) -> None:
     template, image, mean = inputs(shape)
-    velocity = Velocity(mean.requires_grad_(), torch.zeros_like(mean), torch.randn_like(mean))
+    velocity = Coefficients(mean.requires_grad_(), torch.zeros_like(mean), torch.randn_like(mean))
     objective = compute(template, image, velocity, regularization={name: {"weight": 1.0}})
     assert set(objective.terms) == {name}
     objective.loss.backward()

@@ -33,7 +33,7 @@ def test_model_starts_at_its_base_and_at_the_identity(grid: Grid, names: list[st
     assert template.shape == (4, 1, *grid.tensor_shape)
     torch.testing.assert_close(template, model.base.expand_as(template), atol=1e-3, rtol=0)
     torch.testing.assert_close(model.template(torch.zeros(1, model.code.size)), model.base)
-    velocity = model.velocity(template, torch.rand_like(template)).mean
+    velocity = model.coefficients(template, torch.rand_like(template)).mean
     assert velocity.shape == (4, grid.ndim, *[-(-n // 2) for n in grid.tensor_shape])
     assert velocity.abs().max() < 1e-3
 
@@ -52,7 +52,7 @@ def test_saved_model_is_loaded(grid: Grid, probabilistic: bool, decoder: str, tm
     code = model.code.encode(COHORT[0])[None]
     torch.testing.assert_close(again.template(code), model.template(code), rtol=0, atol=0)
     image = torch.rand(1, 1, *grid.tensor_shape)
-    expected, found = (m.velocity(image, image) for m in (model, again))
+    expected, found = (m.coefficients(image, image) for m in (model, again))
     torch.testing.assert_close(found.mean, expected.mean, rtol=0, atol=0)
     assert probabilistic == (found.log_variance is not None)
     assert again.grid.same_as(grid) and again.code == model.code
@@ -91,7 +91,7 @@ def test_label_probabilities_join_the_intensities(grid: Grid, tmp_path: Path) ->
     model.save(tmp_path / "model.safetensors")
     again = Groupwise.load(tmp_path / "model.safetensors")
     expected, found = (
-        m.velocity(m.features(image, "ab"), m.features(image)).mean for m in (model.eval(), again)
+        m.coefficients(m.features(image, "ab"), m.features(image)).mean for m in (model.eval(), again)
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
@@ -125,7 +125,7 @@ def test_a_model_of_two_channels_is_stored_and_rebuilt(decoder: str, tmp_path: P
     features = [model.features(template), model.template_features(codes)]
     assert features[0].shape[1] == 5
     torch.testing.assert_close(features[0], features[1])
-    assert model.velocity(features[0], features[1]).mean.shape[1] == grid.ndim
+    assert model.coefficients(features[0], features[1]).mean.shape[1] == grid.ndim
 
 
 def conditional_model() -> Groupwise:

@@ -21,13 +21,13 @@ from atlasmith.io.files import read_json
 from atlasmith.io.images import read_grid, read_image, read_labels, write_image
 from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_cohort
 from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
+from atlasmith.optimization import instance_objective
 from atlasmith.propagation import propagate_subject
 from atlasmith.registration import register_subjects, stage
 from atlasmith.registration.stage import load_registration
 from atlasmith.registration.template import TemplateRegistration
 from atlasmith.template import train
 from atlasmith.training.dataset import AlignedImages
-from atlasmith.training.instance_optimization import instance_objective
 from atlasmith.transforms import DIRECTIONS
 from atlasmith.workflow.resources import training_bytes
 
@@ -130,8 +130,8 @@ def test_instance_optimization_never_ends_worse_than_it_starts(toy: Config) -> N
         for index in range(len(subjects)):
             image, mask = images.batch([index])
             template = registration.mean_template
-            velocity = registration.velocity(template, image, mask)
-            objective = instance_objective(template, image, mask, images.grid, **toy.template.objective)
+            velocity = registration.coefficients(template, image, mask)
+            objective = instance_objective(template, image, mask, images.grid, **toy.objective)
             losses.append(objective(velocity).loss.item())
         return losses
 
@@ -150,8 +150,8 @@ def test_a_regularizer_of_maps_is_evaluated_in_both_directions(toy: Config) -> N
     template = registration.mean_template
     images = AlignedImages(toy.layout, read_cohort(toy.layout.cohort)[:1], registration.model.grid)
     image, mask = images.batch([0])
-    objective = instance_objective(template, image, mask, images.grid, **config.template.objective)
-    velocity = registration.velocity(template, image, mask)
+    objective = instance_objective(template, image, mask, images.grid, **config.objective)
+    velocity = registration.coefficients(template, image, mask)
     torch.testing.assert_close(objective(velocity, DIRECTIONS[:1]).loss, objective(velocity).loss)
 
 

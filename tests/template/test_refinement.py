@@ -169,7 +169,7 @@ def test_a_refinement_of_another_config_starts_anew(tmp_path: Path) -> None:
     torch.testing.assert_close(other.base, wanted.base)
 
 
-def test_the_mean_velocity_of_the_network_is_removed(tmp_path: Path) -> None:
+def test_the_mean_coefficients_of_the_network_is_removed(tmp_path: Path) -> None:
     rings = Rings(6, slope=0)
     codes = torch.zeros(6, 0)
     model = model_of((SIZE, SIZE, 1), {})
@@ -178,12 +178,12 @@ def test_the_mean_velocity_of_the_network_is_removed(tmp_path: Path) -> None:
     torch.nn.init.normal_(model.network.body.head.weight)
     torch.nn.init.constant_(model.network.body.head.bias, 3.0)
 
-    def mean_velocity() -> Tensor:
+    def mean_coefficients() -> Tensor:
         with torch.no_grad():
-            found = [model.velocity(model.base, rings.batch([k])[0]).mean for k in range(6)]
+            found = [model.coefficients(model.base, rings.batch([k])[0]).mean for k in range(6)]
         return torch.cat(found).mean(0)
 
-    assert mean_velocity().abs().mean() > 0.01
+    assert mean_coefficients().abs().mean() > 0.01
     state = _Refinement(config_of(tmp_path, 1), model, rings, codes, "digest")  # type: ignore[arg-type]
-    state._update_mean_velocity()
-    assert mean_velocity().abs().max() < 1e-5
+    state._update_mean_coefficients()
+    assert mean_coefficients().abs().max() < 1e-5

@@ -141,8 +141,8 @@ def test_an_unknown_subpopulation_is_refused(mixture: Config, tmp_path: Path, te
         query_template(mixture.output, {"subpopulation": text}, tmp_path)
 
 
-def test_one_round_subtracts_no_mean_velocity(mixture: Config) -> None:
-    assert not Groupwise.load(mixture.layout.template_weights).mean_velocity.any()
+def test_one_round_subtracts_no_mean_coefficients(mixture: Config) -> None:
+    assert not Groupwise.load(mixture.layout.template_weights).mean_coefficients.any()
 
 
 def test_subpopulations_are_needed_by_the_template(mixture: Config, tmp_path: Path) -> None:

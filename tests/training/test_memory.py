@@ -35,14 +35,14 @@ def saved_bytes(settings: Config, model: Groupwise) -> int:
 
     image = torch.rand_like(model.base)
     with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
-        velocity = model.velocity(model.base, image)
+        velocity = model.coefficients(model.base, image)
         registration_objective(
             model.base,
             image,
             torch.ones_like(image),
             velocity,
-            integration_steps=settings.template.integration_steps,
-            velocity_spacing=model.grid.coarser_spacing(velocity.mean.shape[2:]),
+            deformation=model.deformation,
+            spacing=model.grid.coarser_spacing(velocity.mean.shape[2:]),
             similarity=settings.template.similarity,
             regularization=settings.template.regularization,
             save_memory=settings.template.save_memory,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from operator import attrgetter
 from typing import Any
@@ -18,17 +18,25 @@ TABLES = {
     "regularizer": "atlasmith.losses:REGULARIZERS",
     "network": "atlasmith.networks:NETWORKS",
     "decoder": "atlasmith.networks:DECODERS",
+    "parametrization": "atlasmith.transforms:PARAMETRIZATIONS",
+    "optimizer": "atlasmith.optimization:OPTIMIZERS",
     "affine engine": "atlasmith.affine.engines:ENGINES",
     "fusion method": "atlasmith.fusion.table:FUSERS",
     "metric": "atlasmith.evaluation.metrics:SEGMENTATION_METRICS",
 }
 # Keys that name entries of these tables: one, or a list of several.
 NAMED = {
-    "template.network.name": "network",
     "template.decoder": "decoder",
     "affine.engine": "affine engine",
     "fusion.methods": "fusion method",
     "score.metrics": "metric",
+}
+# Keys of a section with the `name` of an entry of these tables, and its `settings`.
+WITH_SETTINGS = {
+    "template.network": "network",
+    "template.parametrization": "parametrization",
+    "register_.parametrization": "parametrization",
+    "register_.instance_optimization.optimizer": "optimizer",
 }
 # Keys that map entries of these tables to a weight and parameters.
 WEIGHTED = {
@@ -64,6 +72,8 @@ def chosen_entries(config: Config) -> Iterator[tuple[str, str, Choice[Any]]]:
     for _, terms, kind in _weighted(config):
         for name in terms:
             yield kind, name, read_table(kind)[name]
+    for _, section, kind in _with_settings(config):
+        yield kind, section.name, read_table(kind)[section.name]
     for key, kind in NAMED.items():
         value = attrgetter(key)(config)
         for name in [value] if isinstance(value, str) else value:
@@ -78,8 +88,16 @@ def _weighted(config: Config) -> Iterator[tuple[str, Mapping[str, Mapping[str, A
         yield f"template.channel_similarity.{channel}", terms, "similarity"
 
 
+def _with_settings(config: Config) -> Iterator[tuple[str, Any, str]]:
+    """List the keys of `WITH_SETTINGS`, their sections, and the kind of table that they are from."""
+    for key, kind in WITH_SETTINGS.items():
+        section = attrgetter(key)(config)
+        if section is not None:
+            yield key.replace("register_", "register"), section, kind
+
+
 def check_choices(config: Config) -> None:
-    """Check every name of a config that stands for an entry of a table, and the parameters of losses.
+    """Check every name of a config that stands for an entry of a table, and the settings of entries.
 
     Raises:
         InputError: With every unknown name and every unusable parameter.
@@ -87,6 +105,11 @@ def check_choices(config: Config) -> None:
     problems = []
     for key, terms, kind in _weighted(config):
         problems += _term_problems(f"config: {key}", terms, kind)
+    for key, section, kind in _with_settings(config):
+        where, table = f"config: {key}", read_table(kind)
+        problems += _unknown(f"{where}.name", [section.name], table, kind)
+        if section.name in table:
+            problems += _setting_problems(f"{where}.settings", section.settings, table[section.name])
     for key, kind in NAMED.items():
         value = attrgetter(key)(config)
         names = [value] if isinstance(value, str) else value
@@ -114,12 +137,19 @@ def _term_problems(where: str, terms: Mapping[str, Mapping[str, Any]], kind: str
         if not is_number(weight) or weight < 0:
             found = f"the weight is {weight!r}" if "weight" in settings else "there is no weight"
             problems.append(Problem(f"{where}.{name}", found, "Give `weight`, a number of at least 0."))
-        known = table[name].settings
-        for key, value in settings.items():
-            if key == "weight":
-                continue
-            if key not in known:
-                problems += _unknown(f"{where}.{name}", [key], ["weight", *known], "parameter")
-            elif fault := table[name].setting_problem(key, value):
-                problems.append(Problem(f"{where}.{name}.{key}", *fault))
+        rest = {key: value for key, value in settings.items() if key != "weight"}
+        problems += _setting_problems(f"{where}.{name}", rest, table[name], ["weight"])
+    return problems
+
+
+def _setting_problems(
+    where: str, settings: Mapping[str, Any], entry: Choice[Any], others: Sequence[str] = ()
+) -> list[Problem]:
+    """Check the settings of an entry; `others` are the further keys that stand beside them."""
+    known, problems = entry.settings, []
+    for key, value in settings.items():
+        if key not in known:
+            problems += _unknown(where, [key], [*others, *known], "parameter")
+        elif fault := entry.setting_problem(key, value):
+            problems.append(Problem(f"{where}.{key}", *fault))
     return problems

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializeAsAny, create_model, model_validator
 
 from atlasmith.config.section import (
+    ChoiceSection,
     Count,
     Folder,
     FolderName,
@@ -24,7 +25,7 @@ from atlasmith.config.section import (
     Positive,
     Section,
 )
-from atlasmith.config.template import TemplateSection
+from atlasmith.config.template import ParametrizationSection, TemplateSection
 from atlasmith.io.layout import Layout
 
 EntityValue = str | int | None
@@ -123,6 +124,12 @@ class AffineSection(Section):
     )
 
 
+class OptimizerSection(ChoiceSection):
+    """The optimizer of one image's deformation."""
+
+    name: str = Field("adam", description="name of the optimizer")
+
+
 class InstanceOptimizationSection(Section):
     """Optimization of one image's deformation, from the network's prediction."""
 
@@ -130,6 +137,7 @@ class InstanceOptimizationSection(Section):
         40, description="steps on each image after the network's prediction; 0: none"
     )
     learning_rate: Positive = Field(0.15, description="learning rate of Adam")
+    optimizer: OptimizerSection = OptimizerSection()
     pairwise_steps: Annotated[int, Field(ge=0)] = Field(
         0,
         description="steps on each pair of atlas and subject, from their maps through the template; one "
@@ -140,6 +148,11 @@ class InstanceOptimizationSection(Section):
 class RegisterSection(Section):
     """The registration of every subject to the template."""
 
+    parametrization: ParametrizationSection | None = Field(
+        None,
+        description="parametrization of the deformations to the template, as `template.parametrization`; "
+        "null: that one",
+    )
     instance_optimization: InstanceOptimizationSection = InstanceOptimizationSection()
 
 
@@ -278,10 +291,25 @@ class Config(Section):
 
     @property
     def objective(self) -> dict[str, Any]:
-        """What `atlasmith.losses.registration_objective` needs of the config, in training and afterwards."""
+        """What `atlasmith.losses.registration_objective` needs of the config in training."""
+        return self._objective(self.template.parametrization)
+
+    @property
+    def register_objective(self) -> dict[str, Any]:
+        """What it needs afterwards, in instance optimization."""
+        return self._objective(self.register_.parametrization or self.template.parametrization)
+
+    def _objective(self, parametrization: ParametrizationSection) -> dict[str, Any]:
+        # Imported here, since most readers of a config don't need torch.
+        deformation_model = import_module("atlasmith.transforms").deformation_model
         own = self.template.channel_similarity
         channels = enumerate(self.cohort.channels)
-        return self.template.objective | {"channel_similarity": {i: own[c] for i, c in channels if c in own}}
+        return self.template.objective | {
+            "channel_similarity": {i: own[c] for i, c in channels if c in own},
+            "deformation": deformation_model(
+                parametrization.name, parametrization.settings, self.template.integration_steps
+            ),
+        }
 
     def resolved(self) -> dict[str, Any]:
         """Return every value, defaults included, as plain types."""

@@ -27,3 +27,10 @@ class Section(BaseModel):
     def complete(cls) -> type[Section]:
         """Return the model with all its keys, where tables of choices add some."""
         return cls
+
+
+class ChoiceSection(Section):
+    """An entry of a table of choices, with its settings."""
+
+    name: str = Field(description="name of the entry")
+    settings: dict[str, Any] = Field(default_factory=dict, description="its settings; none: their defaults")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from atlasmith.config.section import Count, Label, NotNegative, Positive, Section, Terms
+from atlasmith.config.section import ChoiceSection, Count, Label, NotNegative, Positive, Section, Terms
 from atlasmith.io.tables import SUBPOPULATION
 
 
@@ -17,9 +17,18 @@ class NetworkSection(Section):
     channels: Annotated[list[Count], Field(min_length=2)] | None = Field(
         None, description="feature channels of each level, finest first; null: the network's own default"
     )
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="the network's own settings; none: their defaults"
+    )
     cascades: Count = Field(
         1, description="passes through the network; each pass gets the image as warped by those before"
     )
+
+
+class ParametrizationSection(ChoiceSection):
+    """How the coefficients that a network predicts become a deformation."""
+
+    name: str = Field("stationary_velocity", description="name of the parametrization")
 
 
 class SegmenterSection(Section):
@@ -87,6 +96,7 @@ class TemplateSection(Section):
         "dense", description="how the template's intensities depend on covariates beyond a linear effect"
     )
     network: NetworkSection = NetworkSection()
+    parametrization: ParametrizationSection = ParametrizationSection()
     integration_steps: Annotated[int, Field(ge=1, le=12)] = Field(
         6, description="steps of scaling and squaring that integrate a velocity field"
     )
@@ -141,12 +151,11 @@ class TemplateSection(Section):
 
     @property
     def objective(self) -> dict[str, Any]:
-        """The part of `Config.objective` that doesn't depend on the channels."""
+        """The terms of `Config.objective` that don't depend on the channels."""
         return {
             "similarity": self.similarity,
             "regularization": self.regularization,
             "label_similarity": self.label_similarity,
-            "integration_steps": self.integration_steps,
         }
 
     @property

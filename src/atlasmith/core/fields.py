@@ -34,6 +34,29 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     return inner + warp(outer, inner, padding="border")
 
 
+def invert(displacement: Tensor, iterations: int = 12) -> Tensor:
+    """Invert a displacement by the fixed-point iteration v <- -u(x + v).
+
+    (Chen et al. 2008, doi:10.1118/1.2816107.) It converges where the displacement's derivative is below 1, by
+    that factor in each iteration.
+
+    Args:
+        displacement: u (B, d, *shape), voxels; its border values repeat.
+        iterations: Number of iterations.
+
+    Returns:
+        The displacement (B, d, *shape) of the inverse map, voxels.
+
+    Example:
+        >>> invert(torch.full((1, 2, 4, 4), 0.5))[0, 0, 0, 0]
+        tensor(-0.5000)
+    """
+    inverse = -displacement
+    for _ in range(iterations):
+        inverse = -warp(displacement, inverse, padding="border")
+    return inverse
+
+
 def exponentiate(velocity: Tensor, integration_steps: int, save_memory: bool = False) -> Tensor:
     """Integrate a stationary velocity field to the displacement exp(v) - id, by scaling and squaring.
 

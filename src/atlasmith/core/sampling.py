@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -291,3 +292,31 @@ def local_mean(maps: Tensor, radius: int) -> Tensor:
         return pool(F.pad(x[:, None], [radius] * 2 * ndim), 2 * radius + 1, 1)[:, 0]
 
     return mean_with_zeros(maps) / mean_with_zeros(torch.ones_like(maps[:1]))
+
+
+def antialias(maps: Tensor, ratios: Sequence[float]) -> Tensor:
+    """Smooth maps as sampling them on a coarser grid needs.
+
+    The Gaussian's FWHM is the root of the difference of the squared spacings (Cardoso et al. 2015,
+    doi:10.1007/978-3-319-24571-3_81); border values repeat.
+
+    Args:
+        maps: (B, C, *shape), 2-D or 3-D.
+        ratios: Spacing of the coarser grid along each axis, in voxels; up to 1 changes nothing.
+
+    Returns:
+        (B, C, *shape).
+    """
+    convolve = {2: F.conv2d, 3: F.conv3d}[len(ratios)]
+    for axis, ratio in enumerate(ratios):
+        sigma = math.sqrt(max(ratio**2 - 1, 0) / (8 * math.log(2)))
+        radius = math.ceil(4 * sigma)
+        if radius == 0:
+            continue
+        weights = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
+        weights = torch.exp(-(weights.square()) / (2 * sigma**2))
+        kernel = (weights / weights.sum()).view([-1 if i == axis else 1 for i in range(len(ratios))])
+        padding = [radius if i == axis else 0 for i in reversed(range(len(ratios))) for _ in range(2)]
+        flat = F.pad(maps.flatten(0, 1)[:, None], padding, mode="replicate")
+        maps = convolve(flat, kernel[None, None]).view(maps.shape)
+    return maps

@@ -15,8 +15,7 @@ from atlasmith.core.fields import compose, per_channel, resize_displacement, to_
 from atlasmith.core.sampling import MASK_THRESHOLD, resize, warp
 from atlasmith.losses.regularizers import REGULARIZERS, Regularizer
 from atlasmith.losses.similarity import SIMILARITY
-from atlasmith.transforms import DIRECTIONS, FORWARD, INVERSE, Velocity
-from atlasmith.transforms.stationary import stationary_velocity
+from atlasmith.transforms import DIRECTIONS, FORWARD, INVERSE, Coefficients, DeformationModel
 
 # For each similarity or regularizer, by name, its `weight` and its settings.
 Terms = Mapping[str, Mapping[str, Any]]
@@ -142,10 +141,10 @@ def registration_objective(
     template: Tensor,
     image: Tensor,
     mask: Tensor,
-    velocity: Velocity,
+    coefficients: Coefficients,
     *,
-    integration_steps: int,
-    velocity_spacing: tuple[float, ...],
+    deformation: DeformationModel,
+    spacing: tuple[float, ...],
     similarity: Terms,
     regularization: Terms,
     channel_similarity: Mapping[int, Terms] | None = None,
@@ -155,7 +154,7 @@ def registration_objective(
     pair_dependence: float = 0.0,
     directions: Sequence[int] = DIRECTIONS,
 ) -> Objective:
-    """Compute the objective of the velocity between a template and images.
+    """Compute the objective of the deformation between a template and images.
 
     Similarities are averaged over the directions, and over the channels of intensities that an image has.
 
@@ -163,15 +162,15 @@ def registration_objective(
         template: Features (B, C + L, *shape): C channels of intensities, then L probabilities of labels.
         image: Features of the images, of the same shape.
         mask: (B, C, *shape), 1 where a channel of the image has data; a channel without any is absent.
-        velocity: Velocities (B, d, *half), in half-resolution voxels.
-        integration_steps: Squarings of the exponential.
-        velocity_spacing: Size (d) of the half-resolution voxels, mm.
+        coefficients: Those of the deformation (B, channels, *half), in half-resolution voxels.
+        deformation: Makes displacements of them.
+        spacing: Size (d) of the half-resolution voxels, mm.
         similarity: Weight and settings of each similarity of the intensities.
         regularization: Weight and settings of each regularizer.
         channel_similarity: Similarities of single channels, by index, in the place of `similarity`.
         label_similarity: Weight and settings of each similarity of the probabilities of labels.
         template_mask: (B, C, *shape), 1 where the template may be compared; None: everywhere.
-        save_memory: As in `exponentiate`.
+        save_memory: As in `DeformationModel.maps`.
         pair_dependence: Of the subjects of the batch, see `centrality`.
         directions: FORWARD, INVERSE or both, which regularizers of displacements need.
 
@@ -181,8 +180,7 @@ def registration_objective(
     Raises:
         AtlasmithError: If there is no similarity or regularizer of a name.
     """
-    sampled = velocity.sampled
-    maps = stationary_velocity(sampled, integration_steps, save_memory, directions)
+    maps = deformation.maps(coefficients.sampled, spacing, directions, save_memory)
     values: dict[str, list[Tensor]] = {}
     count, present = mask.shape[1], _present(mask)
     of_channels = [(channel_similarity or {}).get(channel, similarity) for channel in range(count)]
@@ -195,15 +193,15 @@ def registration_objective(
         for name, value in found.items():
             values.setdefault(name, []).append(value)
     means = {name: torch.stack(parts).mean() for name, parts in values.items()}
-    inputs: dict[str, Any] = {name: to_mm(maps[d], velocity_spacing) for name, d in _MAP_NAMES if d in maps}
+    inputs: dict[str, Any] = {name: to_mm(maps[d], spacing) for name, d in _MAP_NAMES if d in maps}
     inputs["pair_dependence"] = pair_dependence
-    inputs["velocity"] = to_mm(velocity.mean, velocity_spacing)
+    inputs["velocity"] = to_mm(deformation.regularized(coefficients.mean, spacing), spacing)
     if "fixed" in required_inputs(regularization):
-        inputs["fixed"] = resize(template[:, :1], sampled.shape[2:])
-    if velocity.log_variance is not None:
-        log_size = per_channel([2 * math.log(s) for s in velocity_spacing], velocity.log_variance)
-        inputs["log_variance"] = velocity.log_variance + log_size
-    return Objective(means | _regularizers(regularization, inputs, velocity_spacing), maps)
+        inputs["fixed"] = resize(template[:, :1], coefficients.mean.shape[2:])
+    if coefficients.log_variance is not None:
+        log_size = per_channel([2 * math.log(s) for s in spacing], coefficients.log_variance)
+        inputs["log_variance"] = coefficients.log_variance + log_size
+    return Objective(means | _regularizers(regularization, inputs, spacing), maps)
 
 
 _MAP_NAMES = (("forward", FORWARD), ("inverse", INVERSE))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from atlasmith.core.errors import look_up
-from atlasmith.core.fields import compose_velocities, exponentiate, resize_displacement
+from atlasmith.core.fields import resize_displacement
 from atlasmith.core.grid import Grid
 from atlasmith.core.sampling import half_shape, warp
 from atlasmith.io.weights import read_weights, write_weights
@@ -19,21 +19,21 @@ from atlasmith.networks.blocks import single_precision
 from atlasmith.networks.covariate_code import CovariateCode
 from atlasmith.networks.decoders import DECODERS
 from atlasmith.networks.registration import NETWORKS
-from atlasmith.networks.registration.base import VELOCITY_SCALE
+from atlasmith.networks.registration.base import VELOCITY_SCALE, RegistrationNetwork
 from atlasmith.networks.segmenter import Segmenters
-from atlasmith.transforms import FORWARD, INVERSE, Velocity
-from atlasmith.transforms.stationary import stationary_velocity
+from atlasmith.transforms import FORWARD, INVERSE, Coefficients, deformation_model, integrate_velocity
 
-LOG_VARIANCE = -6.0  # of a probabilistic velocity at the start: a standard deviation of 0.05 voxels
+LOG_VARIANCE = -6.0  # of probabilistic coefficients at the start: a standard deviation of 0.05 voxels
 
 
 class Groupwise(nn.Module):
     """Build a template at any covariates, and a network that registers images to it.
 
     At encoded covariates c the template is the image `base + slopes . c + fov_mask * decoder(c)`, warped by
-    the exponential of the velocity `covariate_velocity . c`. With v = velocity(features(t),
-    features(image)).mean, image(x + exp(v)(x)) resembles t(x) on the template's grid, and t(x + exp(-v)(x))
-    the image. Velocities are (B, d, *half), in half-resolution voxels.
+    the exponential of the velocity `covariate_velocity . c`. The network gives the coefficients of a
+    deformation, `coefficients(features(t), features(image)).mean`, whose forward displacement u makes
+    image(x + u(x)) resemble t(x) on the template's grid, and whose inverse makes the template resemble the
+    image. Coefficients are (B, channels, *half), in half-resolution voxels.
 
     Attributes:
         base: The C channels of the template at the mean covariates (1, C, *shape).
@@ -44,8 +44,9 @@ class Groupwise(nn.Module):
         covariate_velocity: Velocity for each encoded covariate (K, d, *half), zero until groupwise
             refinement; changed by `set_covariate_velocity`.
         has_covariate_velocity: Whether it isn't zero: whether the template's shape depends on the covariates.
-        mean_velocity: Mean of the network's velocities (1, d, *half), which is subtracted; zero until
-            groupwise refinement.
+        mean_coefficients: Mean of the network's coefficients (1, channels, *half), which is subtracted; zero
+            until groupwise refinement.
+        deformation: Makes displacements of the coefficients.
         segmenters: Cross-fitted segmenters, or None.
         network: The registration network.
 
@@ -60,14 +61,17 @@ class Groupwise(nn.Module):
         segmenter: Arguments of `Segmenters` but `ndim`, or None.
         decoder: A name in DECODERS.
         image_channels: C, the channels of an image.
+        parametrization: A name in PARAMETRIZATIONS.
+        network_settings: Settings of the network; None: its defaults.
+        parametrization_settings: Settings of the parametrization; None: its defaults.
 
     Raises:
-        AtlasmithError: If there is no network or decoder of that name.
+        AtlasmithError: If there is no network, decoder or parametrization of that name.
     """
 
     fov_mask: Tensor
     covariate_velocity: Tensor
-    mean_velocity: Tensor
+    mean_coefficients: Tensor
 
     def __init__(
         self,
@@ -81,6 +85,9 @@ class Groupwise(nn.Module):
         segmenter: Mapping[str, Any] | None = None,
         decoder: str = "dense",
         image_channels: int = 1,
+        parametrization: str = "stationary_velocity",
+        network_settings: Mapping[str, Any] | None = None,
+        parametrization_settings: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.grid, self.code, self.integration_steps, self.cascades = grid, code, integration_steps, cascades
@@ -92,7 +99,11 @@ class Groupwise(nn.Module):
             "cascades": cascades,
             "segmenter": None if segmenter is None else dict(segmenter),
             "decoder": decoder,
+            "parametrization": parametrization,
+            "network_settings": dict(network_settings or {}),
+            "parametrization_settings": dict(parametrization_settings or {}),
         }
+        self.deformation = deformation_model(parametrization, parametrization_settings, integration_steps)
         shape, self.image_channels = grid.tensor_shape, image_channels
         self.base = nn.Parameter(torch.zeros(1, image_channels, *shape))
         self.register_buffer("fov_mask", torch.ones(1, image_channels, *shape))
@@ -102,14 +113,18 @@ class Groupwise(nn.Module):
         self.register_buffer("covariate_velocity", torch.zeros(code.size, grid.ndim, *half_shape(shape)))
         self.has_covariate_velocity = False
         self.register_load_state_dict_post_hook(_note_covariate_velocity)
-        self.register_buffer("mean_velocity", torch.zeros(1, grid.ndim, *half_shape(shape)))
+        channels_out = self.deformation.channels(grid.ndim)
+        self.register_buffer("mean_coefficients", torch.zeros(1, channels_out, *half_shape(shape)))
         build = look_up(NETWORKS, network, "network")
         widths = [] if channels is None else [channels]
         self.segmenters = (
             None if segmenter is None else Segmenters(grid.ndim, **segmenter, inputs=image_channels)
         )
         inputs = image_channels + (0 if segmenter is None else segmenter["outputs"])
-        self.network = build(grid.ndim, inputs, grid.ndim * (1 + probabilistic), *widths)
+        outputs = channels_out * (1 + probabilistic)
+        self.network = build(grid.ndim, inputs, outputs, *widths, **(network_settings or {}))
+        if isinstance(self.network, RegistrationNetwork):
+            self.network.displace = self._forward_displacement
 
     def template(self, code: Tensor) -> Tensor:
         """Return the template (B, C, *shape) at encoded covariates (B, size)."""
@@ -150,7 +165,7 @@ class Groupwise(nn.Module):
         """
         with single_precision(code):
             velocity = torch.einsum("bk,k...->b...", code, self.covariate_velocity)
-        maps = stationary_velocity(velocity, self.integration_steps)
+        maps = integrate_velocity(velocity, self.integration_steps)
         return maps[FORWARD], maps[INVERSE]
 
     def features(self, image: Tensor, ids: Sequence[str] = ()) -> Tensor:
@@ -177,29 +192,49 @@ class Groupwise(nn.Module):
         one = self.features(self.base)  # the same for all subjects
         return one.expand(len(code), *one.shape[1:])
 
-    def velocity(self, template: Tensor, image: Tensor) -> Velocity:
-        """Apply the network, in each cascade to the image as warped by the velocity so far.
+    def coefficients(self, template: Tensor, image: Tensor) -> Coefficients:
+        """Apply the network, in each cascade to the image as warped by the deformation so far.
 
         Args:
             template: Features (B, C + L, *shape) of the template.
             image: Features (B, C + L, *shape) of the images.
 
         Returns:
-            The velocity (B, d, *half), composed of those of the cascades; a probabilistic model's
+            The coefficients (B, channels, *half), composed of those of the cascades; a probabilistic model's
             log-variance is that of the last one.
         """
         total: Tensor | None = None
         for _ in range(self.cascades):
             moved = image if total is None else self._warped(image, total)
-            mean, *log_variance = self.network(template, moved).float().split(self.grid.ndim, 1)
+            output = self.network(template, moved).float()
+            mean, *log_variance = output.split(self.mean_coefficients.shape[1], 1)
             mean = VELOCITY_SCALE * mean
-            total = mean if total is None else compose_velocities(total, mean)
+            total = mean if total is None else self.deformation.compose(total, mean, self._spacing(mean))
         assert total is not None  # there is at least one cascade
-        return Velocity(total - self.mean_velocity, *(LOG_VARIANCE + x for x in log_variance))
+        total = total + self.deformation.initial(template, total.shape[2:])
+        return Coefficients(total - self.mean_coefficients, *(LOG_VARIANCE + x for x in log_variance))
 
-    def _warped(self, image: Tensor, velocity: Tensor) -> Tensor:
-        """Features (B, C + L, *shape) warped by a velocity (B, d, *half)."""
-        displacement = exponentiate(velocity, self.integration_steps)
+    @property
+    def network_terms(self) -> dict[str, Tensor]:
+        """The weighted terms that the network's last pass in training mode adds to the objective, by name."""
+        return self.network.terms if isinstance(self.network, RegistrationNetwork) else {}
+
+    def schedule(self, progress: float) -> None:
+        """Tell the network which share of the training's steps is done: see `RegistrationNetwork`."""
+        if isinstance(self.network, RegistrationNetwork):
+            self.network.schedule(progress)
+
+    def _spacing(self, coefficients: Tensor) -> tuple[float, ...]:
+        return self.grid.coarser_spacing(coefficients.shape[2:])
+
+    def _forward_displacement(self, coefficients: Tensor) -> Tensor:
+        """Forward displacement (B, d, *size), voxels, of coefficients (B, channels or more, *size)."""
+        mean = coefficients[:, : self.mean_coefficients.shape[1]]
+        return self.deformation.maps(mean, self._spacing(mean), [FORWARD])[FORWARD]
+
+    def _warped(self, image: Tensor, coefficients: Tensor) -> Tensor:
+        """Features (B, C + L, *shape) warped by coefficients (B, channels, *half)."""
+        displacement = self._forward_displacement(coefficients)
         return warp(image.float(), resize_displacement(displacement, image.shape[2:]))
 
     def save(self, path: str | Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from atlasmith.config import Config
 from atlasmith.core.errors import AtlasmithError
-from atlasmith.core.fields import exponentiate, resize_displacement
+from atlasmith.core.fields import resize_displacement
 from atlasmith.core.grid import DisplacementField, Grid, Step
 from atlasmith.core.sampling import MASK_THRESHOLD, half_shape
 from atlasmith.core.world import displacement_to_field, transform_points, transform_points_each, world_points
@@ -28,6 +28,7 @@ from atlasmith.io.layout import Layout
 from atlasmith.io.sidecars import is_skull_stripped, write_sidecar
 from atlasmith.io.tables import Subject, atlases_for, read_cohort
 from atlasmith.io.transforms import read_composite
+from atlasmith.optimization import instance_objective, optimize
 from atlasmith.propagation.resampling import (
     STRIDE,
     bounding_box,
@@ -39,7 +40,7 @@ from atlasmith.propagation.resampling import (
 )
 from atlasmith.propagation.selection import select_atlases
 from atlasmith.training.device import cpu_if_memory_is_short, select_device
-from atlasmith.training.instance_optimization import instance_objective, optimize
+from atlasmith.transforms import FORWARD
 
 
 @cpu_if_memory_is_short
@@ -290,9 +291,16 @@ def _pair_displacement(
             for maps, data in ((image, fixed[index]), (other, moving[index]), (both, mask)):
                 maps[0, channel] = data
     image, other, both = (maps.view(1, -1, *grid.tensor_shape) for maps in (image, other, both))
-    objective = instance_objective(image, other, both, grid, **config.objective)
-    settings = config.register_.instance_optimization
-    start = fixed.new_zeros(1, grid.ndim, *half_shape(grid.tensor_shape))
-    velocity = optimize(objective, start, settings.pairwise_steps, settings.learning_rate)
-    displacement = exponentiate(velocity, config.template.integration_steps)
-    return displacement_to_field(resize_displacement(displacement, grid.tensor_shape)[0], grid)
+    objective = instance_objective(image, other, both, grid, **config.register_objective)
+    settings, half = config.register_.instance_optimization, half_shape(grid.tensor_shape)
+    start = objective.deformation.initial(image, half)
+    found = optimize(
+        objective,
+        start,
+        settings.pairwise_steps,
+        settings.learning_rate,
+        settings.optimizer.name,
+        settings.optimizer.settings,
+    )
+    maps = objective.deformation.maps(found, objective.spacing(half), [FORWARD])
+    return displacement_to_field(resize_displacement(maps[FORWARD], grid.tensor_shape)[0], grid)

@@ -1,4 +1,4 @@
-"""The deformation between a fixed grid and an image: velocities, transforms, Jacobian and metrics.
+"""The deformation between a fixed grid and an image: transforms, Jacobian and metrics.
 
 The stage and `register` share what is here.
 """
@@ -6,59 +6,28 @@ The stage and `register` share what is here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from atlasmith.core.fields import exponentiate, jacobian_determinant, resize_displacement, to_mm
+from atlasmith.core.fields import jacobian_determinant, resize_displacement, to_mm
 from atlasmith.core.grid import Array, Grid, Step
 from atlasmith.core.sampling import warp
 from atlasmith.core.world import displacement_to_field, resample
 from atlasmith.io.images import Image
-from atlasmith.training.instance_optimization import instance_objective, optimize
+from atlasmith.transforms import FORWARD, INVERSE, DeformationModel
 
 OBJECT_LEVEL = 0.1  # of the fixed image's 99th percentile, above which a voxel belongs to the object
 
 
-def optimize_velocity(
-    start: Tensor,
-    fixed: Tensor,
-    moving: Tensor,
-    mask: Tensor,
-    grid: Grid,
-    steps: int,
-    learning_rate: float,
-    objective: Mapping[str, Any],
-) -> Tensor:
-    """Improve velocities by instance optimization.
-
-    Args:
-        start: Velocities (B, d, *half), in voxels of their own grid.
-        fixed: Features (B, C + L, *shape) of the fixed images: see `instance_objective`.
-        moving: Features (B, C + L, *shape) of the moving images, affinely aligned to the fixed ones.
-        mask: (B, C, *shape), 1 where a channel of a moving image has data.
-        grid: The grid of both, or a finer one with the same corner voxels.
-        steps: Number of steps; 0 returns the start.
-        learning_rate: Initial learning rate of Adam, in voxels of the velocity's grid.
-        objective: Keyword arguments of `instance_objective`.
-
-    Returns:
-        The velocities (B, d, *half), none worse than its start.
-    """
-    if steps == 0:
-        return start
-    return optimize(instance_objective(fixed, moving, mask, grid, **objective), start, steps, learning_rate)
-
-
-def displacements(velocity: Tensor, integration_steps: int, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Integrate velocities (B, d, *half) to both displacements (B, d, *shape), in voxels of `grid`."""
-    both = exponentiate(torch.cat([velocity, -velocity]), integration_steps)
-    forward, inverse = resize_displacement(both, grid.tensor_shape).chunk(2)
+def displacements(deformation: DeformationModel, coefficients: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Compute both displacements (B, d, *shape), voxels of `grid`, of coefficients (B, channels, *half)."""
+    maps = deformation.maps(coefficients, grid.coarser_spacing(coefficients.shape[2:]))
+    both = resize_displacement(torch.cat([maps[FORWARD], maps[INVERSE]]), grid.tensor_shape)
+    forward, inverse = both.chunk(2)
     return forward, inverse
 
 

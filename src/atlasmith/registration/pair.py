@@ -11,20 +11,19 @@ import torch
 from torch import Tensor
 
 from atlasmith.config.template import TemplateSection
-from atlasmith.core.fields import resize_displacement
+from atlasmith.core.errors import look_up
 from atlasmith.core.grid import Array, Grid, Step
 from atlasmith.core.inpainting import fill
 from atlasmith.core.intensity import antialias, normalize
-from atlasmith.core.sampling import MASK_THRESHOLD, half_shape, resize
+from atlasmith.core.sampling import MASK_THRESHOLD, half_shape
 from atlasmith.core.world import resample
 from atlasmith.io.images import Image, as_image
-from atlasmith.registration.deformation import Deformation, displacements, optimize_velocity
+from atlasmith.optimization import OPTIMIZERS, InstanceObjective, instance_objective, optimize
+from atlasmith.registration.deformation import Deformation, displacements
 from atlasmith.training.device import select_device
-from atlasmith.training.instance_optimization import instance_objective
+from atlasmith.transforms import deformation_model
 
 Terms = Mapping[str, Mapping[str, Any]]
-
-SMALLEST_AXIS = 16  # voxels of an axis that a coarse level keeps
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +69,15 @@ def register(
     channel_similarity: Mapping[str, Terms] | None = None,
     regularization: Terms | None = None,
     integration_steps: int = 6,
+    parametrization: str = "stationary_velocity",
+    parametrization_settings: Mapping[str, Any] | None = None,
+    optimizer: str = "adam",
+    optimizer_settings: Mapping[str, Any] | None = None,
     device: str = "auto",
 ) -> RegistrationResult:
-    """Register an image to another by a diffeomorphism, the exponential of a stationary velocity.
+    """Register an image to another, by default by a diffeomorphism, the exponential of a stationary velocity.
 
-    The velocity minimizes the objective that templates are trained with, by Adam, coarse to fine.
+    It minimizes the objective that templates are trained with, by default by Adam, coarse to fine.
     Similarities are averaged over both directions and over the channels that both images have. Intensities
     are normalized first, and nothing is random.
 
@@ -87,11 +90,11 @@ def register(
         affine: Pull-back (4, 4) from the fixed to the moving world, RAS mm, such as
             `atlasmith.affine.align` finds; None: the images are aligned.
         network: Function of both images (1, C, *shape) on the fixed grid, with intensities in [0, 1], that
-            predicts a velocity (1, d, *half) to start from, in voxels of its own grid; then `levels` is 1.
-            None starts from the identity.
+            predicts coefficients (1, channels, *half) to start from, in voxels of their own grid; then
+            `levels` is 1. None starts from the identity.
         steps: Steps of the optimization on each level.
-        learning_rate: Its initial learning rate, voxels of the velocity's grid.
-        levels: Levels of resolution, each in voxels twice as large as the next.
+        learning_rate: Its initial learning rate, voxels of the coefficients' grid.
+        levels: Levels of resolution, each in voxels twice as large as the next, of optimizers that have them.
         exclude_fixed: Boolean array in the shape of the fixed image, such as a lesion: what nothing is
             learned from; None: nothing.
         exclude_moving: Likewise in the shape of the moving image.
@@ -100,13 +103,17 @@ def register(
         channel_similarity: Those of single channels, by the channel's name, in the place of `similarity`.
         regularization: Regularizers, likewise; None: the default of `template.regularization`.
         integration_steps: Squarings of the exponential.
+        parametrization: A name in `atlasmith.transforms.PARAMETRIZATIONS`.
+        parametrization_settings: Its settings; None: the defaults.
+        optimizer: A name in `atlasmith.optimization.OPTIMIZERS`.
+        optimizer_settings: Its settings; None: the defaults.
         device: `cpu`, `cuda`, or `auto`.
 
     Returns:
         Warped image, transforms in both directions, log-Jacobian, and terms of the objective.
 
     Raises:
-        AtlasmithError: For an unknown similarity or regularizer.
+        AtlasmithError: For an unknown similarity, regularizer, parametrization or optimizer.
         ValueError: When one image is 2-D and the other 3-D, when they have no channel in common, or when the
             channels of an image or what is excluded have other grids.
 
@@ -127,26 +134,26 @@ def register(
     if not names:
         raise ValueError(f"no common channel: {[*target.channels]} and {[*source.channels]}")
     affine = np.eye(4) if affine is None else affine
-    stacks = [target.normalized(names), *source.resampled(names, affine, grid, processor), target.known()]
     own = channel_similarity or {}
-    objective = TemplateSection().objective | {
-        "integration_steps": integration_steps,
+    terms = TemplateSection().objective | {
         "channel_similarity": {index: own[name] for index, name in enumerate(names) if name in own},
+        "deformation": deformation_model(parametrization, parametrization_settings, integration_steps),
     }
-    for name, terms in (("similarity", similarity), ("regularization", regularization)):
-        objective |= {} if terms is None else {name: terms}
-    sizes = [grid.tensor_shape] if network else _level_shapes(grid, levels)
-    velocity = torch.zeros(1, grid.ndim, *half_shape(sizes[0]), device=processor)
-    for size in sizes:
-        image, other, mask, known = _level(stacks, grid, size, processor)
-        objective["fixed_mask"] = None if target.exclude is None else known
-        with torch.no_grad():
-            resized = resize_displacement(velocity, half_shape(size))
-            start = resized if network is None else network(image, other)
-        velocity = optimize_velocity(start, image, other, mask, grid, steps, learning_rate, objective)
+    for name, given in (("similarity", similarity), ("regularization", regularization)):
+        terms |= {} if given is None else {name: given}
+    objective = _objective(target, source, names, affine, terms, processor)
+    settings = dict(optimizer_settings or {})
     with torch.no_grad():
-        values = instance_objective(image, other, mask, grid, **objective)(velocity).terms
-    deformation = Deformation(*displacements(velocity, integration_steps, grid), affine, grid)
+        if network is None:
+            start = objective.deformation.initial(objective.fixed, half_shape(grid.tensor_shape))
+            levels_of = look_up(OPTIMIZERS, optimizer, "optimizer").settings
+            settings = ({"levels": levels} if "levels" in levels_of else {}) | settings
+        else:
+            start = network(objective.fixed, objective.moving)
+    found = optimize(objective, start, steps, learning_rate, optimizer, settings)
+    with torch.no_grad():
+        values = objective(found).terms
+        deformation = Deformation(*displacements(objective.deformation, found, grid), affine, grid)
     warped = {name: deformation.warp(x).reshape(target.shape) for name, x in source.channels.items()}
     return RegistrationResult(
         warped=next(iter(warped.values())),
@@ -154,7 +161,7 @@ def register(
         inverse=deformation.inverse_steps,
         log_jacobian=deformation.log_jacobian.reshape(target.shape),
         terms={name: float(value) for name, value in values.items()},
-        metrics={name: value for name, value, _ in deformation.metrics(image[:, :1])},
+        metrics={name: value for name, value, _ in deformation.metrics(objective.fixed[:, :1])},
         warped_channels=warped if isinstance(moving, Mapping) else {},
     )
 
@@ -212,34 +219,29 @@ class _Input:
         return np.stack([grid.unsqueeze(image) for image in images]), known[None]
 
 
-def _level_shapes(grid: Grid, levels: int) -> list[tuple[int, ...]]:
-    """Return the shapes of the levels, coarse to fine: each has half the voxel size of the one before.
+def _objective(
+    target: _Input,
+    source: _Input,
+    names: Sequence[str],
+    affine: Array,
+    terms: Mapping[str, Any],
+    device: torch.device,
+) -> InstanceObjective:
+    """Bind the objective to the common channels of both images, the moving one resampled onto the fixed grid.
 
-    Axes with larger voxels than a level's keep their own; all levels have the same corner voxels.
+    terms: Keyword arguments of `instance_objective`.
     """
-    shapes: list[tuple[int, ...]] = []
-    for level in range(levels):
-        size = 2**level * min(grid.tensor_spacing)
-        axes = zip(grid.tensor_shape, grid.tensor_spacing, strict=True)
-        shape = tuple(round((n - 1) * own / max(own, size)) + 1 for n, own in axes)
-        smallest = [min(SMALLEST_AXIS, n) for n in grid.tensor_shape]
-        if any(n < limit for n, limit in zip(shape, smallest, strict=True)):
-            break
-        shapes.insert(0, shape)
-    return shapes
-
-
-def _level(stacks: Sequence[Array], grid: Grid, shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
-    """Antialias the channels of both images and resize them, and their masks, to a level's `shape`.
-
-    stacks: fixed and moving image (C, X, Y, Z), masks of the moving and of the fixed one (1, X, Y, Z).
-    Returns tensors (1, C, *shape) on `device`, with equal corner voxels.
-    """
-    size, (fixed, moving, *masks) = min(grid.coarser_spacing(shape)), stacks
-    smooth = (np.stack([antialias(data, grid, size) for data in stack]) for stack in (fixed, moving))
-    tensors = (
+    grid = target.grid
+    stacks = [target.normalized(names), *source.resampled(names, affine, grid, device), target.known()]
+    fixed, moving, mask, known = (
         torch.from_numpy(np.stack([grid.squeeze(data) for data in stack]))[None].float().to(device)
-        for stack in (*smooth, *masks)
+        for stack in stacks
     )
-    image, other, *known = (resize(x, shape) for x in tensors)
-    return [image, other, *((x > MASK_THRESHOLD).float().expand_as(image) for x in known)]
+    return instance_objective(
+        fixed,
+        moving,
+        mask.expand_as(fixed),
+        grid,
+        fixed_mask=None if target.exclude is None else known.expand_as(fixed),
+        **terms,
+    )

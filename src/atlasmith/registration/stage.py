@@ -38,11 +38,13 @@ def load_registration(config: Config) -> TemplateRegistration:
     settings = config.register_.instance_optimization
     return TemplateRegistration(
         Groupwise.load(config.layout.template_weights),
-        config.objective,
+        config.register_objective,
         settings.steps,
         settings.learning_rate,
         config.template.precision,
         config.device,
+        settings.optimizer.name,
+        settings.optimizer.settings,
     )
 
 

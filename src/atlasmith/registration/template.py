@@ -10,8 +10,10 @@ from torch import Tensor
 
 from atlasmith.core.fields import compose, resize_displacement
 from atlasmith.networks import Groupwise, reparameterize
-from atlasmith.registration.deformation import displacements, optimize_velocity
+from atlasmith.optimization import instance_objective, optimize
+from atlasmith.registration.deformation import displacements
 from atlasmith.training.device import autocast, select_device
+from atlasmith.transforms import FORWARD
 
 
 class TemplateRegistration:
@@ -19,11 +21,13 @@ class TemplateRegistration:
 
     Args:
         model: The trained template and network; it is moved to the device and made inference-only.
-        objective: Keyword arguments of `instance_objective`.
+        objective: Keyword arguments of `instance_objective`. Its deformation may be another than the model's.
         steps: Steps of instance optimization after the network's prediction.
         learning_rate: Its initial learning rate, voxels.
         precision: Of the network: see `autocast`.
         device: See `select_device`.
+        optimizer: A name in OPTIMIZERS.
+        optimizer_settings: Its settings; None: the defaults.
     """
 
     def __init__(
@@ -34,9 +38,12 @@ class TemplateRegistration:
         learning_rate: float,
         precision: str = "auto",
         device: str = "auto",
+        optimizer: str = "adam",
+        optimizer_settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.device, self.precision = select_device(device), precision
         self.objective, self.steps, self.learning_rate = objective, steps, learning_rate
+        self.optimizer, self.optimizer_settings = optimizer, optimizer_settings
         self.model = model.requires_grad_(False)
         reparameterize(self.model.network)
         self.model.to(self.device)
@@ -44,8 +51,8 @@ class TemplateRegistration:
             torch.zeros(1, self.model.code.size, device=self.device)
         )
 
-    def velocity(self, template: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-        """Predict the velocities of images to their templates by the network, and optimize them.
+    def coefficients(self, template: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+        """Predict the deformations of images to their templates by the network, and optimize them.
 
         Args:
             template: Features (B, C + L, *shape) of the templates: see `Groupwise.features`.
@@ -53,18 +60,23 @@ class TemplateRegistration:
             mask: (B, C, *shape), 1 where a channel of an image may be compared.
 
         Returns:
-            (B, d, *half), in voxels of their own grid.
+            Coefficients (B, channels, *half) of the objective's deformation, in voxels of their own grid.
         """
         with autocast(self.device, self.precision):
-            start = self.model.velocity(template, image).mean
-        return optimize_velocity(
-            start, template, image, mask, self.model.grid, self.steps, self.learning_rate, self.objective
+            start = self.model.coefficients(template, image).mean
+        grid, wanted = self.model.grid, self.objective["deformation"]
+        if wanted != self.model.deformation:
+            spacing = grid.coarser_spacing(start.shape[2:])
+            start = wanted.fit(self.model.deformation.maps(start, spacing, [FORWARD])[FORWARD], spacing)
+        objective = instance_objective(template, image, mask, grid, **self.objective)
+        return optimize(
+            objective, start, self.steps, self.learning_rate, self.optimizer, self.optimizer_settings
         )
 
     def _displacements(self, template: Tensor, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the forward and the inverse displacements (B, d, *shape) of `velocity`."""
-        velocity = self.velocity(template, image, mask)
-        return displacements(velocity, self.model.integration_steps, self.model.grid)
+        """Return the forward and the inverse displacements (B, d, *shape) of `coefficients`."""
+        found = self.coefficients(template, image, mask)
+        return displacements(self.objective["deformation"], found, self.model.grid)
 
     def to_template_space(self, codes: Tensor, mask: Tensor, *images: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Register images of some subjects to the template at the mean covariates.

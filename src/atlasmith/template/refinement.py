@@ -21,17 +21,18 @@ from torch.nn.functional import max_pool2d, max_pool3d
 
 from atlasmith.config import Config
 from atlasmith.core import distributed
-from atlasmith.core.fields import compose, exponentiate, resize_displacement, to_mm
+from atlasmith.core.fields import compose, resize_displacement, to_mm
 from atlasmith.core.progress import Progress
 from atlasmith.core.sampling import warp
 from atlasmith.io.files import atomic_write
 from atlasmith.io.tables import write_tsv
 from atlasmith.networks import Groupwise
+from atlasmith.optimization import instance_objective, optimize
 from atlasmith.training.checkpoints import Checkpoint
 from atlasmith.training.dataset import AlignedImages
 from atlasmith.training.device import autocast, seeded_generator
-from atlasmith.training.instance_optimization import instance_objective, optimize
 from atlasmith.training.regression import regression
+from atlasmith.transforms import FORWARD
 
 MASK_MARGIN = 3  # voxels by which the field of view is eroded
 STATE = "template.safetensors"  # within the checkpoint's folder
@@ -130,15 +131,15 @@ class _Refinement:
             write_tsv(self.config.layout.template_refinement, rows, list(rows[0]))
 
     def _round(self, index: int, progress: Progress) -> dict[str, Any]:
-        """Optimize the velocities of this round's subjects, update the template, and report the change."""
+        """Optimize the deformations of this round's subjects, update the template, and report the change."""
         model, codes, last = self.model, self.codes, index == self.settings.rounds - 1
         subjects = self.all if last else self.sample
         starts, optimized, centered = (
-            _Velocities(self.folder / name, codes.device)
+            _Coefficients(self.folder / name, codes.device)
             for name in (f"{index}", f"{index}-optimized", f"{index + 1}")
         )
         if last and index > 0:  # before that, no round has made the template central
-            self._update_mean_velocity()
+            self._update_mean_coefficients()
         for subject in subjects:
             if subject not in optimized:
                 optimized[subject] = self._optimize(subject, starts)
@@ -152,38 +153,45 @@ class _Refinement:
         count = len(codes) if last else min(self.settings.subjects, len(codes))
         return {"round": index + 1, "subjects": count, "moved_mm": moved, "changed": change}
 
-    def _optimize(self, subject: int, starts: _Velocities) -> Tensor:
-        """Continue a subject's instance optimization, from the last round's velocity or the network's."""
+    def _optimize(self, subject: int, starts: _Coefficients) -> Tensor:
+        """Continue a subject's instance optimization, from the last round's coefficients or the network's."""
         template_settings, settings, model = self.config.template, self.settings, self.model
         image, mask = self.images.batch([subject])
         with torch.no_grad(), autocast(self.codes.device, template_settings.precision):
             template = model.template_features(self.codes[subject][None])
             image = model.features(image, [self.images.subjects[subject].id])
-            start = starts[subject] if subject in starts else model.velocity(template, image).mean.float()
+            start = starts[subject] if subject in starts else model.coefficients(template, image).mean.float()
         objective = instance_objective(
             template.float(), image.float(), mask, model.grid, **self.config.objective
         )
         return optimize(objective, start, settings.steps, settings.learning_rate)
 
-    def _update_mean_velocity(self) -> None:
-        """Add to the model's mean velocity the network's mean over all subjects.
+    def _update_mean_coefficients(self) -> None:
+        """Add to the model's mean coefficients the network's mean over all subjects.
 
-        The network was trained on another template. The mean of its velocities to a central template is a
+        The network was trained on another template. The mean of its deformations to a central template is a
         bias that instance optimization keeps where images have little contrast.
         """
-        model, summed = self.model, torch.zeros_like(self.model.mean_velocity)
+        model, summed = self.model, torch.zeros_like(self.model.mean_coefficients)
         for subject in self.all:
             code, (image, _) = self.codes[subject], self.images.batch([subject])
             with torch.no_grad(), autocast(code.device, self.config.template.precision):
                 features = model.features(image, [self.images.subjects[subject].id])
-                summed += model.velocity(model.template_features(code[None]), features).mean.float()
-        model.mean_velocity += distributed.all_reduce_sum(summed) / len(self.codes)
+                summed += model.coefficients(model.template_features(code[None]), features).mean.float()
+        mean = distributed.all_reduce_sum(summed) / len(self.codes)
+        spacing = model.grid.coarser_spacing(mean.shape[2:])
+        deformation = model.deformation  # regions and the like have no mean to remove
+        model.mean_coefficients += deformation.lift(deformation.tangent(mean, spacing), spacing)
 
-    def _warped(self, subjects: Sequence[int], velocities: _Velocities) -> Iterator[tuple[Tensor, Tensor]]:
+    def _warped(
+        self, subjects: Sequence[int], coefficients: _Coefficients
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Resample each subject's image once onto the template at the mean covariates, with its mask."""
         model = self.model
         for subject in subjects:
-            forward = exponentiate(velocities[subject], model.integration_steps)
+            own = coefficients[subject]
+            spacing = model.grid.coarser_spacing(own.shape[2:])
+            forward = model.deformation.maps(own, spacing, [FORWARD])[FORWARD]
             if model.has_covariate_velocity:
                 forward = compose(forward, model.covariate_transform(self.codes[subject][None])[1])
             yield self.images.warped(subject, resize_displacement(forward, model.grid.tensor_shape))
@@ -206,9 +214,9 @@ class _Refinement:
         return []
 
 
-class _Velocities:
-    """Velocities (1, d, *half) by subject, in files: memory doesn't grow with the cohort, and a resumed run
-    finds those that are done."""
+class _Coefficients:
+    """Coefficients (1, channels, *half) by subject, in files: memory doesn't grow with the cohort, and
+    a resumed run finds those that are done."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self._folder, self._device = folder, device
@@ -222,25 +230,28 @@ class _Velocities:
     def __getitem__(self, subject: int) -> Tensor:
         return torch.from_numpy(np.load(self._path(subject))).to(self._device)
 
-    def __setitem__(self, subject: int, velocity: Tensor) -> None:
+    def __setitem__(self, subject: int, coefficients: Tensor) -> None:
         with atomic_write(self._path(subject)) as partial:
-            np.save(partial, velocity.cpu().numpy())
+            np.save(partial, coefficients.cpu().numpy())
 
 
 def _center(
     model: Groupwise,
-    optimized: _Velocities,
-    centered: _Velocities,
+    optimized: _Coefficients,
+    centered: _Coefficients,
     subjects: Sequence[int],
     codes: Tensor,
 ) -> float:
-    """Remove from the velocities their mean, by which the template moves, and their regression on the
+    """Remove from the deformations their mean, by which the template moves, and their regression on the
     covariates, which is added to the model's covariate velocity.
 
-    Each velocity is a field on the template at the subject's own covariates; for the regression they are
-    warped to the template at the mean covariates. Returns the mean length, mm, of the removed mean.
+    Both are of the velocities at the identity. Each is a field on the template at the subject's own
+    covariates; for the regression they are warped to the template at the mean covariates. Returns the mean
+    length, mm, of the removed mean.
     """
-    ones = torch.ones_like(optimized[subjects[0]][:, :1])
+    deformation, half = model.deformation, optimized[subjects[0]].shape[2:]
+    spacing = model.grid.coarser_spacing(half)
+    ones = model.base.new_ones(1, 1, *half)
 
     def warped(field: Tensor, subject: int, direction: int) -> Tensor:
         if not model.has_covariate_velocity:
@@ -248,11 +259,13 @@ def _center(
         transform = model.covariate_transform(codes[subject][None])[direction]
         return warp(field, transform, padding="border")
 
-    fields = ((warped(optimized[subject], subject, 1), ones) for subject in subjects)
-    mean, slopes = regression(fields, codes[subjects])
+    velocities = (deformation.tangent(optimized[subject], spacing) for subject in subjects)
+    pairs = zip(velocities, subjects, strict=True)
+    mean, slopes = regression(((warped(field, i, 1), ones) for field, i in pairs), codes[subjects])
     for subject in subjects:
         explained = mean + torch.einsum("k,kc...->c...", codes[subject], slopes)
-        centered[subject] = optimized[subject] - warped(explained, subject, 0)
+        removed = deformation.lift(warped(explained, subject, 0), spacing)
+        centered[subject] = optimized[subject] - removed
     # Last: the warps above are those of the old one.
     model.set_covariate_velocity(model.covariate_velocity - slopes)
-    return float(to_mm(mean, model.grid.coarser_spacing(mean.shape[2:])).norm(dim=1).mean())
+    return float(to_mm(mean, spacing).norm(dim=1).mean())

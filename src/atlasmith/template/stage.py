@@ -150,23 +150,26 @@ class TemplateTraining:
         with autocast(self.device, settings.precision):
             image = self._features(image, chosen)
             template = self.model.template_features(codes)
-            velocity = self.model.velocity(template, image)
-        if velocity.log_variance is not None:
+            self.model.schedule(index / settings.steps)
+            coefficients = self.model.coefficients(template, image)
+            further = self.model.network_terms
+        if coefficients.log_variance is not None:
             random = seeded_generator(self.config.seed, 3, index, *self.stream)
-            noise = draw_normal(velocity.mean.shape, random, self.device)
-            velocity = replace(velocity, noise=noise)
+            noise = draw_normal(coefficients.mean.shape, random, self.device)
+            coefficients = replace(coefficients, noise=noise)
         objective = training_objective(
             self.grid,
             template,
             image,
             mask,
-            velocity,
+            coefficients,
             save_memory=settings.save_memory,
             pair_dependence=pair_dependence(len(self.subjects), settings.batch_size, index),
             **self.config.objective,
         )
         intensities = image[:, : mask.shape[1]].float()
-        terms = objective.terms | pairwise_terms(intensities, mask, objective, settings.pairwise)
+        pairwise = pairwise_terms(intensities, mask, objective, settings.pairwise)
+        terms = objective.terms | pairwise | further
         if self.adversary is not None:
             inverse = resize_displacement(objective.inverse, image.shape[2:])
             moved = warp(template[:, : mask.shape[1]].float(), inverse) * mask
@@ -218,6 +221,9 @@ class TemplateTraining:
             segmenter=segmenter,
             decoder=settings.decoder,
             image_channels=len(self.layout.channels),
+            parametrization=settings.parametrization.name,
+            network_settings=settings.network.settings,
+            parametrization_settings=settings.parametrization.settings,
         )
 
     def _build_optimizer(self) -> torch.optim.Optimizer:

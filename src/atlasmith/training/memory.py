@@ -87,9 +87,10 @@ def saved_bytes_per_voxel(
         with autocast(device, precision):
             template = small.template_features(torch.zeros(1, model.code.size, device=device))
             image = small.features(torch.zeros_like(small.base))
-            velocity = small.velocity(template, image)
+            coefficients = small.coefficients(template, image)
         mask = torch.ones_like(small.base)
-        training_objective(grid, template, image, mask, velocity, save_memory=save_memory, **objective)
+        terms = dict(objective) | {"deformation": small.deformation, "save_memory": save_memory}
+        training_objective(grid, template, image, mask, coefficients, **terms)
     weights = {parameter.data_ptr() for parameter in small.parameters()}
     return float(sum(size for place, size in sizes.items() if place not in weights) / np.prod(grid.shape))
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from atlasmith.core.grid import Grid
 from atlasmith.losses import Objective, registration_objective
-from atlasmith.transforms import Velocity
+from atlasmith.transforms import Coefficients
 
 
 def training_objective(
@@ -16,19 +16,19 @@ def training_objective(
     template: Tensor,
     image: Tensor,
     mask: Tensor,
-    velocity: Velocity,
+    coefficients: Coefficients,
     **terms: Any,
 ) -> Objective:
-    """Evaluate the objective of velocities between a batch of templates and images.
+    """Evaluate the objective of deformations between a batch of templates and images.
 
     Args:
         grid: The template's grid, of d axes.
         template: Features (B, C + L, *shape): C channels of intensities, then label probabilities.
         image: Features (B, C + L, *shape) of the affinely aligned images.
         mask: (B, C, *shape), 1 where a channel of an image has data.
-        velocity: Stationary velocities (B, d, *half), in voxels of their own grid.
-        **terms: `similarity`, `channel_similarity`, `regularization`, `label_similarity`,
-            `integration_steps`, `save_memory` and `pair_dependence` of `registration_objective`.
+        coefficients: Those of the deformations (B, channels, *half), in voxels of their own grid.
+        **terms: `similarity`, `channel_similarity`, `regularization`, `label_similarity`, `deformation`,
+            `save_memory` and `pair_dependence` of `registration_objective`.
 
     Returns:
         The weighted terms and the maps in both directions.
@@ -37,7 +37,7 @@ def training_objective(
         template.float(),
         image.float(),
         mask,
-        velocity,
-        velocity_spacing=grid.coarser_spacing(velocity.mean.shape[2:]),
+        coefficients,
+        spacing=grid.coarser_spacing(coefficients.mean.shape[2:]),
         **terms,
     )

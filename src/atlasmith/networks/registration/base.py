@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -15,31 +15,71 @@ from atlasmith.core.sampling import warp
 VELOCITY_SCALE = 4.0
 INTEGRATION_STEPS = 5  # of velocities within a network
 
+# From coefficients (B, channels, *shape) of a deformation to its displacement (B, d, *shape), both in voxels
+# of their own grid.
+Displace = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class Network(Choice[nn.Module]):
-    """Declare a registration network: the velocity between two images.
+    """Declare a registration network: the deformation between two images.
 
     The function builds a module from (ndim, inputs, outputs, channels): 2 or 3, the channels of an image, the
-    channels of the output, and, with a default, the widths of the levels, finest first. The module maps a
-    fixed and a moving image (B, inputs, *shape), of any size, to (B, outputs, *half), half the size rounded
-    up. The first `ndim` channels are a velocity on the half-resolution grid, in units of VELOCITY_SCALE of
-    its voxels. It starts near zero.
+    channels of the output, and, with a default, the widths of the levels, finest first; then from settings,
+    as in `Choice`. The module maps a fixed and a moving image (B, inputs, *shape), of any size, to
+    (B, outputs, *half), half the size rounded up: the coefficients of a parametrization on the half-resolution
+    grid, in units of VELOCITY_SCALE of its voxels, by default those of a stationary velocity. It starts near
+    zero.
+
+    A module that warps by what it has computed so far, or whose training has terms or phases of its own, is a
+    `RegistrationNetwork`.
     """
 
 
-def warp_by_output(image: Tensor, output: Tensor, half: Sequence[int]) -> Tensor:
-    """Warp an image by the velocity that a network has computed so far.
+def _exponential(coefficients: Tensor) -> Tensor:
+    """Displacement (B, d, *shape) of the stationary velocity in the first d channels."""
+    return exponentiate(coefficients[:, : coefficients.ndim - 2], INTEGRATION_STEPS)
 
-    Args:
-        image: (B, C, *shape).
-        output: The network's output (B, outputs, *shape), in units of VELOCITY_SCALE half-resolution voxels.
-        half: Size of the half-resolution grid.
 
-    Returns:
-        The warped image (B, C, *shape).
+class RegistrationNetwork(nn.Module):
+    """Give networks what the model and its training share with them.
+
+    Attributes:
+        displace: How the coefficients of the model's parametrization become a displacement; the model sets it.
+        terms: Further terms of the training objective, weighted, by name, which `forward` fills in training
+            mode; empty otherwise.
     """
-    shape = output.shape[2:]
-    sizes = [(n - 1) / max(m - 1, 1) for n, m in zip(shape, half, strict=True)]
-    units = per_channel([VELOCITY_SCALE * size for size in sizes], output)
-    return warp(image.float(), exponentiate(units * output[:, : len(shape)].float(), INTEGRATION_STEPS))
+
+    displace: Displace
+    terms: dict[str, Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.displace, self.terms = _exponential, {}
+
+    def schedule(self, progress: float) -> None:
+        """Enter the phase of training in which a step lies, before it.
+
+        Args:
+            progress: The share of the training's steps before this one, 0 to 1.
+        """
+
+    def displacement(self, output: Tensor, half: Sequence[int]) -> Tensor:
+        """Compute the displacement of an output so far.
+
+        Args:
+            output: (B, outputs, *shape), in units of VELOCITY_SCALE half-resolution voxels, on a grid of any
+                size whose corner voxels are those of the half-resolution grid.
+            half: Size of the half-resolution grid.
+
+        Returns:
+            The displacement (B, d, *shape), voxels of the output's grid.
+        """
+        shape = output.shape[2:]
+        sizes = [(n - 1) / max(m - 1, 1) for n, m in zip(shape, half, strict=True)]
+        units = [VELOCITY_SCALE * size for size in sizes] * (output.shape[1] // len(shape))
+        return self.displace(per_channel(units, output) * output.float())
+
+    def warp_by_output(self, image: Tensor, output: Tensor, half: Sequence[int]) -> Tensor:
+        """Warp images or features (B, C, *shape) by an output (B, outputs, *shape): see `displacement`."""
+        return warp(image.float(), self.displacement(output, half))

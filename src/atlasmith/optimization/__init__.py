@@ -1,0 +1,83 @@
+"""Optimizers of one image's registration, by name.
+
+Each entry is a function declared with `Optimizer.declare` in a module of this package, and a line in
+OPTIMIZERS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atlasmith.core.errors import look_up
+from atlasmith.core.fields import jacobian_determinant
+from atlasmith.optimization.adam import adam
+from atlasmith.optimization.objective import InstanceObjective, ObjectiveFunction, instance_objective
+from atlasmith.optimization.optimizer import Optimizer
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "adam": adam,
+}
+
+
+def optimize(
+    objective: ObjectiveFunction,
+    start: Tensor,
+    steps: int,
+    learning_rate: float,
+    optimizer: str = "adam",
+    settings: Mapping[str, Any] | None = None,
+) -> Tensor:
+    """Minimize an objective, no image ending worse than it started.
+
+    Args:
+        objective: See `InstanceObjective`.
+        start: Coefficients (B, channels, *half), in voxels of their own grid.
+        steps: Number of steps; 0 returns the start.
+        learning_rate: Initial learning rate, in voxels.
+        optimizer: A name in OPTIMIZERS.
+        settings: Its settings; None: the defaults.
+
+    Returns:
+        For each image the latest of a few candidates that is better than `start` and has no folds that the
+        start doesn't have, or `start` where there is none, (B, channels, *half).
+
+    Raises:
+        AtlasmithError: If there is no optimizer of that name.
+    """
+    function = look_up(OPTIMIZERS, optimizer, "optimizer")
+    if steps == 0:
+        return start
+    candidates = function(objective, start, steps, learning_rate, **(settings or {}))
+    return torch.cat(
+        [_choose(objective, [x[i : i + 1] for x in (start, *candidates)], i) for i in range(len(start))]
+    )
+
+
+@torch.no_grad()
+def _choose(objective: ObjectiveFunction, coefficients: Sequence[Tensor], image: int) -> Tensor:
+    """The latest coefficients (1, channels, *half) of an image that are better than the first, with no more
+    folds."""
+    start, *candidates = coefficients
+    chosen = slice(image, image + 1)
+    initial = objective(start, chosen=chosen)
+    folds = (jacobian_determinant(initial.forward) <= 0).sum()
+    for candidate in reversed(candidates):
+        found = objective(candidate, chosen=chosen)
+        more = (jacobian_determinant(found.forward) <= 0).sum() > folds
+        if bool((found.loss < initial.loss) & ~more):
+            return candidate
+    return start
+
+
+__all__ = [
+    "OPTIMIZERS",
+    "InstanceObjective",
+    "ObjectiveFunction",
+    "Optimizer",
+    "instance_objective",
+    "optimize",
+]
