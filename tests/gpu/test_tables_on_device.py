@@ -18,6 +18,7 @@ from atlasmith.template.adversary import Adversary
 from atlasmith.training import augmentation
 from atlasmith.training.device import seeded_generator
 from atlasmith.training.regression import regression
+from atlasmith.transforms import PARAMETRIZATIONS
 
 DIMENSIONS = pytest.mark.parametrize("ndim", [2, 3], ids=["2d", "3d"])
 CHANNELS = {"velocity": 0, "forward": 0, "inverse": 0, "log_variance": 0, "fixed": 1}  # 0: one for each axis
@@ -105,6 +106,29 @@ def test_networks(name: str, ndim: int, second_device: SecondDevice) -> None:
     assert_same_module(second_device, network, network, random(2, 1, *shape), random(2, 1, *shape, seed=1))
     reparameterize(network)
     assert network(*to_device((random(1, 1, *shape), random(1, 1, *shape)))).device == DEVICE
+
+
+@pytest.mark.parametrize("name", PARAMETRIZATIONS)
+def test_parametrizations(name: str, second_device: SecondDevice) -> None:
+    shape, spacing = (7, 8, 6), (1.0, 1.5, 2.0)
+    entry = PARAMETRIZATIONS[name]
+    model = entry(2, **{key: 1 for key in ("steps", "time_steps") if key in entry.settings})  # for speed
+
+    def results(image: Tensor, coefficients: Tensor) -> Sequence[Tensor]:
+        start = (model.initial(image, shape) + coefficients).requires_grad_()
+        maps = [*model.maps(start, spacing, save_memory=True).values()]
+        fields = model.regularized(start, spacing), model.compose(start, 0.1 * start, spacing)
+        gradient, *_ = torch.autograd.grad(sum(x.square().mean() for x in (*maps, *fields)), start)
+        resized = model.resize(start.detach(), [n + 2 for n in shape], spacing)
+        lifted = model.lift(maps[0].detach(), spacing)
+        return [gradient, resized, lifted, *(x.detach() for x in (*maps, *fields))]
+
+    assert_same(
+        second_device,
+        results,
+        random(2, 1, *[2 * n for n in shape]),
+        0.5 * random(2, model.channels(3), *shape, seed=1),
+    )
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,6 @@ class Groupwise(nn.Module):
         inputs = image_channels + (0 if segmenter is None else segmenter["outputs"])
         outputs = channels_out * (1 + probabilistic)
         self.network = build(grid.ndim, inputs, outputs, *widths, **(network_settings or {}))
-        if isinstance(self.network, RegistrationNetwork):
-            self.network.displace = self._forward_displacement
 
     def template(self, code: Tensor) -> Tensor:
         """Return the template (B, C, *shape) at encoded covariates (B, size)."""
@@ -203,15 +202,18 @@ class Groupwise(nn.Module):
             The coefficients (B, channels, *half), composed of those of the cascades; a probabilistic model's
             log-variance is that of the last one.
         """
+        identity = self.deformation.initial(template, half_shape(template.shape[2:]))
+        if isinstance(self.network, RegistrationNetwork):
+            self.network.displace = partial(self._forward_displacement, identity)
         total: Tensor | None = None
         for _ in range(self.cascades):
-            moved = image if total is None else self._warped(image, total)
+            moved = image if total is None else self._warped(image, identity, total)
             output = self.network(template, moved).float()
             mean, *log_variance = output.split(self.mean_coefficients.shape[1], 1)
             mean = VELOCITY_SCALE * mean
             total = mean if total is None else self.deformation.compose(total, mean, self._spacing(mean))
         assert total is not None  # there is at least one cascade
-        total = total + self.deformation.initial(template, total.shape[2:])
+        total = total + identity
         return Coefficients(total - self.mean_coefficients, *(LOG_VARIANCE + x for x in log_variance))
 
     @property
@@ -227,14 +229,25 @@ class Groupwise(nn.Module):
     def _spacing(self, coefficients: Tensor) -> tuple[float, ...]:
         return self.grid.coarser_spacing(coefficients.shape[2:])
 
-    def _forward_displacement(self, coefficients: Tensor) -> Tensor:
-        """Forward displacement (B, d, *size), voxels, of coefficients (B, channels or more, *size)."""
-        mean = coefficients[:, : self.mean_coefficients.shape[1]]
-        return self.deformation.maps(mean, self._spacing(mean), [FORWARD])[FORWARD]
+    def _forward_displacement(self, identity: Tensor, coefficients: Tensor, sizes: Sequence[float]) -> Tensor:
+        """Compute the forward displacement of a network's coefficients: see `Displace`.
 
-    def _warped(self, image: Tensor, coefficients: Tensor) -> Tensor:
-        """Features (B, C + L, *shape) warped by coefficients (B, channels, *half)."""
-        displacement = self._forward_displacement(coefficients)
+        Args:
+            identity: Coefficients (B, channels, *half) of the identity, to which the network's are added.
+            coefficients: (B, channels or more, *size), in half-resolution voxels.
+            sizes: Size (d) of these in voxels of their own grid.
+
+        Returns:
+            (B, d, *size), voxels.
+        """
+        deformation, shape = self.deformation, coefficients.shape[2:]
+        mean = deformation.rescale(coefficients[:, : identity.shape[1]], sizes)
+        mean = mean + deformation.resize(identity, shape, self._spacing(identity))
+        return deformation.maps(mean, self._spacing(mean), [FORWARD])[FORWARD]
+
+    def _warped(self, image: Tensor, identity: Tensor, coefficients: Tensor) -> Tensor:
+        """Features (B, C + L, *shape) warped by coefficients (B, channels, *half) added to the identity's."""
+        displacement = self._forward_displacement(identity, coefficients, [1.0] * self.grid.ndim)
         return warp(image.float(), resize_displacement(displacement, image.shape[2:]))
 
     def save(self, path: str | Path) -> None:
@@ -262,6 +275,8 @@ class Groupwise(nn.Module):
         metadata, tensors = read_weights(path)
         continuous = {name: (mean, sd) for name, (mean, sd) in metadata["code"]["continuous"].items()}
         code = CovariateCode(continuous, metadata["code"]["categorical"])
+        if "mean_velocity" in tensors:  # of a run by 0.11 or before
+            tensors["mean_coefficients"] = tensors.pop("mean_velocity")
         count = tensors["base"].shape[1]
         model = cls(Grid.from_dict(metadata["grid"]), code, **metadata["settings"], image_channels=count)
         model.load_state_dict(tensors)

@@ -61,13 +61,29 @@ class UNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, *shape) to (B, out_channels, *shape / first_stride, rounded up)."""
         shape = x.shape[2:]
+        return crop(self.head(self.features(x)[-1]), [-(-n // self.first_stride) for n in shape])
+
+    def features(self, x: Tensor, guides: Sequence[Callable[[Tensor], Tensor]] = ()) -> list[Tensor]:
+        """Compute what the decoder's levels give.
+
+        Args:
+            x: (B, in_channels, *shape).
+            guides: What changes the features after each level of the decoder, coarsest first; may be none.
+
+        Returns:
+            The features of the levels (B, width, *padded), coarsest first: one for each of `channels` but the
+            coarsest, or with a single one the encoder's.
+        """
         x = pad_to_multiple(x, self.multiple)
         skips: list[Tensor] = []
         for level in self.encoder:
             x = level(x)
             skips.append(x)
         x = skips.pop()
-        for level in self.decoder:
+        features = [] if len(self.decoder) else [x]
+        for level, guide in itertools.zip_longest(self.decoder, guides):
             x = F.interpolate(x, scale_factor=2, mode="nearest")
             x = level(torch.cat([x, skips.pop()], dim=1))
-        return crop(self.head(x), [-(-n // self.first_stride) for n in shape])
+            features.append(x if guide is None else guide(x))
+            x = features[-1]
+        return features

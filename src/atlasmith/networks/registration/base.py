@@ -15,9 +15,9 @@ from atlasmith.core.sampling import warp
 VELOCITY_SCALE = 4.0
 INTEGRATION_STEPS = 5  # of velocities within a network
 
-# From coefficients (B, channels, *shape) of a deformation to its displacement (B, d, *shape), both in voxels
-# of their own grid.
-Displace = Callable[[Tensor], Tensor]
+# From coefficients (B, channels, *shape) of a deformation, in half-resolution voxels, and the size (d) of
+# these in voxels of the coefficients' own grid, to the displacement (B, d, *shape) in the latter.
+Displace = Callable[[Tensor, Sequence[float]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,10 @@ class Network(Choice[nn.Module]):
     """
 
 
-def _exponential(coefficients: Tensor) -> Tensor:
-    """Displacement (B, d, *shape) of the stationary velocity in the first d channels."""
-    return exponentiate(coefficients[:, : coefficients.ndim - 2], INTEGRATION_STEPS)
+def _exponential(coefficients: Tensor, sizes: Sequence[float]) -> Tensor:
+    """Displacement (B, d, *shape) of the stationary velocity in the first d channels: see `Displace`."""
+    velocity = coefficients[:, : len(sizes)]
+    return exponentiate(per_channel(sizes, velocity) * velocity, INTEGRATION_STEPS)
 
 
 class RegistrationNetwork(nn.Module):
@@ -77,8 +78,7 @@ class RegistrationNetwork(nn.Module):
         """
         shape = output.shape[2:]
         sizes = [(n - 1) / max(m - 1, 1) for n, m in zip(shape, half, strict=True)]
-        units = [VELOCITY_SCALE * size for size in sizes] * (output.shape[1] // len(shape))
-        return self.displace(per_channel(units, output) * output.float())
+        return self.displace(VELOCITY_SCALE * output.float(), sizes)
 
     def warp_by_output(self, image: Tensor, output: Tensor, half: Sequence[int]) -> Tensor:
         """Warp images or features (B, C, *shape) by an output (B, outputs, *shape): see `displacement`."""
