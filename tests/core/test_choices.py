@@ -15,6 +15,7 @@ from atlasmith.losses import (
     required_inputs,
 )
 from atlasmith.networks import DECODERS, NETWORKS
+from atlasmith.optimization import OPTIMIZERS
 from atlasmith.transforms import PARAMETRIZATIONS, Coefficients, deformation_model
 
 TABLES: dict[str, dict[str, Choice[Any]]] = {
@@ -23,17 +24,31 @@ TABLES: dict[str, dict[str, Choice[Any]]] = {
     "networks": dict(NETWORKS),
     "decoders": dict(DECODERS),
     "parametrizations": dict(PARAMETRIZATIONS),
+    "optimizers": dict(OPTIMIZERS),
 }
 
 
 @Choice.declare("A toy.")
-def toy(x: float, factor: float = 2.0, fast: bool = False, mode: Literal["add", "multiply"] = "add") -> float:
-    return x + factor if mode == "add" else x * factor
+def toy(
+    x: float,
+    factor: float = 2.0,
+    fast: bool = False,
+    mode: Literal["add", "multiply"] = "add",
+    times: int = 1,
+) -> float:
+    return x + times * factor if mode == "add" else x * factor**times
+
+
+class Built:
+    """A toy."""
+
+    def __init__(self, mode: Literal["add", "multiply"] = "add") -> None:
+        self.mode = mode
 
 
 def test_an_entry_is_called_as_its_function() -> None:
     assert toy(3.0) == 5.0 and toy(3.0, mode="multiply") == 6.0
-    assert toy.settings == {"factor": 2.0, "fast": False, "mode": "add"}
+    assert toy.settings == {"factor": 2.0, "fast": False, "mode": "add", "times": 1}
 
 
 @pytest.mark.parametrize(
@@ -43,6 +58,8 @@ def test_an_entry_is_called_as_its_function() -> None:
         ("factor", float("nan"), "nan is no number", "default is 2.0"),
         ("factor", True, "True is no number", "default is 2.0"),
         ("fast", 1, "1 is no boolean", "true or false"),
+        ("times", 1.5, "1.5 is no whole number", "default is 1"),
+        ("times", "x", "'x' is no number", "default is 1"),
         ("mode", "multiplly", "unknown value 'multiplly'", "Did you mean 'multiply'?"),
     ],
 )
@@ -51,9 +68,17 @@ def test_unusable_settings_have_a_remedy(name: str, value: object, found: str, r
     assert problem is not None and found in problem[0] and remedy in problem[1]
 
 
-@pytest.mark.parametrize(("name", "value"), [("factor", 3), ("fast", True), ("mode", "multiply")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("factor", 3), ("times", 2), ("fast", True), ("mode", "multiply")]
+)
 def test_usable_settings_have_no_problem(name: str, value: object) -> None:
     assert toy.setting_problem(name, value) is None
+
+
+def test_settings_of_a_class_are_checked() -> None:
+    entry = Choice(Built, "A toy.")
+    assert entry.settings == {"mode": "add"} and entry.setting_problem("mode", "multiply") is None
+    assert entry.setting_problem("mode", "subtract") is not None
 
 
 @pytest.mark.parametrize("kind", TABLES)

@@ -69,13 +69,19 @@ class Choice(Generic[Result]):
             value: What a config gives for it.
 
         Returns:
-            What was found and the remedy, or None where the value may be used: a boolean or a number, as the
-            default is one, or for a string one of the values that the parameter's `Literal` type lists.
+            What was found and the remedy, or None where the value may be used: a boolean, a whole number or
+            a number, as the default is one, or for a string one of the values that the parameter's `Literal`
+            type lists.
         """
         default = self.settings[name]
         if isinstance(default, bool):
             return None if isinstance(value, bool) else (f"{value!r} is no boolean", "Give true or false.")
         if isinstance(default, str):
-            values = get_args(get_type_hints(self.function)[name])
+            hints = get_type_hints(self.function)
+            if name not in hints:  # of a class that isn't a dataclass
+                hints = get_type_hints(vars(self.function)["__init__"])
+            values = get_args(hints[name])
             return None if value in values else (f"unknown value {value!r}", did_you_mean(str(value), values))
+        if isinstance(default, int) and is_number(value) and not isinstance(value, int):
+            return f"{value!r} is no whole number", f"The default is {default}."
         return None if is_number(value) else (f"{value!r} is no number", f"The default is {default}.")

@@ -102,8 +102,17 @@ def compose_velocities(outer: Tensor, inner: Tensor) -> Tensor:
 
 def _directional_derivative(field: Tensor, direction: Tensor) -> Tensor:
     """Derivative of `field` along `direction`, both (B, d, *shape) in voxels."""
-    slopes = torch.gradient(field, dim=tuple(range(2, field.ndim)))
-    return torch.stack([slope * direction[:, [axis]] for axis, slope in enumerate(slopes)]).sum(0)
+    slopes = _slopes(field)
+    return torch.stack([slope * direction[:, axis : axis + 1] for axis, slope in enumerate(slopes)]).sum(0)
+
+
+def _slopes(field: Tensor) -> list[Tensor]:
+    """Derivatives along each axis by central differences; 0 along an axis of one voxel."""
+    axes = range(2, field.ndim)
+    return [
+        torch.gradient(field, dim=axis)[0] if field.shape[axis] > 1 else torch.zeros_like(field)
+        for axis in axes
+    ]
 
 
 class _ScalingAndSquaring(torch.autograd.Function):
@@ -179,7 +188,7 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
     Returns:
         The determinants (B, *shape); 1 where nothing moves, at most 0 where the map folds.
     """
-    columns = list(torch.gradient(displacement, dim=tuple(range(2, displacement.ndim))))
+    columns = _slopes(displacement)
     for axis, column in enumerate(columns):
         column[:, axis] += 1
     return determinant(columns)

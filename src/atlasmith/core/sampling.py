@@ -7,8 +7,8 @@ A displacement `u` is a pull-back in voxels of the fixed grid, `moved(x) = movin
 from __future__ import annotations
 
 import itertools
-import operator
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -307,16 +307,28 @@ def antialias(maps: Tensor, ratios: Sequence[float]) -> Tensor:
     Returns:
         (B, C, *shape).
     """
-    convolve = {2: F.conv2d, 3: F.conv3d}[len(ratios)]
-    for axis, ratio in enumerate(ratios):
-        sigma = math.sqrt(max(ratio**2 - 1, 0) / (8 * math.log(2)))
+    return smooth(maps, [math.sqrt(max(ratio**2 - 1, 0) / (8 * math.log(2))) for ratio in ratios])
+
+
+def smooth(maps: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Convolve maps with a Gaussian; border values repeat.
+
+    Args:
+        maps: (B, C, *shape), 2-D or 3-D.
+        sigmas: Standard deviations (d) along each axis, voxels; 0 changes nothing.
+
+    Returns:
+        (B, C, *shape).
+    """
+    convolve = {2: F.conv2d, 3: F.conv3d}[len(sigmas)]
+    for axis, sigma in enumerate(sigmas):
         radius = math.ceil(4 * sigma)
         if radius == 0:
             continue
         weights = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
         weights = torch.exp(-(weights.square()) / (2 * sigma**2))
-        kernel = (weights / weights.sum()).view([-1 if i == axis else 1 for i in range(len(ratios))])
-        padding = [radius if i == axis else 0 for i in reversed(range(len(ratios))) for _ in range(2)]
+        kernel = (weights / weights.sum()).view([-1 if i == axis else 1 for i in range(len(sigmas))])
+        padding = [radius if i == axis else 0 for i in reversed(range(len(sigmas))) for _ in range(2)]
         flat = F.pad(maps.flatten(0, 1)[:, None], padding, mode="replicate")
         maps = convolve(flat, kernel[None, None]).view(maps.shape)
     return maps

@@ -28,11 +28,12 @@ class Displacement(DeformationModel):
         save_memory: bool = False,
     ) -> dict[int, Tensor]:
         """Return the displacement, and its inverse by fixed-point iteration."""
-        return with_inverse(coefficients, directions)
+        return with_inverse(self.tangent(coefficients, spacing), directions, save_memory)
 
     def compose(self, outer: Tensor, inner: Tensor, spacing: Sequence[float]) -> Tensor:
         """Return the displacement (B, d, *shape) of outer after inner."""
-        return compose(outer, inner)
+        displacements = self.tangent(outer, spacing), self.tangent(inner, spacing)
+        return self.lift(compose(*displacements), spacing)
 
 
 displacement = Parametrization(

@@ -6,16 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from atlasmith.core.checkpointing import checkpoint
 from atlasmith.core.choices import Choice
-from atlasmith.core.fields import invert, resize_displacement
+from atlasmith.core.fields import invert, per_channel
+from atlasmith.core.sampling import resize
 
 # The directions of a map: from the fixed grid to the moving image, and back.
 FORWARD, INVERSE = 1, -1
 DIRECTIONS = (FORWARD, INVERSE)
 
-FIT_STEPS = 20
+FIT_STEPS, FIT_RATE = 20, 0.7
 
 
 @dataclass(frozen=True)
@@ -80,32 +83,66 @@ class DeformationModel(ABC):
         """Return the coefficients of outer after inner, at least to first order. Arguments as in `maps`."""
         return outer + inner
 
-    def resize(self, coefficients: Tensor, shape: Sequence[int]) -> Tensor:
-        """Resize coefficients to a grid of another size with the same corners, in voxels of that grid."""
-        ndim = len(shape)
-        fields = coefficients.unflatten(1, (-1, ndim)).flatten(0, 1)
-        return resize_displacement(fields, shape).unflatten(0, (len(coefficients), -1)).flatten(1, 2)
+    def resize(self, coefficients: Tensor, shape: Sequence[int], spacing: Sequence[float]) -> Tensor:
+        """Resize coefficients to a grid of another size with the same corners, in voxels of that grid.
+
+        Args:
+            coefficients: (B, channels, *old), in voxels of their grid.
+            shape: Size (d) of the other grid.
+            spacing: Size (d) of the voxels of the coefficients' grid, mm.
+
+        Returns:
+            Coefficients (B, channels, *shape) of the same deformation, as nearly as they can be.
+        """
+        old = coefficients.shape[2:]
+        if tuple(old) == tuple(shape):
+            return coefficients
+        ratios = [(n - 1) / max(m - 1, 1) for n, m in zip(shape, old, strict=True)]
+        return self.rescale(resize(coefficients, shape), ratios)
+
+    def rescale(self, coefficients: Tensor, ratios: Sequence[float]) -> Tensor:
+        """Convert coefficients (B, channels, *shape) to voxels of another size.
+
+        Args:
+            coefficients: Vectors in voxels, their components one after the other.
+            ratios: Size (d) of these voxels, in those of the result.
+        """
+        ratios = [*ratios] * (coefficients.shape[1] // len(ratios))
+        return coefficients * per_channel(ratios, coefficients)
 
     def fit(self, displacement: Tensor, spacing: Sequence[float]) -> Tensor:
-        """Find coefficients of a displacement (B, d, *shape), voxels, by corrections of what remains."""
-        coefficients = self.lift(displacement, spacing)
+        """Find coefficients of a displacement (B, d, *shape), voxels, by corrections of what remains.
+
+        For each image those of the smallest mean square that remains: corrections of large displacements need
+        not converge.
+        """
+        coefficients = best = self.lift(displacement, spacing)
+        lowest = displacement.new_full((len(displacement), *[1] * (displacement.ndim - 1)), torch.inf)
         for _ in range(FIT_STEPS):
-            found = self.maps(coefficients, spacing, [FORWARD])[FORWARD]
-            coefficients = coefficients + self.lift(displacement - found, spacing)
-        return coefficients
+            rest = displacement - self.maps(coefficients, spacing, [FORWARD])[FORWARD]
+            error = rest.square().mean(dim=tuple(range(1, rest.ndim)), keepdim=True)
+            best = torch.where(error < lowest, coefficients, best)
+            lowest = torch.minimum(error, lowest)
+            coefficients = coefficients + FIT_RATE * self.lift(rest, spacing)
+        return best
 
 
-def with_inverse(forward: Tensor, directions: Sequence[int]) -> dict[int, Tensor]:
+def with_inverse(forward: Tensor, directions: Sequence[int], save_memory: bool = False) -> dict[int, Tensor]:
     """Give the directions of a map whose inverse has no closed form: that one by fixed-point iteration.
 
     Args:
         forward: Displacement (B, d, *shape), voxels.
         directions: Which of FORWARD and INVERSE to return.
+        save_memory: As in `DeformationModel.maps`.
 
     Returns:
         For each direction its displacement (B, d, *shape), voxels.
     """
-    return {direction: forward if direction == FORWARD else invert(forward) for direction in directions}
+
+    def inverse() -> Tensor:
+        return checkpoint(invert, forward) if save_memory else invert(forward)
+
+    return {direction: forward if direction == FORWARD else inverse() for direction in directions}
 
 
 @dataclass(frozen=True)

@@ -56,11 +56,13 @@ class StationaryVelocity(DeformationModel):
         save_memory: bool = False,
     ) -> dict[int, Tensor]:
         """Compute the exponentials of velocities (B, d, *shape) and of their negatives."""
-        return integrate_velocity(coefficients, self.integration_steps, directions, save_memory)
+        velocity = self.tangent(coefficients, spacing)
+        return integrate_velocity(velocity, self.integration_steps, directions, save_memory)
 
     def compose(self, outer: Tensor, inner: Tensor, spacing: Sequence[float]) -> Tensor:
         """Return the velocity (B, d, *shape) of outer after inner: see `compose_velocities`."""
-        return compose_velocities(outer, inner)
+        velocities = self.tangent(outer, spacing), self.tangent(inner, spacing)
+        return self.lift(compose_velocities(*velocities), spacing)
 
 
 stationary_velocity = Parametrization(
