@@ -15,11 +15,20 @@ from torch import Tensor
 from atlasmith.core.errors import look_up
 from atlasmith.core.fields import jacobian_determinant
 from atlasmith.optimization.adam import adam
+from atlasmith.optimization.convex_adam import convex_adam
+from atlasmith.optimization.coordinate_network import coordinate_network
+from atlasmith.optimization.keypoints import keypoints
+from atlasmith.optimization.neural_ode import neural_ode
 from atlasmith.optimization.objective import InstanceObjective, ObjectiveFunction, instance_objective
 from atlasmith.optimization.optimizer import Optimizer
+from atlasmith.optimization.points import PointSets
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "adam": adam,
+    "convex_adam": convex_adam,
+    "keypoints": keypoints,
+    "coordinate_network": coordinate_network,
+    "neural_ode": neural_ode,
 }
 
 
@@ -78,6 +87,7 @@ __all__ = [
     "InstanceObjective",
     "ObjectiveFunction",
     "Optimizer",
+    "PointSets",
     "instance_objective",
     "optimize",
 ]

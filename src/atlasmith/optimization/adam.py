@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -42,29 +42,57 @@ def adam(
         for size in level_shapes(objective, levels)[:-1]:
             coarse, shape = objective.at(size), half_shape(size)
             resize = objective.deformation.resize
-            before = resize(initial, shape)
+            before = resize(initial, shape, objective.spacing(initial.shape[2:]))
             found = descend(coarse, before, steps, learning_rate)[-1]
-            initial = initial + resize(found - before, initial.shape[2:])
+            initial = initial + resize(found - before, initial.shape[2:], objective.spacing(shape))
     return descend(objective, initial, steps, learning_rate)
 
 
 def descend(objective: ObjectiveFunction, start: Tensor, steps: int, learning_rate: float) -> list[Tensor]:
     """Take steps of Adam on one level: see `adam`, but for the levels."""
     coefficients = start.clone().requires_grad_()
-    optimizer = torch.optim.Adam([coefficients], lr=learning_rate)
+
+    def loss(direction: int) -> Tensor:
+        # The gradient of the sum over images is each one's own.
+        return len(start) * objective(coefficients, [direction]).loss
+
+    return minimize(loss, [coefficients], lambda: coefficients.clone(), steps, learning_rate)
+
+
+def minimize(
+    loss: Callable[[int], Tensor],
+    parameters: Sequence[Tensor],
+    iterate: Callable[[], Tensor],
+    steps: int,
+    learning_rate: float,
+) -> list[Tensor]:
+    """Minimize a sum over images by Adam, with a learning rate that follows a cosine to zero.
+
+    Args:
+        loss: The scalar for one of the two directions, which take turns.
+        parameters: Leaves that it depends on.
+        iterate: The coefficients (B, channels, *half) that the parameters stand for.
+        steps: Number of steps.
+        learning_rate: Initial learning rate, in units of the parameters.
+
+    Returns:
+        A few of the iterates, the last one among them.
+    """
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
     schedule = CosineAnnealingLR(optimizer, steps)
     candidates = []
     for step in range(steps):
         optimizer.zero_grad()
-        # The gradient of the sum over images is each one's own.
-        (len(start) * objective(coefficients, [DIRECTIONS[step % 2]]).loss).backward()
-        assert coefficients.grad is not None
-        # Where an image isn't finite: torch crashes when it samples at NaN, to which infinite steps lead.
-        coefficients.grad.nan_to_num_(0.0, 0.0, 0.0)
+        loss(DIRECTIONS[step % 2]).backward()
+        for parameter in parameters:
+            assert parameter.grad is not None
+            # Where an image isn't finite: torch crashes when it samples at NaN, to which infinite steps lead.
+            parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
         optimizer.step()
         schedule.step()
         if (step + 1) % max(steps // CANDIDATES, 1) == 0 or step + 1 == steps:
-            candidates.append(coefficients.detach().clone())
+            with torch.no_grad():
+                candidates.append(iterate())
     return candidates
 
 

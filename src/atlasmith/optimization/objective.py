@@ -11,6 +11,7 @@ from torch import Tensor
 from atlasmith.core.grid import Grid
 from atlasmith.core.sampling import MASK_THRESHOLD, antialias, resize
 from atlasmith.losses import Objective, find_regularizers, registration_objective, required_inputs
+from atlasmith.optimization.points import PointSets
 from atlasmith.transforms import DIRECTIONS, Coefficients, DeformationModel
 
 Terms = Mapping[str, Mapping[str, Any]]
@@ -41,6 +42,7 @@ class InstanceObjective:
         deformation: Makes displacements of coefficients.
         terms: `similarity`, `regularization` and the like, for `registration_objective`.
         fixed_mask: (B, C, *shape), 1 where a fixed image may be compared; None: everywhere.
+        points: Points of the images that the deformation should map onto each other, further terms.
     """
 
     fixed: Tensor
@@ -50,27 +52,38 @@ class InstanceObjective:
     deformation: DeformationModel
     terms: Mapping[str, Any]
     fixed_mask: Tensor | None = None
+    points: Sequence[PointSets] = ()
 
     def __call__(
         self, coefficients: Tensor, directions: Sequence[int] = DIRECTIONS, chosen: slice = slice(None)
     ) -> Objective:
         """Evaluate coefficients (B, channels, *half): see `ObjectiveFunction`."""
         needed = required_inputs(self.terms["regularization"])
-        return registration_objective(
+        spacing = self.spacing(coefficients.shape[2:])
+        found = registration_objective(
             self.fixed[chosen],
             self.moving[chosen],
             self.mask[chosen],
             Coefficients(coefficients),
             deformation=self.deformation,
             template_mask=None if self.fixed_mask is None else self.fixed_mask[chosen],
-            spacing=self.spacing(coefficients.shape[2:]),
+            spacing=spacing,
             directions=directions if needed.isdisjoint({"forward", "inverse"}) else DIRECTIONS,
             **self.terms,
         )
+        shape = self.grid.tensor_shape
+        points = {sets.name: sets.term(found.maps, spacing, shape, chosen) for sets in self.points}
+        return replace(found, terms=found.terms | points)
 
     def spacing(self, shape: Sequence[int]) -> tuple[float, ...]:
         """Return the voxel size (d), mm, of coefficients of `shape` (d)."""
         return self.grid.coarser_spacing(shape)
+
+    def fit(self, displacement: Tensor) -> Tensor:
+        """Find coefficients (B, channels, *half) of a displacement (B, d, *half), voxels."""
+        shape = displacement.shape[2:]
+        identity = self.deformation.initial(self.fixed, shape)
+        return identity + self.deformation.fit(displacement, self.spacing(shape))
 
     def at(self, shape: Sequence[int]) -> InstanceObjective:
         """Return the objective of the images at a lower resolution.
@@ -103,6 +116,7 @@ def instance_objective(
     channel_similarity: Mapping[int, Terms] | None = None,
     label_similarity: Terms | None = None,
     fixed_mask: Tensor | None = None,
+    points: Sequence[PointSets] = (),
 ) -> InstanceObjective:
     """Bind the training objective to pairs of images.
 
@@ -120,6 +134,7 @@ def instance_objective(
         channel_similarity: Similarity terms of single channels, by index, in the place of `similarity`.
         label_similarity: Similarity terms of the label probabilities.
         fixed_mask: As in `InstanceObjective`.
+        points: As in `InstanceObjective`.
 
     Returns:
         A function of coefficients (B, channels, *half), in voxels of their own grid.
@@ -135,4 +150,4 @@ def instance_objective(
         "channel_similarity": channel_similarity,
         "label_similarity": label_similarity if moving.shape[1] > mask.shape[1] else None,
     }
-    return InstanceObjective(fixed, moving, mask, grid, deformation, terms, fixed_mask)
+    return InstanceObjective(fixed, moving, mask, grid, deformation, terms, fixed_mask, points)
