@@ -20,7 +20,7 @@ import yaml
 from atlasmith.affine.engines import ENGINES
 from atlasmith.cli.main import build_parser
 from atlasmith.config import Config
-from atlasmith.config.choices import NAMED, WEIGHTED
+from atlasmith.config.choices import NAMED, WEIGHTED, WITH_SETTINGS
 from atlasmith.config.renamed import RENAMED, RENAMED_METHODS
 from atlasmith.core.choices import Choice
 from atlasmith.evaluation.metrics import metrics_of
@@ -29,6 +29,7 @@ from atlasmith.fusion.table import FUSERS
 from atlasmith.io.layout import Layout
 from atlasmith.losses import REGULARIZERS, SIMILARITY
 from atlasmith.networks import DECODERS, NETWORKS, Network
+from atlasmith.optimization import OPTIMIZERS
 from atlasmith.transforms import PARAMETRIZATIONS
 
 DOCS = Path(__file__).parent
@@ -40,6 +41,8 @@ PAGES = {
     "regularizer": "regularizers.md",
     "network": "networks.md",
     "decoder": "networks.md#decoders",
+    "parametrization": "registration.md#parametrizations",
+    "optimizer": "registration.md#optimizers",
     "affine engine": "networks.md#affine-engines",
     "fusion method": "fusion.md",
     "metric": "metrics.md",
@@ -53,6 +56,7 @@ FOLDERS = {
     "The report": "report",
     "Logs": "logs",
     "The answer of `atlasmith template query`": "query",
+    "The answer of `atlasmith template modes`": "modes",
     "The answer of `atlasmith predict`": "predictions",
 }  # titles of the groups of outputs, and the first part of their paths
 PLACEHOLDERS = {
@@ -63,6 +67,8 @@ PLACEHOLDERS = {
     "network": "NETWORK",
     "covariate": "COVARIATE",
     "index": "N",
+    "mode": "N",
+    "deviation": "plus2",
     "stage": "STAGE",
     "name": "JOB",
 }  # for the arguments of `Layout`'s methods
@@ -107,6 +113,8 @@ def config_values(field: Mapping[str, Any]) -> str:
     """Say in words which values a key may have."""
     if "anyOf" in field:
         return " or ".join(config_values(part) for part in field["anyOf"])
+    if "$ref" in field:
+        return "table"
     if "enum" in field:
         return ", ".join(code(value) for value in field["enum"])
     kind = field.get("type", "any")
@@ -137,7 +145,8 @@ def config_default(field: Mapping[str, Any], name: str, section: Mapping[str, An
 
 def description(key: str, field: Mapping[str, Any]) -> str:
     """Return a key's description, with a link to the table that it chooses from."""
-    kind = NAMED.get(key) or WEIGHTED.get(key)
+    sections = {f"{name.replace('register_', 'register')}.name": kind for name, kind in WITH_SETTINGS.items()}
+    kind = (NAMED | WEIGHTED | sections).get(key)
     link = f"; see [{PAGES[kind].partition('.')[0]}]({PAGES[kind]})" if kind else ""
     return field["description"] + link
 
@@ -223,7 +232,7 @@ def outputs() -> str:
             continue
         paths[name] = path
         folder = path.parts[0] if len(path.parts) > 1 else ""
-        folder = next((key for key in ("query", "predictions") if name.startswith(key)), folder)
+        folder = next((key for key in ("query", "modes", "predictions") if name.startswith(key)), folder)
         rows[folder].append([f"`{path}`", " ".join((member.__doc__ or "").split("\n\n")[0].split())])
     names = {**PLACEHOLDERS, **{name: path.name for name, path in paths.items()}}
 
@@ -374,7 +383,13 @@ PARTS: dict[str, Callable[[], str]] = {
     ),
     "networks": lambda: choices(NETWORKS, {}, **{"default widths": widths, "parameters, 3-D": weights}),
     "decoders": lambda: choices(DECODERS, {}),
-    "parametrizations": lambda: choices(PARAMETRIZATIONS, {}),
+    "parametrizations": lambda: choices(
+        PARAMETRIZATIONS,
+        formulas_of("parametrization"),
+        diffeomorphic=lambda entry: "yes" if entry.diffeomorphic else "no",
+        settings=settings,
+    ),
+    "optimizers": lambda: choices(OPTIMIZERS, formulas_of("optimizer")),
     "engines": lambda: choices(ENGINES, {}),
     "fusers": fusers,
     "metrics-segmentation": lambda: metric_table("overlap", "multilabel", "surface"),

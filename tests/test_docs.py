@@ -25,6 +25,8 @@ from atlasmith.config.choices import check_choices
 from atlasmith.config.renamed import RENAMED, RENAMED_METHODS
 from atlasmith.evaluation.metrics import METRICS
 from atlasmith.losses import REGULARIZERS, SIMILARITY
+from atlasmith.optimization import OPTIMIZERS
+from atlasmith.transforms import PARAMETRIZATIONS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -148,7 +150,14 @@ def test_every_part_is_on_a_page() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "table"), [("similarity", SIMILARITY), ("regularizer", REGULARIZERS), ("metric", METRICS)]
+    ("kind", "table"),
+    [
+        ("similarity", SIMILARITY),
+        ("regularizer", REGULARIZERS),
+        ("metric", METRICS),
+        ("parametrization", PARAMETRIZATIONS),
+        ("optimizer", OPTIMIZERS),
+    ],
 )
 def test_formulas_are_of_entries(kind: str, table: dict[str, Any]) -> None:
     assert set(generate.formulas_of(kind)) <= set(table)

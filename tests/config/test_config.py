@@ -137,6 +137,12 @@ def test_the_default_choices_are_known() -> None:
     check_choices(parse_config(MINIMAL))
 
 
+def test_velocities_of_one_time_may_have_a_variance() -> None:
+    for settings in ({"name": "bspline_velocity"}, {"name": "residual_flow", "settings": {"times": 1}}):
+        terms = {"regularization": {"kl": {"weight": 1}}, "parametrization": settings}
+        check_choices(parse_config(with_section("template", **terms)))
+
+
 def test_parameters_with_a_default_number_may_be_set() -> None:
     assert SIMILARITY["lncc"].settings.keys() == {"window", "compat"}
 
@@ -158,6 +164,41 @@ def test_parameters_with_a_default_number_may_be_set() -> None:
         (with_section("template", similarity={"lncc": {"weight": 1, "mask": 7}}), "lncc", "parameter 'mask'"),
         (with_section("template", similarity={"lncc": {"weight": 1, "window": "x"}}), "lncc.window", "'x'"),
         (with_section("template", network={"name": "unett"}), "template.network.name", "'unet'?"),
+        (
+            with_section("template", network={"settings": {"widht": 2}}),
+            "template.network.settings",
+            "parameter 'widht'",
+        ),
+        (with_section("template", parametrization={"name": "displacment"}), "name", "'displacement'?"),
+        (
+            with_section("register", parametrization={"name": "displacment"}),
+            "register.parametrization.name",
+            "'displacement'?",
+        ),
+        (
+            with_section("register", instance_optimization={"optimizer": {"name": "adma"}}),
+            "register.instance_optimization.optimizer.name",
+            "'adam'?",
+        ),
+        (
+            with_section("register", instance_optimization={"optimizer": {"settings": {"levels": "two"}}}),
+            "optimizer.settings.levels",
+            "'two' is no number",
+        ),
+        (
+            with_section("register", parametrization={"name": "cpab", "settings": {"cells": 0}}),
+            "register.parametrization.settings",
+            "'cells' is 0, and must be above 0",
+        ),
+        (
+            with_section(
+                "template",
+                regularization={"kl": {"weight": 1}},
+                parametrization={"name": "time_dependent_velocity"},
+            ),
+            "template.regularization.kl",
+            "coefficients of 'time_dependent_velocity' are several",
+        ),
         (with_section("fusion", methods=["majorty"]), "fusion.methods", "'majority'?"),
         (with_section("score", metrics=["hd95"]), "score.metrics", "'hd95_mm'?"),
     ],

@@ -10,10 +10,12 @@ from synthetic_run import ATLASES, SHAPES, make_config, make_run
 from atlasmith.fusion.table import FUSERS
 from atlasmith.io.tables import Subject, read_cohort
 from atlasmith.losses import REGULARIZERS, SIMILARITY
+from atlasmith.optimization import OPTIMIZERS
 from atlasmith.report.figures import main_figures
 from atlasmith.report.methods import find_references, methods_text
 from atlasmith.report.results import Results
 from atlasmith.report.structures import reference_volumes, structure_rows, subject_structures
+from atlasmith.transforms import PARAMETRIZATIONS
 
 
 def _subjects(tmp_path: Path) -> list[Subject]:
@@ -69,6 +71,32 @@ def test_every_fusion_method_is_described(name: str, tmp_path: Path) -> None:
         )
     )
     assert len(find_references(text)) <= first + cited
+
+
+@pytest.mark.parametrize("name", PARAMETRIZATIONS)
+def test_every_parametrization_is_described(name: str, tmp_path: Path) -> None:
+    """That of the template, and that of the registrations where it is another one."""
+    config = make_config(tmp_path, template={"parametrization": {"name": name}})
+    text = " ".join(methods_text(config, _subjects(tmp_path)))
+    kind = "diffeomorphic" if PARAMETRIZATIONS[name].diffeomorphic else "not always diffeomorphic"
+    assert f"Deformations are {kind} and parametrized by {name}: " in text
+    assert "For the registrations" not in text and "The default" not in text
+    other = make_config(tmp_path, register={"parametrization": {"name": name}})
+    text = " ".join(methods_text(other, _subjects(tmp_path)))
+    assert "parametrized by stationary_velocity: " in text and "(Arsigny et al. 2006, doi:" in text
+    assert (f"For the registrations to the template they were {name}: " in text) == (
+        name != "stationary_velocity"
+    )
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_is_described(name: str, tmp_path: Path) -> None:
+    optimizer = {"optimizer": {"name": name}}
+    config = make_config(tmp_path, register={"instance_optimization": optimizer})
+    text = " ".join(methods_text(config, _subjects(tmp_path)))
+    assert f"40 steps of instance optimization ({name}: " in text and "The default" not in text
+    without = make_config(tmp_path, register={"instance_optimization": optimizer | {"steps": 0}})
+    assert f"({name}: " not in " ".join(methods_text(without, _subjects(tmp_path)))
 
 
 def test_similarities_of_channels_and_labels_are_described(tmp_path: Path) -> None:

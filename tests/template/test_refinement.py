@@ -11,9 +11,11 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from atlasmith.config import Config, parse_config
+from atlasmith.core.fields import exponentiate, resize_displacement
 from atlasmith.core.grid import Grid
 from atlasmith.core.sampling import warp
 from atlasmith.io.tables import Subject, read_tsv
+from atlasmith.io.weights import read_weights
 from atlasmith.networks import CovariateCode, Groupwise
 from atlasmith.template import refinement
 from atlasmith.template.refinement import _Refinement, initialize_template, refine_template
@@ -149,11 +151,45 @@ def test_an_interrupted_refinement_resumes_with_the_subjects_that_are_missing(
     for model in (resumed, again):
         for name, value in model.state_dict().items():
             assert torch.equal(value, uninterrupted.state_dict()[name]), name
-    rows = [
-        config_of(tmp_path / name, 3).layout.template_refinement.read_text()
-        for name in ("complete", "interrupted")
-    ]
-    assert rows[0] == rows[1]
+    layouts = [config_of(tmp_path / name, 3).layout for name in ("complete", "interrupted")]
+    assert layouts[0].template_refinement.read_text() == layouts[1].template_refinement.read_text()
+    assert layouts[0].template_modes.read_bytes() == layouts[1].template_modes.read_bytes()
+
+
+class Modal(Rings):
+    """Aligned images of a texture that is stretched along one mode, by a different amount in each subject."""
+
+    def __init__(self, count: int) -> None:
+        random = np.random.default_rng(3)
+        texture = torch.tensor(gaussian_filter(random.normal(size=(SIZE, SIZE)), 1.6), dtype=torch.float32)
+        x, y = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
+        window = np.exp(-(x**2 + y**2) / 180)
+        self.mode = torch.tensor(np.stack([window * x, -0.6 * window * y]), dtype=torch.float32)[None] / 5
+        self.scores = torch.tensor(random.permutation(np.linspace(-1.5, 1.5, count)))
+        base = ((texture - texture.min()) / (texture.max() - texture.min()))[None, None]
+        paths = [exponentiate(-float(score) * self.mode, 6) for score in self.scores]
+        self.images = torch.cat([warp(base, path, padding="border") for path in paths])
+        self.codes = torch.zeros(count, 0)
+        self.subjects = [Subject(f"{index:03d}", "train", Path()) for index in range(count)]
+
+
+def test_the_first_mode_is_the_planted_one(tmp_path: Path) -> None:
+    cohort, config = Modal(12), config_of(tmp_path, 2)
+    refined(cohort, config, cohort.codes)
+    modes = read_weights(config.layout.template_modes)[1]["modes"]
+    planted = resize_displacement(cohort.mode, modes.shape[2:])[0]
+    assert len(modes) == 10
+    correlation = (modes[0] * planted).sum() / (modes[0].norm() * planted.norm())
+    assert abs(correlation) > 0.95
+    assert float(modes[0].norm() / planted.norm()) == pytest.approx(float(cohort.scores.std()), rel=0.15)
+    rows = read_tsv(config.layout.template_mode_table)
+    assert [row["mode"] for row in rows] == [str(number) for number in range(1, 11)]
+    shares = [float(row["explained_variance"]) for row in rows]
+    assert shares[0] > 0.9 and shares == sorted(shares, reverse=True) and sum(shares) < 1.0
+    size = 2 * modes[0].square().sum(0).mean().sqrt()  # voxels of 2 mm
+    assert float(rows[0]["sd_mm"]) == pytest.approx(float(size), rel=0.1)
+    refined(cohort, config_of(tmp_path, 0), cohort.codes)
+    assert not config.layout.template_modes.exists()
 
 
 def test_a_refinement_of_another_config_starts_anew(tmp_path: Path) -> None:

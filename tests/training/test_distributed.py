@@ -59,6 +59,10 @@ def test_two_processes_give_the_result_of_one(toy: Config, tmp_path: Path) -> No
         np.testing.assert_allclose(first, second, atol=1e-6)
     moved = [[float(row["moved_mm"]) for row in read_tsv(x.template_refinement)] for x in (one, two)]
     np.testing.assert_allclose(*moved, atol=1e-2)
+    shares = [
+        [float(row["explained_variance"]) for row in read_tsv(x.template_mode_table)] for x in (one, two)
+    ]
+    np.testing.assert_allclose(*shares, atol=0.02)
     first, second = (read_image(layout.template_image).data for layout in (one, two))
     assert np.sqrt(np.mean((first - second) ** 2)) < 0.01 * first.std()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ from atlasmith.losses import REGULARIZERS, SIMILARITY, Regularizer, Similarity
 from atlasmith.networks import DECODERS, NETWORKS
 from atlasmith.networks.decoders import CovariateDecoder, Decoder
 from atlasmith.networks.registration.base import Network
+from atlasmith.optimization import OPTIMIZERS, InstanceObjective, Optimizer
+from atlasmith.transforms import DIRECTIONS, PARAMETRIZATIONS, DeformationModel, Parametrization
 
 
 @Similarity.declare("Mean fourth power of the difference.")
@@ -61,6 +64,39 @@ class Ramp(CovariateDecoder):
         return self.head(code[:, :1])[:, :, None, None] * ramp
 
 
+@dataclass(frozen=True)
+class Shift(DeformationModel):
+    """A toy."""
+
+    factor: float = 1.0
+
+    def maps(
+        self,
+        coefficients: Tensor,
+        spacing: Sequence[float],
+        directions: Sequence[int] = DIRECTIONS,
+        save_memory: bool = False,
+    ) -> dict[int, Tensor]:
+        mean = coefficients.mean(dim=tuple(range(2, coefficients.ndim)), keepdim=True)
+        return {way: way * self.factor * mean.expand_as(coefficients) for way in directions}
+
+
+SEEN: list[tuple[str, float, int]] = []  # by the optimizer: its deformation's class and factor, and its sign
+
+
+@Optimizer.declare("Steps of equal length, against the gradient's sign.")
+def sign_descent(
+    objective: InstanceObjective, start: Tensor, steps: int, learning_rate: float, sign: int = 1
+) -> list[Tensor]:
+    assert isinstance(objective.deformation, Shift)
+    SEEN.append((type(objective.deformation).__name__, objective.deformation.factor, sign))
+    coefficients = start.clone().requires_grad_()
+    for _ in range(steps):
+        (gradient,) = torch.autograd.grad(objective(coefficients).loss, coefficients)
+        coefficients.data -= sign * learning_rate * gradient.sign()
+    return [coefficients.detach()]
+
+
 @AffineEngine.declare("Keep every start.")
 def keep(fixed: object, moving: object, starts: Sequence[Array], kind: str) -> list[Array]:
     return list(starts)
@@ -88,6 +124,8 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> None:
         (REGULARIZERS, "mean_absolute", mean_absolute),
         (NETWORKS, "one_convolution", OneConvolution),
         (DECODERS, "ramp", Ramp),
+        (PARAMETRIZATIONS, "shift", Parametrization(Shift, "A translation.", diffeomorphic=True)),
+        (OPTIMIZERS, "sign_descent", sign_descent),
         (ENGINES, "keep", keep),
         (FUSERS, "first", first),
         (METRICS, "predicted_voxels", predicted_voxels),
@@ -106,9 +144,12 @@ def test_a_run_with_a_toy_of_each_kind(tables: None, tmp_path: Path) -> None:
         "steps": 4,
         "network": {"name": "one_convolution"},
         "decoder": "ramp",
+        "parametrization": {"name": "shift", "settings": {"factor": 0.5}},
         "similarity": {"quartic": {"weight": 1.0, "scale": 0.5}},
         "regularization": {"mean_absolute": {"weight": 0.1}},
     }
+    optimizer = {"name": "sign_descent", "settings": {"sign": 1}}
+    values["register"] = {"instance_optimization": {"steps": 2, "optimizer": optimizer}}
     values["fusion"] = {"methods": ["first"], "first": {"atlases": 1}, "quality": False}
     values["score"] |= {"metrics": ["dice", "predicted_voxels"]}
     path.write_text(yaml.safe_dump(values))
@@ -138,7 +179,8 @@ def test_a_run_with_a_toy_of_each_kind(tables: None, tmp_path: Path) -> None:
     }
     assert scored == {"dice", "predicted_voxels"}
     report = (output / "report.html").read_text()
-    assert "first" in report and "predicted_voxels" in report
+    assert all(name in report for name in ("first", "predicted_voxels", "shift", "sign_descent"))
+    assert set(SEEN) == {("Shift", 0.5, 1)}
 
 
 def test_an_unknown_setting_of_a_toy_is_named(
@@ -149,10 +191,13 @@ def test_an_unknown_setting_of_a_toy_is_named(
     values["cohort"]["bids"] = str(tmp_path / "bids")
     values["output"] = str(tmp_path / "results")
     values["template"]["similarity"] = {"quartic": {"weight": 1.0, "scal": 2}}
+    values["template"]["parametrization"] = {"name": "shift", "settings": {"factr": 2}}
+    values["register"]["instance_optimization"]["optimizer"] = {"name": "sign_descnt"}
     values["fusion"] = {"methods": ["first"]}
     path.write_text(yaml.safe_dump(values))
     assert main(["cohort", "--config", str(path)]) == 2
-    assert "Did you mean 'scale'?" in capsys.readouterr().err
+    found = capsys.readouterr().err
+    assert all(f"Did you mean '{name}'?" in found for name in ("scale", "factor", "sign_descent"))
     values["fusion"] = {"methods": ["first"], "first": {"atlas": 1}}
     path.write_text(yaml.safe_dump(values))
     assert main(["cohort", "--config", str(path)]) == 2

@@ -1,4 +1,4 @@
-"""Verbs over a finished run: new images, or the template at some covariates."""
+"""Verbs over a finished run: new images, or the template at some covariates or along its modes."""
 
 from __future__ import annotations
 
@@ -62,6 +62,17 @@ def add_query(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add_device(parser, ANY_DEVICE)
 
 
+def add_modes(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `modes`, which evaluates the template of a finished run along its modes of variation."""
+    text = "write a finished run's template at -2 to 2 standard deviations of its modes of variation"
+    parser = parsers.add_parser("modes", help=text, description=text)
+    folder = "output folder of the finished run"
+    parser.add_argument("--results", type=Path, metavar="DIR", help=folder, required=True)
+    add_out(parser, "folder to write to")
+    parser.add_argument("--modes", type=int, default=3, metavar="N", help="number of modes")
+    add_device(parser, ANY_DEVICE)
+
+
 def register_image(args: argparse.Namespace) -> None:
     """Register a new image, and segment it where the verb is `segment`."""
     target = "atlasmith.inference.image:register_image"
@@ -93,6 +104,12 @@ def query_template(args: argparse.Namespace) -> None:
     target = "atlasmith.inference.query:query_template"
     options = {"extrapolate": args.extrapolate, "device": args.device or "auto"}
     call(target, args.results, dict(args.set), args.out, **options)
+
+
+def template_modes(args: argparse.Namespace) -> None:
+    """Evaluate the template of a finished run along its modes of variation."""
+    target = "atlasmith.inference.modes:template_modes"
+    call(target, args.results, args.out, args.modes, args.device or "auto")
 
 
 VERBS = [

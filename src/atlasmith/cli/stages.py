@@ -119,14 +119,16 @@ def subject_verb(name: str, target: str, text: str, on_device: bool = False) -> 
 def _add_template(parser: argparse.ArgumentParser) -> None:
     _add_config(parser, required=False)
     add_device(parser, OF_CONFIG)
-    inference.add_query(parser.add_subparsers(dest="query", metavar="query"))
+    parsers = parser.add_subparsers(dest="of_run", metavar="{query,modes}")
+    inference.add_query(parsers)
+    inference.add_modes(parsers)
 
 
 def _template(args: argparse.Namespace) -> None:
-    if args.query and args.results and args.out and not args.config:
-        inference.query_template(args)
-    elif args.query or not args.config:
-        raise AtlasmithError("give --config, or query with --results and --out.")
+    if args.of_run and args.results and args.out and not args.config:
+        (inference.query_template if args.of_run == "query" else inference.template_modes)(args)
+    elif args.of_run or not args.config:
+        raise AtlasmithError("give --config, or query or modes with --results and --out.")
     else:
         call("atlasmith.template:train", _config(args))
 
@@ -173,7 +175,7 @@ VERBS = [
     ),
     Verb(
         "template",
-        "train template and registration network together; or query a finished template",
+        "train template and registration network together; or evaluate a finished template",
         _add_template,
         _template,
     ),

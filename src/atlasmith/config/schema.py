@@ -136,7 +136,9 @@ class InstanceOptimizationSection(Section):
     steps: Annotated[int, Field(ge=0)] = Field(
         40, description="steps on each image after the network's prediction; 0: none"
     )
-    learning_rate: Positive = Field(0.15, description="learning rate of Adam")
+    learning_rate: Positive = Field(
+        0.15, description="initial learning rate, voxels of the coefficients' grid"
+    )
     optimizer: OptimizerSection = OptimizerSection()
     pairwise_steps: Annotated[int, Field(ge=0)] = Field(
         0,
@@ -152,6 +154,11 @@ class RegisterSection(Section):
         None,
         description="parametrization of the deformations to the template, as `template.parametrization`; "
         "null: that one",
+    )
+    modes: Count | None = Field(
+        None,
+        description="number of modes of variation to whose span velocities are restricted, in the place of a "
+        "parametrization: those that refinement of the template found; null: no restriction",
     )
     instance_optimization: InstanceOptimizationSection = InstanceOptimizationSection()
 

@@ -102,6 +102,12 @@ def _adversary(config: Config) -> Iterator[Finding]:
 
 
 def _registration(config: Config) -> Iterator[Finding]:
+    if config.register_.modes is not None:
+        if config.register_.parametrization is not None:
+            yield "register.modes", "register.parametrization is set, too", "Set one of the two to null."
+        if not config.template.refinement.rounds:
+            found = "template.refinement.rounds is 0, and refinement finds the modes"
+            yield "register.modes", found, "Set it above 0, or the modes to null."
     if not config.template.steps and not config.register_.instance_optimization.steps:
         found = (
             "this is 0, and register.instance_optimization.steps is 0: without network and instance "

@@ -1,6 +1,7 @@
 """Use a finished run: register or segment new images, or query the template; build a template in memory."""
 
 from atlasmith.inference.image import predict, predict_all, register_image
+from atlasmith.inference.modes import template_modes
 from atlasmith.inference.prediction import Prediction
 from atlasmith.inference.query import query_template
 from atlasmith.inference.template import Template, build_template
@@ -13,4 +14,5 @@ __all__ = [
     "predict_all",
     "query_template",
     "register_image",
+    "template_modes",
 ]

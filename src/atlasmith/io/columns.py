@@ -63,6 +63,10 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "subjects": ("Number of subjects of the round", ""),
     "moved_mm": ("How far the template moved", "mm"),
     "changed": ("Root mean square change of the template's intensities", ""),
+    # Modes of variation
+    "mode": ("Mode of variation of the subjects' velocities", ""),
+    "sd_mm": ("Root mean square over voxels of the velocity at one standard deviation", "mm"),
+    "explained_variance": ("Share of the velocities' variance", ""),
     # Queries
     "covariate": ("Name of the covariate", ""),
     "template_mm3": ("Volume of the label in the template at the covariate's value", "mm^3"),

@@ -202,6 +202,16 @@ class Layout(ModelFiles):
         """Volume of each label over each covariate."""
         return self.template_image.with_name("volumes.tsv")
 
+    # The modes of `template modes`
+    def modes_image(self, mode: int, deviation: str, channel: str | None = None) -> Path:
+        """The template at some standard deviations, from `minus2` to `plus2`, of a mode of variation."""
+        return self.of_template(f"res-1_desc-mode{mode}{deviation}", channel or self.suffix)
+
+    @property
+    def modes_table(self) -> Path:
+        """Standard deviation and explained variance of the modes."""
+        return self.template_image.with_name("modes.tsv")
+
     # New images that a finished run was applied to
     @property
     def predictions(self) -> Path:

@@ -40,6 +40,16 @@ class ModelFiles:
         return self.output / "model" / "template_refinement.tsv"
 
     @property
+    def template_modes(self) -> Path:
+        """Principal components of the subjects' velocities, which refinement found."""
+        return self.output / "model" / "template_modes.safetensors"
+
+    @property
+    def template_mode_table(self) -> Path:
+        """Standard deviation and explained variance of the modes of `template_modes`."""
+        return self.output / "model" / "template_modes.tsv"
+
+    @property
     def segmenter_training(self) -> Path:
         """Losses of the segmentation networks, step by step."""
         return self.output / "model" / "segmenter_training.tsv"

@@ -16,9 +16,9 @@ from atlasmith.core.grid import Array, Grid, Step
 from atlasmith.core.inpainting import fill
 from atlasmith.core.intensity import antialias, normalize
 from atlasmith.core.sampling import MASK_THRESHOLD, half_shape
-from atlasmith.core.world import resample
+from atlasmith.core.world import apply_affine, resample
 from atlasmith.io.images import Image, as_image
-from atlasmith.optimization import OPTIMIZERS, InstanceObjective, instance_objective, optimize
+from atlasmith.optimization import OPTIMIZERS, InstanceObjective, PointSets, instance_objective, optimize
 from atlasmith.registration.deformation import Deformation, displacements
 from atlasmith.training.device import select_device
 from atlasmith.transforms import deformation_model
@@ -65,6 +65,10 @@ def register(
     levels: int = 3,
     exclude_fixed: Array | None = None,
     exclude_moving: Array | None = None,
+    normalize_intensities: bool = True,
+    points: tuple[Array, Array] | None = None,
+    surfaces: tuple[Array, Array] | None = None,
+    points_weight: float = 0.1,
     similarity: Terms | None = None,
     channel_similarity: Mapping[str, Terms] | None = None,
     regularization: Terms | None = None,
@@ -79,7 +83,7 @@ def register(
 
     It minimizes the objective that templates are trained with, by default by Adam, coarse to fine.
     Similarities are averaged over both directions and over the channels that both images have. Intensities
-    are normalized first, and nothing is random.
+    are normalized first, and nothing depends on the state of a random generator.
 
     Args:
         fixed: The image onto whose grid the other is resampled, 2-D or 3-D; an array (*shape) lies in the
@@ -98,6 +102,13 @@ def register(
         exclude_fixed: Boolean array in the shape of the fixed image, such as a lesion: what nothing is
             learned from; None: nothing.
         exclude_moving: Likewise in the shape of the moving image.
+        normalize_intensities: False where they are comparable and in [0, 1] as they are, such as the
+            `atlasmith.core.labels.signed_distances` of two label maps.
+        points: Corresponding points of the fixed and the moving image, such as landmarks: (N, 3) each, in the
+            world of their image, RAS mm, or (N, 2) of 2-D arrays. Their mean distance is a further term.
+        surfaces: Points on surfaces, such as the vertices of meshes, likewise, but (N, 3) and (M, 3): the
+            further term is the mean distance to the nearest point of the other set.
+        points_weight: Weight of these terms, per mm.
         similarity: Similarities of the objective, by name, each with `weight` and settings; None: the
             default of `template.similarity`.
         channel_similarity: Those of single channels, by the channel's name, in the place of `similarity`.
@@ -114,8 +125,9 @@ def register(
 
     Raises:
         AtlasmithError: For an unknown similarity, regularizer, parametrization or optimizer.
-        ValueError: When one image is 2-D and the other 3-D, when they have no channel in common, or when the
-            channels of an image or what is excluded have other grids.
+        ValueError: When one image is 2-D and the other 3-D, when they have no channel in common, when the
+            channels of an image or what is excluded have other grids, or when the numbers of corresponding
+            points differ.
 
     Example:
         >>> x, y = np.mgrid[:40, :40] - 20
@@ -126,30 +138,24 @@ def register(
         >>> result.metrics["nonpositive_jacobian_percent"]
         0.0
     """
-    target, source = _Input.of(fixed, spacing, exclude_fixed), _Input.of(moving, spacing, exclude_moving)
+    target = _Input.of(fixed, spacing, exclude_fixed, normalize_intensities)
+    source = _Input.of(moving, spacing, exclude_moving, normalize_intensities)
     grid, processor = target.grid, select_device(device)
-    if source.grid.ndim != grid.ndim:
-        raise ValueError(f"a {grid.ndim}-D and a {source.grid.ndim}-D image can't be registered")
-    names = [name for name in target.channels if name in source.channels]
-    if not names:
-        raise ValueError(f"no common channel: {[*target.channels]} and {[*source.channels]}")
+    names = _common_channels(target, source)
     affine = np.eye(4) if affine is None else affine
     own = channel_similarity or {}
     terms = TemplateSection().objective | {
         "channel_similarity": {index: own[name] for index, name in enumerate(names) if name in own},
         "deformation": deformation_model(parametrization, parametrization_settings, integration_steps),
+        "points": _point_sets(points, surfaces, points_weight, affine, grid, processor),
     }
-    for name, given in (("similarity", similarity), ("regularization", regularization)):
-        terms |= {} if given is None else {name: given}
+    chosen = {"similarity": similarity, "regularization": regularization}
+    terms |= {name: given for name, given in chosen.items() if given is not None}
     objective = _objective(target, source, names, affine, terms, processor)
     settings = dict(optimizer_settings or {})
-    with torch.no_grad():
-        if network is None:
-            start = objective.deformation.initial(objective.fixed, half_shape(grid.tensor_shape))
-            levels_of = look_up(OPTIMIZERS, optimizer, "optimizer").settings
-            settings = ({"levels": levels} if "levels" in levels_of else {}) | settings
-        else:
-            start = network(objective.fixed, objective.moving)
+    if network is None and "levels" in look_up(OPTIMIZERS, optimizer, "optimizer").settings:
+        settings = {"levels": levels} | settings
+    start = _start(objective, network)
     found = optimize(objective, start, steps, learning_rate, optimizer, settings)
     with torch.no_grad():
         values = objective(found).terms
@@ -168,13 +174,14 @@ def register(
 
 @dataclass(frozen=True, eq=False)
 class _Input:
-    """One of the two images: its channels on one grid, the shape in which it was given, and what is excluded
-    of it (X, Y, Z)."""
+    """One of the two images: its channels on one grid, the shape in which it was given, what is excluded of
+    it (X, Y, Z), and whether to normalize intensities."""
 
     channels: dict[str, Image]
     grid: Grid
     shape: tuple[int, ...]
     exclude: Array | None
+    normalize: bool
 
     @classmethod
     def of(
@@ -182,6 +189,7 @@ class _Input:
         image: Image | Array | Mapping[str, Image | Array],
         spacing: float | Sequence[float],
         exclude: Array | None,
+        normalize: bool,
     ) -> _Input:
         given = image if isinstance(image, Mapping) else {"": image}
         channels = {name: as_image(each, spacing) for name, each in given.items()}
@@ -191,7 +199,8 @@ class _Input:
             raise ValueError("the channels of an image must lie on one grid")
         if exclude is not None and exclude.shape != shape:
             raise ValueError(f"what is excluded has the shape {exclude.shape}, and the image {shape}")
-        return cls(channels, grid, shape, None if exclude is None else exclude.reshape(grid.shape) != 0)
+        excluded = None if exclude is None else exclude.reshape(grid.shape) != 0
+        return cls(channels, grid, shape, excluded, normalize)
 
     def known(self) -> Array:
         """Return 1 where the image may be compared, (1, X, Y, Z)."""
@@ -203,7 +212,9 @@ class _Input:
         filled = [self.channels[name].data for name in names]
         if self.exclude is not None:
             filled = [fill(data, self.exclude, spacing=self.grid.spacing) for data in filled]
-        return np.stack([normalize(data, ignore=self.exclude) for data in filled])
+        if self.normalize:
+            filled = [normalize(data, ignore=self.exclude) for data in filled]
+        return np.stack(filled)
 
     def resampled(
         self, names: Sequence[str], affine: Array, grid: Grid, device: torch.device
@@ -217,6 +228,17 @@ class _Input:
         *images, weight = found[0].cpu().numpy()
         known = grid.unsqueeze((weight > MASK_THRESHOLD).astype(np.float32))
         return np.stack([grid.unsqueeze(image) for image in images]), known[None]
+
+
+def _common_channels(target: _Input, source: _Input) -> list[str]:
+    """The names of the channels that both images have."""
+    ndim, other = target.grid.ndim, source.grid.ndim
+    if ndim != other:
+        raise ValueError(f"a {ndim}-D and a {other}-D image can't be registered")
+    names = [name for name in target.channels if name in source.channels]
+    if not names:
+        raise ValueError(f"no common channel: {[*target.channels]} and {[*source.channels]}")
+    return names
 
 
 def _objective(
@@ -245,3 +267,37 @@ def _objective(
         fixed_mask=None if target.exclude is None else known.expand_as(fixed),
         **terms,
     )
+
+
+@torch.no_grad()
+def _start(objective: InstanceObjective, network: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
+    """The coefficients (1, channels, *half) that the optimization starts from."""
+    if network is not None:
+        return network(objective.fixed, objective.moving)
+    return objective.deformation.initial(objective.fixed, half_shape(objective.fixed.shape[2:]))
+
+
+def _point_sets(
+    points: tuple[Array, Array] | None,
+    surfaces: tuple[Array, Array] | None,
+    weight: float,
+    affine: Array,
+    grid: Grid,
+    device: torch.device,
+) -> list[PointSets]:
+    """Locate points of both images, (N, d or 3) in the world of each, in the fixed grid."""
+    if points is not None and len(points[0]) != len(points[1]):
+        raise ValueError(f"{len(points[0])} points can't correspond to {len(points[1])}")
+    to_voxels = np.linalg.inv(grid.affine)
+
+    def locate(given: Array, to_fixed: Array) -> Tensor:
+        in_world = torch.zeros(len(given), 3, dtype=torch.float64)
+        in_world[:, : given.shape[1]] = torch.as_tensor(given)
+        voxels = apply_affine(to_voxels @ to_fixed, in_world)
+        return voxels[None, :, list(grid.axes)].float().to(device)
+
+    return [
+        PointSets(locate(sets[0], np.eye(4)), locate(sets[1], np.linalg.inv(affine)), weight, corresponding)
+        for sets, corresponding in ((points, True), (surfaces, False))
+        if sets is not None
+    ]

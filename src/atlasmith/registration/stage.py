@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from atlasmith.config import Config
-from atlasmith.core.errors import InputError, Problem, first_line, look_up
+from atlasmith.core.errors import AtlasmithError, InputError, Problem, first_line, look_up
 from atlasmith.core.grid import Array
 from atlasmith.io.channels import channel_paths, present_channels
 from atlasmith.io.images import read_image, write_image
@@ -22,12 +22,14 @@ from atlasmith.io.layout import Layout
 from atlasmith.io.sidecars import is_skull_stripped, write_sidecar
 from atlasmith.io.tables import Subject, read_cohort, read_label_values, write_tsv
 from atlasmith.io.transforms import read_affine, write_composite
+from atlasmith.io.weights import read_weights
 from atlasmith.networks import Groupwise, label_channels, label_codes
 from atlasmith.registration.deformation import Deformation
 from atlasmith.registration.template import TemplateRegistration
 from atlasmith.training.dataset import AlignedImages
 from atlasmith.training.device import cpu_if_memory_is_short, select_device
 from atlasmith.training.memory import free_bytes
+from atlasmith.transforms import LowRankVelocity
 from atlasmith.workflow.resources import CHANNEL_BYTES, SAVED_BYTES, training_bytes
 
 MAX_BATCH = 8  # subjects at once: the default of `subjects_per_job`
@@ -35,10 +37,13 @@ MAX_BATCH = 8  # subjects at once: the default of `subjects_per_job`
 
 def load_registration(config: Config) -> TemplateRegistration:
     """Load a run's template and network as `template` and `register` of its config say."""
-    settings = config.register_.instance_optimization
+    settings, objective = config.register_.instance_optimization, config.register_objective
+    if config.register_.modes is not None:
+        modes = read_modes(config.layout, config.register_.modes).to(select_device(config.device))
+        objective["deformation"] = LowRankVelocity(config.template.integration_steps, modes)
     return TemplateRegistration(
         Groupwise.load(config.layout.template_weights),
-        config.register_objective,
+        objective,
         settings.steps,
         settings.learning_rate,
         config.template.precision,
@@ -46,6 +51,31 @@ def load_registration(config: Config) -> TemplateRegistration:
         settings.optimizer.name,
         settings.optimizer.settings,
     )
+
+
+def read_modes(layout: Layout, count: int) -> Tensor:
+    """Read the modes of variation that refinement of a run's template found.
+
+    Args:
+        layout: Of the run.
+        count: Number of modes.
+
+    Returns:
+        Velocities (count, d, *half), each one standard deviation, in half-resolution voxels.
+
+    Raises:
+        AtlasmithError: When there are none, or fewer.
+    """
+    path = layout.template_modes
+    if not path.exists():
+        raise AtlasmithError(
+            f"{path} is missing: refinement finds the modes of variation. Build the template again with "
+            "template.refinement.rounds above 0 and at least two subjects."
+        )
+    modes = read_weights(path)[1]["modes"]
+    if not 1 <= count <= len(modes):
+        raise AtlasmithError(f"{count} modes were asked for, and {path} has {len(modes)}. Ask for 1 to that.")
+    return modes[:count]
 
 
 def register_subjects(

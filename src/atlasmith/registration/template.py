@@ -64,11 +64,11 @@ class TemplateRegistration:
         """
         with autocast(self.device, self.precision):
             start = self.model.coefficients(template, image).mean
-        grid, wanted = self.model.grid, self.objective["deformation"]
-        if wanted != self.model.deformation:
-            spacing = grid.coarser_spacing(start.shape[2:])
-            start = wanted.fit(self.model.deformation.maps(start, spacing, [FORWARD])[FORWARD], spacing)
+        grid, predicted = self.model.grid, self.model.deformation
         objective = instance_objective(template, image, mask, grid, **self.objective)
+        if objective.deformation != predicted:
+            spacing = objective.spacing(start.shape[2:])
+            start = objective.fit(predicted.maps(start, spacing, [FORWARD])[FORWARD])
         return optimize(
             objective, start, self.steps, self.learning_rate, self.optimizer, self.optimizer_settings
         )

@@ -13,6 +13,7 @@ from atlasmith.config.choices import chosen_entries
 from atlasmith.core.choices import Choice, is_number
 from atlasmith.io.tables import Subject
 from atlasmith.report.text import count_text, words
+from atlasmith.transforms import Parametrization
 
 Entries = dict[str, list[tuple[str, Choice[Any]]]]  # names and entries, by kind
 
@@ -23,7 +24,6 @@ CITATION = re.compile(
     r"(?P<id>(?:doi:10\.|arXiv:)[^\s,;]+)"
 )
 
-STATIONARY = "Arsigny et al. 2006, doi:10.1007/11866565_113"
 CONDITIONAL = "Dalca et al. 2019, arXiv:1908.02738"
 N4 = "Tustison et al. 2010, doi:10.1109/TMI.2010.2046908"
 AVERAGING = "Guimond et al. 2000, doi:10.1006/cviu.1999.0815"
@@ -125,15 +125,30 @@ def _template_text(config: Config, subjects: list[Subject], entries: Entries) ->
     rounds = count_text(template.refinement.rounds, "round")
     refined = f" The template was then refined by {rounds} of averaging registered images ({AVERAGING})."
     steps = config.register_.instance_optimization.steps
-    optimized = f", followed by {count_text(steps, 'step')} of instance optimization" if steps else ""
+    optimizer = _described(entries["optimizer"], cite=True)
+    optimized = f", followed by {count_text(steps, 'step')} of instance optimization ({optimizer})"
     return (
         f"A template{conditional} was learned from {builders} together with a registration network "
         f"({_described(entries['network'])}; template decoder {_described(entries['decoder'])}) in "
         f"{template.steps} steps. The loss was the sum of similarity terms, {similarity}, and regularizers, "
-        f"{regularization}. Deformations are exponentials of stationary velocity fields ({STATIONARY}), "
-        f"hence diffeomorphic.{refined if template.refinement.rounds else ''} Each image was registered to "
-        f"the template by the network{optimized}."
+        f"{regularization}. {_deformations_text(config, entries['parametrization'])}"
+        f"{refined if template.refinement.rounds else ''} Each image was registered to the template by the "
+        f"network{optimized if steps else ''}."
     )
+
+
+def _deformations_text(config: Config, entries: list[tuple[str, Choice[Any]]]) -> str:
+    """The parametrization of the template's deformations, and that of the registrations if it is another."""
+    (name, first), *others = entries
+    assert isinstance(first, Parametrization)
+    kind = "diffeomorphic" if first.diffeomorphic else "not always diffeomorphic"
+    text = f"Deformations are {kind} and parametrized by {_described(entries[:1], cite=True)}."
+    if others and others[0][0] != name:
+        text += f" For the registrations to the template they were {_described(others, cite=True)}."
+    if config.register_.modes is not None:
+        count = count_text(config.register_.modes, "principal component")
+        text += f" For the registrations to the template, velocities were restricted to the first {count}."
+    return text
 
 
 def _fusion_texts(config: Config, subjects: list[Subject], entries: Entries) -> list[str]:
@@ -157,9 +172,14 @@ def _fusion_texts(config: Config, subjects: list[Subject], entries: Entries) -> 
     return texts
 
 
-def _described(entries: Iterable[tuple[str, Choice[Any]]]) -> str:
-    """The names of choices, and what they are."""
-    return ", ".join(f"{name}: {first_sentence(choice.text)}" for name, choice in entries)
+def _described(entries: Iterable[tuple[str, Choice[Any]]], cite: bool = False) -> str:
+    """The names of choices, and what they are; on request with the works that their docstrings cite."""
+    parts = []
+    for name, choice in entries:
+        found = find_references(" ".join((choice.function.__doc__ or "").split())) if cite else []
+        cited = "; ".join(f"{reference.name}, {reference.identifier}" for reference in found)
+        parts.append(f"{name}: {first_sentence(choice.text)}" + (f" ({cited})" if cited else ""))
+    return ", ".join(parts)
 
 
 def _terms(settings: Mapping[str, Mapping[str, Any]], entries: Iterable[tuple[str, Choice[Any]]]) -> str:

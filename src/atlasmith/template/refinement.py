@@ -26,16 +26,18 @@ from atlasmith.core.progress import Progress
 from atlasmith.core.sampling import warp
 from atlasmith.io.files import atomic_write
 from atlasmith.io.tables import write_tsv
+from atlasmith.io.weights import write_tensors
 from atlasmith.networks import Groupwise
 from atlasmith.optimization import instance_objective, optimize
 from atlasmith.training.checkpoints import Checkpoint
 from atlasmith.training.dataset import AlignedImages
 from atlasmith.training.device import autocast, seeded_generator
 from atlasmith.training.regression import regression
-from atlasmith.transforms import FORWARD
+from atlasmith.transforms import FORWARD, mean_square_mm, principal_modes
 
 MASK_MARGIN = 3  # voxels by which the field of view is eroded
 STATE = "template.safetensors"  # within the checkpoint's folder
+MODES = 10  # of variation that are kept
 
 
 def initialize_template(model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
@@ -89,6 +91,9 @@ def refine_template(
         codes: Encoded covariates (N, K) of the subjects.
         digest: Identifies the training. The caller removes `Layout.refinement_checkpoint` afterwards.
     """
+    if distributed.is_main_process():
+        for path in (config.layout.template_modes, config.layout.template_mode_table):
+            path.unlink(missing_ok=True)  # of another template
     if config.template.refinement.rounds:
         _Refinement(config, model, images, codes, digest).run()
 
@@ -129,6 +134,7 @@ class _Refinement:
                 )
         if distributed.is_main_process():
             write_tsv(self.config.layout.template_refinement, rows, list(rows[0]))
+        self._write_modes()
 
     def _round(self, index: int, progress: Progress) -> dict[str, Any]:
         """Optimize the deformations of this round's subjects, update the template, and report the change."""
@@ -196,6 +202,33 @@ class _Refinement:
                 forward = compose(forward, model.covariate_transform(self.codes[subject][None])[1])
             yield self.images.warped(subject, resize_displacement(forward, model.grid.tensor_shape))
 
+    @torch.no_grad()
+    def _write_modes(self) -> None:
+        """Write the principal components of all subjects' velocities about the template.
+
+        They are those at the identity, of which the last round has removed the mean and what the covariates
+        explain, on the template at the mean covariates.
+        """
+        model, layout, count = self.model, self.config.layout, len(self.codes)
+        coefficients = _Coefficients(self.folder / f"{self.settings.rounds}", self.codes.device)
+        spacing = model.grid.coarser_spacing(model.covariate_velocity.shape[2:])
+
+        def velocity(subject: int) -> Tensor:
+            field = model.deformation.tangent(coefficients[subject], spacing)
+            return _to_mean_template(model, field, self.codes[subject])
+
+        distributed.barrier()  # the other processes have written theirs
+        if count > 1:
+            modes = principal_modes(velocity, count, MODES, mean_square_mm(spacing))
+            if distributed.is_main_process():
+                write_tensors(layout.template_modes, {"modes": modes.fields}, {})
+                numbers = zip(modes.variances.sqrt().tolist(), modes.explained, strict=True)
+                rows = [(mode, *values) for mode, values in enumerate(numbers, start=1)]
+                names = ("mode", "sd_mm", "explained_variance")
+                table = [dict(zip(names, row, strict=True)) for row in rows]
+                write_tsv(layout.template_mode_table, table, names)
+        distributed.barrier()  # the caller removes the coefficients
+
     def _resume(self) -> list[dict[str, Any]]:
         """Restore the template after the finished rounds of a killed run, and give their rows."""
         found = self.checkpoint.load()
@@ -235,6 +268,13 @@ class _Coefficients:
             np.save(partial, coefficients.cpu().numpy())
 
 
+def _to_mean_template(model: Groupwise, field: Tensor, code: Tensor) -> Tensor:
+    """Warp a field (1, d, *half) from the template at encoded covariates (K,) to that at the mean ones."""
+    if not model.has_covariate_velocity:
+        return field
+    return warp(field, model.covariate_transform(code[None])[1], padding="border")
+
+
 def _center(
     model: Groupwise,
     optimized: _Coefficients,
@@ -253,19 +293,15 @@ def _center(
     spacing = model.grid.coarser_spacing(half)
     ones = model.base.new_ones(1, 1, *half)
 
-    def warped(field: Tensor, subject: int, direction: int) -> Tensor:
-        if not model.has_covariate_velocity:
-            return field
-        transform = model.covariate_transform(codes[subject][None])[direction]
-        return warp(field, transform, padding="border")
-
     velocities = (deformation.tangent(optimized[subject], spacing) for subject in subjects)
-    pairs = zip(velocities, subjects, strict=True)
-    mean, slopes = regression(((warped(field, i, 1), ones) for field, i in pairs), codes[subjects])
+    pairs = zip(velocities, codes[subjects], strict=True)
+    moved = ((_to_mean_template(model, field, code), ones) for field, code in pairs)
+    mean, slopes = regression(moved, codes[subjects])
     for subject in subjects:
         explained = mean + torch.einsum("k,kc...->c...", codes[subject], slopes)
-        removed = deformation.lift(warped(explained, subject, 0), spacing)
-        centered[subject] = optimized[subject] - removed
+        if model.has_covariate_velocity:
+            explained = warp(explained, model.covariate_transform(codes[subject][None])[0], padding="border")
+        centered[subject] = optimized[subject] - deformation.lift(explained, spacing)
     # Last: the warps above are those of the old one.
     model.set_covariate_velocity(model.covariate_velocity - slopes)
     return float(to_mm(mean, spacing).norm(dim=1).mean())

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from atlasmith.core.cosines import cosine_transform, laplacian_eigenvalues
 from atlasmith.losses.regularizers.base import Regularizer, average
-from atlasmith.losses.regularizers.derivatives import average_over_simplices, difference, outer_sum
+from atlasmith.losses.regularizers.derivatives import average_over_simplices, difference
 
 
 @Regularizer.declare("Mean squared first derivative. The default.")
@@ -116,15 +117,8 @@ def sobolev(
         gamma: Weight of the velocity itself.
         power: Power of the operator.
     """
-    spectrum, eigenvalues = velocity, []
-    for n, size in zip(velocity.shape[2:], spacing, strict=True):
-        k = torch.arange(n, device=velocity.device, dtype=velocity.dtype)
-        basis = (torch.pi / n * k[:, None] * (k + 0.5)).cos() * (2 / n) ** 0.5  # (frequency, voxel)
-        basis[0] /= 2**0.5
-        # The contracted axis becomes the last, so that after all of them the axes are in order again.
-        spectrum = torch.tensordot(spectrum, basis, dims=([2], [1]))
-        eigenvalues.append((2 - 2 * (torch.pi / n * k).cos()) / size**2)
-    return magnitude((gamma + alpha * outer_sum(eigenvalues)) ** power * spectrum, spacing)
+    gain = (gamma + alpha * laplacian_eigenvalues(velocity.shape[2:], spacing, velocity)) ** power
+    return magnitude(gain * cosine_transform(velocity), spacing)
 
 
 @Regularizer.declare("Mean squared length of the velocity. Against drift of the template.")

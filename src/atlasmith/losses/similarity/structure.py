@@ -30,10 +30,13 @@ def _neighbor_pairs(ndim: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     ]
 
 
-def _eroded(mask: Tensor | None, depth: int) -> Tensor | None:
-    """The mask where the image is known up to `depth` voxels away on each axis; at the borders it repeats."""
-    if mask is None:
-        return None
+def eroded(mask: Tensor, depth: int) -> Tensor:
+    """Return the mask where the image is known up to `depth` voxels away on each axis.
+
+    Args:
+        mask: (B, 1, *shape), which repeats at the borders.
+        depth: Voxels.
+    """
     padded = F.pad(mask, [depth] * (2 * (mask.ndim - 2)), mode="replicate") > 0.5
     return BoxWindows([2 * depth + 1] * (mask.ndim - 2)).inside(padded).to(mask)
 
@@ -90,7 +93,7 @@ def mind(
         radius: Radius of the patches, voxels.
         dilation: Distance of the neighbors from the voxel, voxels.
     """
-    inside = _eroded(mask, radius + dilation)
+    inside = None if mask is None else eroded(mask, radius + dilation)
 
     def describe(x: Tensor) -> Tensor:
         weight = None if inside is None else inside.repeat_interleave(x.shape[1], 0)
@@ -113,7 +116,7 @@ def ngf(fixed: Tensor, moved: Tensor, mask: Tensor | None = None, noise: float =
         noise: e in units of the image's mean gradient.
     """
     axes = tuple(range(2, fixed.ndim))
-    inside = _eroded(mask, 1)
+    inside = None if mask is None else eroded(mask, 1)
     gradients = [torch.stack(torch.gradient(x, dim=axes), dim=2) for x in (fixed, moved)]
     squares = [g.square().sum(2) for g in gradients]
     levels = [noise * average((s + TINY).sqrt(), inside).view(-1, *[1] * (fixed.ndim - 1)) for s in squares]
