@@ -208,6 +208,11 @@ class TestTemplateSubjects:
         only(problems, "template.subpopulations", "atlasmith segment")
 
 
+def test_modes_are_fewer_than_subjects(tiny: Tiny) -> None:
+    count = len(tiny.rows)
+    only(tiny.problems(register={"modes": count}), "register.modes", f"{count} modes", f"{count} subjects")
+
+
 @pytest.mark.parametrize("note", ['"claustrophobic', '"', 'a "coil"'])
 def test_quotes_in_a_note_are_text(tiny: Tiny, note: str) -> None:
     for row in tiny.rows:

@@ -186,9 +186,14 @@ def test_parameters_with_a_default_number_may_be_set() -> None:
             "'two' is no number",
         ),
         (
+            with_section("template", network={"name": "cascades", "settings": {"count": 0}}),
+            "template.network.settings.count",
+            "0 is out of range. Give a number of at least 1. The default is 3.",
+        ),
+        (
             with_section("register", parametrization={"name": "cpab", "settings": {"cells": 0}}),
-            "register.parametrization.settings",
-            "'cells' is 0, and must be above 0",
+            "register.parametrization.settings.cells",
+            "0 is out of range. Give a number above 0. The default is 6.0.",
         ),
         (
             with_section(

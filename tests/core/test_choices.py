@@ -5,7 +5,8 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from atlasmith.core.choices import Choice
+from atlasmith.core.choices import Choice, CountOrZero, Fraction, Positive, Share
+from atlasmith.core.errors import AtlasmithError
 from atlasmith.losses import (
     REGULARIZERS,
     SIMILARITY,
@@ -35,6 +36,10 @@ def toy(
     fast: bool = False,
     mode: Literal["add", "multiply"] = "add",
     times: int = 1,
+    radius: CountOrZero = 2,
+    size: Positive = 1.0,
+    share: Share = 0.5,
+    part: Fraction = 0.5,
 ) -> float:
     return x + times * factor if mode == "add" else x * factor**times
 
@@ -48,7 +53,8 @@ class Built:
 
 def test_an_entry_is_called_as_its_function() -> None:
     assert toy(3.0) == 5.0 and toy(3.0, mode="multiply") == 6.0
-    assert toy.settings == {"factor": 2.0, "fast": False, "mode": "add", "times": 1}
+    numbers = {"factor": 2.0, "times": 1, "radius": 2, "size": 1.0, "share": 0.5, "part": 0.5}
+    assert toy.settings == numbers | {"fast": False, "mode": "add"}
 
 
 @pytest.mark.parametrize(
@@ -61,6 +67,13 @@ def test_an_entry_is_called_as_its_function() -> None:
         ("times", 1.5, "1.5 is no whole number", "default is 1"),
         ("times", "x", "'x' is no number", "default is 1"),
         ("mode", "multiplly", "unknown value 'multiplly'", "Did you mean 'multiply'?"),
+        ("factor", -0.1, "-0.1 is out of range", "a number of at least 0. The default is 2.0."),
+        ("times", 0, "0 is out of range", "a number of at least 1"),
+        ("radius", -1, "-1 is out of range", "a number of at least 0"),
+        ("radius", 0.5, "0.5 is no whole number", "default is 2"),
+        ("size", 0, "0 is out of range", "a number above 0"),
+        ("share", 1.1, "1.1 is out of range", "a number from 0 to 1"),
+        ("part", 1.0, "1.0 is out of range", "a number above 0 and below 1"),
     ],
 )
 def test_unusable_settings_have_a_remedy(name: str, value: object, found: str, remedy: str) -> None:
@@ -69,7 +82,8 @@ def test_unusable_settings_have_a_remedy(name: str, value: object, found: str, r
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("factor", 3), ("times", 2), ("fast", True), ("mode", "multiply")]
+    ("name", "value"),
+    [("factor", 0), ("times", 2), ("fast", True), ("mode", "multiply"), ("radius", 0), ("share", 1)],
 )
 def test_usable_settings_have_no_problem(name: str, value: object) -> None:
     assert toy.setting_problem(name, value) is None
@@ -79,6 +93,23 @@ def test_settings_of_a_class_are_checked() -> None:
     entry = Choice(Built, "A toy.")
     assert entry.settings == {"mode": "add"} and entry.setting_problem("mode", "multiply") is None
     assert entry.setting_problem("mode", "subtract") is not None
+
+
+def test_all_settings_are_checked_at_once() -> None:
+    toy.check_settings({"times": 2, "mode": "add"})
+    with pytest.raises(AtlasmithError, match=r"unknown setting 'timse'. Did you mean 'times'\?"):
+        toy.check_settings({"timse": 2})
+    with pytest.raises(AtlasmithError, match="setting 'times': 0 is out of range"):
+        toy.check_settings({"factor": 1.0, "times": 0})
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_defaults_are_in_range_and_negative_numbers_are_not(kind: str) -> None:
+    for name, entry in TABLES[kind].items():
+        for setting, default in entry.settings.items():
+            assert entry.setting_problem(setting, default) is None, (name, setting)
+            if not isinstance(default, bool | str):
+                assert entry.setting_problem(setting, -1) is not None, (name, setting)
 
 
 @pytest.mark.parametrize("kind", TABLES)

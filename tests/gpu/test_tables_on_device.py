@@ -21,6 +21,7 @@ from atlasmith.training.regression import regression
 from atlasmith.transforms import PARAMETRIZATIONS
 
 DIMENSIONS = pytest.mark.parametrize("ndim", [2, 3], ids=["2d", "3d"])
+REPEATED = ("steps", "time_steps", "iterations")  # settings that are 1 here, for speed
 CHANNELS = {"velocity": 0, "forward": 0, "inverse": 0, "log_variance": 0, "fixed": 1}  # 0: one for each axis
 
 
@@ -99,20 +100,24 @@ def assert_same_module(
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks(name: str, ndim: int, second_device: SecondDevice) -> None:
     torch.manual_seed(0)
-    shape = (17, 16, 20)[:ndim]
-    network = NETWORKS[name](ndim, 1, ndim, [4, 8])
+    shape, entry = (9, 8, 10)[:ndim], NETWORKS[name]
+    network = entry(ndim, 1, ndim, [4, 8], **{key: 1 for key in REPEATED if key in entry.settings})
     for parameter in network.parameters():  # the last layers start near zero
         parameter.data += 0.01
     assert_same_module(second_device, network, network, random(2, 1, *shape), random(2, 1, *shape, seed=1))
+
+
+def test_folded_kernels(second_device: SecondDevice) -> None:
+    network = NETWORKS["lkunet"](2, 1, 2, [4, 8]).to(DEVICE)
     reparameterize(network)
-    assert network(*to_device((random(1, 1, *shape), random(1, 1, *shape)))).device == DEVICE
+    assert network(*to_device((random(1, 1, 9, 8), random(1, 1, 9, 8)))).device == DEVICE
 
 
 @pytest.mark.parametrize("name", PARAMETRIZATIONS)
 def test_parametrizations(name: str, second_device: SecondDevice) -> None:
     shape, spacing = (7, 8, 6), (1.0, 1.5, 2.0)
     entry = PARAMETRIZATIONS[name]
-    model = entry(2, **{key: 1 for key in ("steps", "time_steps") if key in entry.settings})  # for speed
+    model = entry(2, **{key: 1 for key in REPEATED if key in entry.settings})
 
     def results(image: Tensor, coefficients: Tensor) -> Sequence[Tensor]:
         start = (model.initial(image, shape) + coefficients).requires_grad_()

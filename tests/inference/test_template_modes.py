@@ -89,9 +89,12 @@ def test_registrations_within_the_span_of_the_modes(toy: Config, tmp_path: Path)
     code = deformation.scores(found, spacing)
     expected = integrate_velocity(torch.tensordot(code, deformation.modes, dims=1), 6, [FORWARD])[FORWARD]
     torch.testing.assert_close(maps, expected, atol=1e-3, rtol=1e-3)
-    values["register"]["modes"] = 99
     with pytest.raises(AtlasmithError, match="99 modes were asked for"):
-        load_registration(parse_config(values))
+        read_modes(config.layout, 99)
+    values["register"]["modes"] = 99
+    with pytest.raises(InputError, match=r"register.modes: Input should be less than or equal to 10"):
+        parse_config(values)
+    values["register"]["modes"] = 3
     values["register"]["parametrization"] = {"name": "momentum"}
     values["template"]["refinement"]["rounds"] = 0
     with pytest.raises(InputError, match=r"(?s)register.parametrization is set.*refinement finds the modes"):

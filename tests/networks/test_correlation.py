@@ -47,6 +47,13 @@ def test_gradient_is_that_of_autograd(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_gradient_of_half_precision_is_summed_in_single_precision() -> None:
+    """The sum of 441 equal products, of which half precision would lose a third."""
+    fixed, moved = torch.ones(2, 1, 1, 48, 48).bfloat16().requires_grad_()
+    (gradient,) = torch.autograd.grad(correlate(fixed, moved, 10)[..., 24, 24].sum(), fixed)
+    assert gradient[0, 0, 24, 24] == 440  # 441, rounded once
+
+
 def test_finds_integer_shifts() -> None:
     fixed = torch.nn.functional.normalize(torch.randn(1, 8, 12, 12), dim=1)
     moved = fixed.roll((2, -3), dims=(2, 3))

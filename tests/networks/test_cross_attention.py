@@ -18,6 +18,13 @@ SETTINGS = [
 ]
 
 
+def test_a_margin_larger_than_a_window_is_refused() -> None:
+    assert NETWORKS["xmorpher"].setting_problem("margin", 4) is None
+    found, remedy = NETWORKS["xmorpher"].setting_problem("margin", 5) or ("", "")
+    assert found == "5 is out of range"
+    assert remedy.startswith("Give a number from 0 to 4.")
+
+
 @pytest.mark.parametrize(("name", "settings"), SETTINGS, ids=str)
 def test_swapping_the_images_swaps_their_features(name: str, settings: dict[str, float]) -> None:
     torch.manual_seed(0)

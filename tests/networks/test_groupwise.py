@@ -8,7 +8,10 @@ import torch
 
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Grid
+from atlasmith.io.weights import read_weights, write_tensors
 from atlasmith.networks import DECODERS, CovariateCode, Groupwise
+from atlasmith.networks.registration.base import VELOCITY_SCALE
+from atlasmith.transforms import FORWARD
 
 GRIDS = [
     Grid((17, 14, 1), torch.eye(4).numpy()),
@@ -36,6 +39,32 @@ def test_model_starts_at_its_base_and_at_the_identity(grid: Grid, names: list[st
     velocity = model.coefficients(template, torch.rand_like(template)).mean
     assert velocity.shape == (4, grid.ndim, *[-(-n // 2) for n in grid.tensor_shape])
     assert velocity.abs().max() < 1e-3
+
+
+def test_weights_by_version_0_11_are_converted(tmp_path: Path) -> None:
+    """Its heads weren't scaled, and its mean had another name."""
+    model = Groupwise(GRIDS[1], CovariateCode({}, {}), "dualstream", [8, 16], 5).eval()
+    for level in model.network.levels:
+        torch.nn.init.normal_(level[-1].weight, std=0.1)
+    model.mean_coefficients.fill_(0.25)
+    model.save(tmp_path / "new.safetensors")
+    metadata, tensors = read_weights(tmp_path / "new.safetensors")
+    for name in ("parametrization", "network_settings", "parametrization_settings"):
+        del metadata["settings"][name]
+    tensors["mean_velocity"] = tensors.pop("mean_coefficients")
+    for index, width in enumerate((16, 8)):
+        tensors[f"network.levels.{index}.2.weight"] *= 36 / (27 * width)
+    write_tensors(tmp_path / "old.safetensors", tensors, metadata)
+    images = torch.rand(2, 1, 1, *GRIDS[1].tensor_shape)
+    expected, found = (
+        m.coefficients(*images).mean for m in (model, Groupwise.load(tmp_path / "old.safetensors"))
+    )
+    assert expected.abs().amax() > 0.1
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    del tensors["network.levels.0.0.0.weight"]
+    write_tensors(tmp_path / "old.safetensors", tensors, metadata)
+    with pytest.raises(AtlasmithError, match="network 'dualstream' had other layers"):
+        Groupwise.load(tmp_path / "old.safetensors")
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -167,3 +196,38 @@ def test_a_model_knows_whether_its_shape_depends_on_the_covariates(tmp_path: Pat
     assert not model.has_covariate_velocity
     other.load_state_dict(model.state_dict())
     assert not other.has_covariate_velocity
+
+
+def test_a_network_warps_by_the_regions_of_the_image_on_a_padded_grid() -> None:
+    """Regions keep their place where a network has padded the grid of 9 by 7 voxels."""
+    model = Groupwise(
+        GRIDS[0], CovariateCode({}, {}), "cyclemorph", [4, 8], 5, parametrization="region_velocity"
+    )
+    template, channels = torch.zeros(1, 1, 17, 14), model.deformation.channels(2)
+    template[:, :, 10:] = 1
+    identity = model.coefficients(template, template).mean
+    output = torch.tensor([0.5, 0.0, 0.0, 0.25, -0.25, 0.5]).view(1, -1, 1, 1).expand(1, -1, 16, 12)
+    output = torch.nn.functional.pad(output, [0, 0] * 2 + [0, channels - 6])
+    found = model.network.displacement(output, (16, 12))[..., :9, :7]
+    coefficients = identity + VELOCITY_SCALE * output[..., :9, :7]
+    expected = model.deformation.maps(coefficients, (2.0, 2.0), [FORWARD])[FORWARD]
+    assert found[:, 0].std() > 0.5
+    torch.testing.assert_close(found, expected, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "parametrization", ["stationary_velocity", "displacement", "time_dependent_velocity"]
+)
+def test_a_network_composes_as_the_parametrization_does(parametrization: str) -> None:
+    model = Groupwise(GRIDS[0], CovariateCode({}, {}), "cascades", [4, 8], 5, parametrization=parametrization)
+    model.coefficients(*torch.rand(2, 1, 1, 17, 14))
+    count = model.deformation.channels(2)
+    outer, inner = torch.rand(2, 1, count + 2, 9, 7)
+    # Half-resolution voxels that are those of the outputs' grid, or a half and a third of them.
+    for half, sizes in (((9, 7), [1.0, 1.0]), ((17, 19), [1 / 2, 1 / 3])):
+        found = model.network.composed(outer, inner, half)
+        units = VELOCITY_SCALE * torch.tensor(sizes * (count // 2)).view(-1, 1, 1)
+        spacing = [2 / size for size in sizes]
+        expected = model.deformation.compose(units * outer[:, :count], units * inner[:, :count], spacing)
+        torch.testing.assert_close(found[:, :count], expected / units)
+        torch.testing.assert_close(found[:, count:], inner[:, count:])

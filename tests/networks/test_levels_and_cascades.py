@@ -98,8 +98,8 @@ def test_cascades_compose_the_deformations_of_their_stages(shape: tuple[int, ...
     net = moving_network("cascades", len(shape), count=2).eval()
     with torch.no_grad():
         for stage in net.stages:  # a shift: its compositions are exact
-            stage.body.head.weight.zero_()
-            stage.body.head.bias.copy_(0.1 * torch.arange(1.0, 1 + len(shape)))
+            stage.head.weight.zero_()
+            stage.head.bias.copy_(0.1 * torch.arange(1.0, 1 + len(shape)))
         output = net(*images(*shape))
     expected = torch.stack([torch.full_like(output[0, 0], 0.2 * k) for k in range(1, 1 + len(shape))])
     torch.testing.assert_close(output, expected.expand_as(output))
@@ -109,22 +109,22 @@ def test_the_image_is_warped_from_the_original() -> None:
     """A stage sees the image warped once by the composition, and not the warped one warped again."""
     net, seen = moving_network("cascades", count=3).eval(), []
     for stage in net.stages:
-        stage.register_forward_hook(lambda module, args, output: seen.append((args[1], output)))
+        stage.register_forward_hook(lambda module, args, output: seen.append((args[0][:, 1:], output)))
     fixed, moving = images(24, 20)
     net(fixed, moving)
     shift = torch.stack([output for _, output in seen])
     assert all(x.shape == moving.shape for x, _ in seen)
-    twice = net._warped(net._warped(moving, shift[0]), shift[1])
+    twice = net.warp_by_output(net.warp_by_output(moving, shift[0], (12, 10)), shift[1], (12, 10))
     assert not torch.allclose(seen[2][0], twice)
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_an_affine_stage_gives_an_affine_map(ndim: int) -> None:
     torch.manual_seed(0)
-    stage = AffineStage(ndim, 1, 2 * ndim, [4, 8])
+    stage = AffineStage(ndim, 2, 2 * ndim, [4, 8])
     nn.init.normal_(stage.parameters_of.weight, std=3)
     shape = (24, 20, 22)[:ndim]
-    output = stage(*images(*shape)).detach()
+    output = stage(torch.cat(images(*shape), dim=1)).detach()
     assert output[:, :ndim].abs().max() > 0.1
     assert output[:, ndim:].abs().max() == 0
     for axis in range(2, 2 + ndim):
@@ -139,9 +139,9 @@ def test_the_invertibility_term_is_zero_where_the_maps_are_inverse() -> None:
     there, back = (exponentiate(v, 5) for v in (velocity, reverse))
     expected = sum(compose(a, b).square().sum(1).mean() for a, b in ((there, back), (back, there)))
     torch.testing.assert_close(net.terms["invertibility"], expected)
-    nn.init.zeros_(net.stages[0].body.head.weight)
+    nn.init.zeros_(net.stages[0].head.weight)
     with torch.no_grad():
-        net.stages[0].body.head.bias.zero_()
+        net.stages[0].head.bias.zero_()
     net(fixed, moving)
     assert net.terms["invertibility"] == 0
     net.eval()(fixed, moving)

@@ -305,3 +305,13 @@ def test_key_points_find_a_rotation_in_mm() -> None:
     ].numpy()
     error = np.linalg.norm((found - field)[:, 8:-8, 6:-6], axis=0)
     assert np.median(error) < 0.6 < np.median(np.linalg.norm(field[:, 8:-8, 6:-6], axis=0)) / 3
+
+
+def test_labels_are_matched_where_intensities_tell_nothing() -> None:
+    shape = (40, 40)
+    image = torch.zeros(1, 2, *shape)  # an intensity and the probability of a label
+    image[:, 1, 12:22, 14:24] = 1
+    moved = image.roll((6, -4), dims=(2, 3))
+    features = [describe(x, torch.ones(1, 1, *shape), 1, 2, 10.0) for x in (image, moved)]
+    found = DiscreteSearch(2, 5)(*features, (1.0, 1.0), shape)[0, :, 17, 19]
+    torch.testing.assert_close(found, torch.tensor([6.0, -4.0]), atol=0.7, rtol=0)

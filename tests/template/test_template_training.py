@@ -62,6 +62,8 @@ def test_an_interrupted_training_resumes_to_the_same_weights(
     values["template"] |= {"steps": 12, "checkpoint_every": 5, "augment": True}
     if adversary:
         values["template"] |= {"adversary": {"weight": 0.1, "channels": [4, 8]}, "refinement": {"rounds": 0}}
+    else:  # a network that draws random numbers
+        values["template"]["network"] = {"name": "quicksilver", "settings": {"dropout": 0.1}}
     values["template"]["label_similarity"] = {"dice": {"weight": 0.5}}
     values["template"]["segmenter"] = {"channels": [4, 8], "steps": 3}
 

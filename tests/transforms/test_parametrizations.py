@@ -231,24 +231,28 @@ def test_diffeomorphisms_do_not_fold(name: str, grid: str) -> None:
 def test_thin_grids(name: str, shape: tuple[int, ...]) -> None:
     spacing = (1.0, 2.0, 4.0)[: len(shape)]
     model = model_of(name)
-    for displacement in model.maps(coefficients(model, shape, 0.1), spacing).values():
+    given = coefficients(model, shape, 0.1)
+    for displacement in model.maps(given, spacing).values():
         assert displacement.shape == (1, len(shape), *shape) and displacement.isfinite().all()
+    assert model.resize(given, [2 * n for n in shape], spacing).isfinite().all()
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"),
+    ("name", "setting", "value", "limits"),
     [
-        ("bspline_velocity", {"control_points": 0.0}),
-        ("bspline_displacement", {"border_ratio": -1.0}),
-        ("fourier_velocity", {"band": 0}),
-        ("time_dependent_velocity", {"times": 0}),
-        ("residual_flow", {"lipschitz": 1.0}),
-        ("cpab", {"cells": -2.0}),
+        ("bspline_velocity", "control_points", 0.0, "above 0"),
+        ("bspline_displacement", "border_ratio", -1.0, "above 0"),
+        ("fourier_velocity", "band", 0, "above 0"),
+        ("time_dependent_velocity", "times", 0, "of at least 1"),
+        ("residual_flow", "lipschitz", 1.0, "above 0 and below 1"),
+        ("cpab", "cells", -2.0, "above 0"),
+        ("momentum", "alpha", -1.0, "of at least 0"),
     ],
 )
-def test_settings_out_of_range_are_refused(name: str, settings: dict[str, float]) -> None:
-    with pytest.raises(AtlasmithError, match=f"'{next(iter(settings))}' is .* must be above 0"):
-        deformation_model(name, settings)
+def test_settings_out_of_range_are_refused(name: str, setting: str, value: float, limits: str) -> None:
+    message = f"setting '{setting}': {value} is out of range. Give a number {limits}."
+    with pytest.raises(AtlasmithError, match=message):
+        deformation_model(name, {setting: value})
 
 
 def blobs(shape: tuple[int, ...], shift: float) -> np.ndarray:

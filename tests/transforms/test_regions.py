@@ -13,6 +13,8 @@ from torch import Tensor
 from atlasmith.core.fields import exponentiate
 from atlasmith.core.grid import DisplacementField, Grid
 from atlasmith.networks import CovariateCode, Groupwise
+from atlasmith.optimization import instance_objective
+from atlasmith.optimization.refinement import refine
 from atlasmith.registration import register
 from atlasmith.transforms import DIRECTIONS, FORWARD, RegionVelocity, deformation_model
 
@@ -139,3 +141,23 @@ def test_a_displacement_is_fitted_by_regions_of_one_velocity() -> None:
     found = model.fit(torch.full((1, 2, 8, 8), 0.5), (1.0, 1.0))
     torch.testing.assert_close(found[:, :6], torch.full((1, 6, 8, 8), 0.5))
     assert not found[:, 6:].any()
+
+
+def test_a_displacement_that_a_search_found_keeps_the_classes() -> None:
+    image = ((torch.arange(24) // 6) % 2).float().view(1, 1, 24, 1).expand(1, 1, 24, 16)
+    model = deformation_model("region_velocity")
+    objective = instance_objective(
+        image,
+        image.roll(2, dims=2),
+        torch.ones_like(image),
+        Grid((24, 16, 1), np.eye(4)),
+        deformation=model,
+        similarity={"mse": {"weight": 1.0}},
+        regularization={"diffusion": {"weight": 1e-3}},
+    )
+    identity = model.initial(image, (12, 8))
+    shift = torch.zeros(1, 2, 12, 8)
+    shift[:, 0] = 0.95  # half-resolution voxels
+    best = refine(objective, identity, shift, steps=1, learning_rate=0.01)[0]
+    assert (best[:, 0] - 0.95).abs().amax() < 0.05
+    torch.testing.assert_close(best[:, 6:], identity[:, 6:])

@@ -123,6 +123,7 @@ def read_rows(config: Config, problems: Problems) -> dict[str, Row]:
         return {}
     _check_subpopulations(config, scans, problems)
     _check_template_subjects(config, table, scans, problems)
+    _check_modes(config, scans, problems)
     _hold_out(config, table, scans, problems)
     _check_roles(config, table, scans, problems)
     for name in known:
@@ -201,6 +202,13 @@ def _check_subpopulations(config: Config, scans: Mapping[str, Row], problems: Pr
     if count > 1 and subjects < 2 * count:
         found = f"{count} subpopulations of {subjects} subjects"
         problems.add("config: template.subpopulations", found, "Lower it: each needs 2 or more subjects.")
+
+
+def _check_modes(config: Config, scans: Mapping[str, Row], problems: Problems) -> None:
+    modes, count = config.register_.modes, sum(is_in_template(config, row) for row in scans.values())
+    if modes is not None and modes >= count:
+        found = f"{modes} modes of variation of the template's {count} subjects"
+        problems.add("config: register.modes", found, "Lower it: subjects are more than modes.")
 
 
 def _check_template_subjects(

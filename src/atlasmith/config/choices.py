@@ -9,7 +9,7 @@ from typing import Any
 
 from atlasmith.config.schema import Config
 from atlasmith.core.choices import Choice, is_number
-from atlasmith.core.errors import AtlasmithError, InputError, Problem, did_you_mean
+from atlasmith.core.errors import InputError, Problem, did_you_mean
 
 # Where each kind of choice is registered. Looked up by name, since the config comes before the stages, and
 # most of its readers need neither torch nor SimpleITK.
@@ -115,33 +115,27 @@ def check_choices(config: Config) -> None:
         names = [value] if isinstance(value, str) else value
         problems += _unknown(f"config: {key}", names, read_table(kind), kind)
     if not problems:
-        problems = _parametrization_problems(config)
+        problems = _variance_problems(config)
     if problems:
         raise InputError(problems)
 
 
-def _parametrization_problems(config: Config) -> list[Problem]:
-    """Check the values of known settings of parametrizations, and that regularizers suit their channels."""
-    problems: list[Problem] = []
-    fields: dict[str, int] = {}
-    for key, section, kind in _with_settings(config):
-        if kind == "parametrization":
-            try:
-                model = read_table(kind)[section.name](config.template.integration_steps, **section.settings)
-                fields[key] = model.channels(2) // 2
-            except AtlasmithError as error:
-                where, remedy = f"config: {key}.settings", "Correct it, or leave it out for the default."
-                problems.append(Problem(where, str(error), remedy))
+def _variance_problems(config: Config) -> list[Problem]:
+    """Check that regularizers of a posterior's variance get that of a single velocity field."""
+    chosen = config.template.parametrization
     table: Mapping[str, Any] = read_table("regularizer")
-    name = config.template.parametrization.name
-    for regularizer in config.template.regularization:
-        if "log_variance" in table[regularizer].needs and fields.get("template.parametrization", 1) > 1:
-            found = (
-                f"it needs the variance of one velocity field, and the coefficients of '{name}' are several"
-            )
-            remedy = "Remove it, or choose another template.parametrization, such as stationary_velocity."
-            problems.append(Problem(f"config: template.regularization.{regularizer}", found, remedy))
-    return problems
+    model = read_table("parametrization")[chosen.name](config.template.integration_steps, **chosen.settings)
+    if model.channels(2) == 2:
+        return []
+    found = (
+        f"it needs the variance of one velocity field, and the coefficients of '{chosen.name}' are several"
+    )
+    remedy = "Remove it, or choose another template.parametrization, such as stationary_velocity."
+    return [
+        Problem(f"config: template.regularization.{name}", found, remedy)
+        for name in config.template.regularization
+        if "log_variance" in table[name].needs
+    ]
 
 
 def _unknown(where: str, names: Iterable[str], known: Iterable[str], kind: str) -> list[Problem]:

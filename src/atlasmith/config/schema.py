@@ -25,7 +25,7 @@ from atlasmith.config.section import (
     Positive,
     Section,
 )
-from atlasmith.config.template import ParametrizationSection, TemplateSection
+from atlasmith.config.template import MODES, ParametrizationSection, TemplateSection
 from atlasmith.io.layout import Layout
 
 EntityValue = str | int | None
@@ -155,10 +155,11 @@ class RegisterSection(Section):
         description="parametrization of the deformations to the template, as `template.parametrization`; "
         "null: that one",
     )
-    modes: Count | None = Field(
+    modes: Annotated[int, Field(ge=1, le=MODES)] | None = Field(
         None,
         description="number of modes of variation to whose span velocities are restricted, in the place of a "
-        "parametrization: those that refinement of the template found; null: no restriction",
+        "parametrization: those that refinement of the template found, fewer than subjects; null: no "
+        "restriction",
     )
     instance_optimization: InstanceOptimizationSection = InstanceOptimizationSection()
 

@@ -9,6 +9,8 @@ from pydantic import Field
 from atlasmith.config.section import ChoiceSection, Count, Label, NotNegative, Positive, Section, Terms
 from atlasmith.io.tables import SUBPOPULATION
 
+MODES = 10  # of variation that refinement keeps
+
 
 class NetworkSection(Section):
     """The registration network."""

@@ -23,13 +23,6 @@ class AtlasmithError(Exception):
     exit_code = 2
 
 
-def require_positive(**settings: float) -> None:
-    """Raise `AtlasmithError` unless all settings, given by name, are above 0."""
-    for name, value in settings.items():
-        if not value > 0:
-            raise AtlasmithError(f"the setting '{name}' is {value}, and must be above 0")
-
-
 class IncompleteError(AtlasmithError):
     """Some results are there, and others failed or need review."""
 

@@ -23,7 +23,6 @@ from atlasmith.registration.stage import read_modes
 from atlasmith.training.device import cpu_if_memory_is_short, select_device
 from atlasmith.transforms import INVERSE, integrate_velocity
 
-COLUMNS = ("mode", "sd_mm", "explained_variance")
 DEVIATIONS = {"minus2": -2, "minus1": -1, "plus1": 1, "plus2": 2}  # at 0 is the template
 
 
@@ -62,7 +61,8 @@ def _write(config: Config, model: Groupwise, modes: Tensor, output: Layout) -> N
     run, device = config.layout, select_device(config.device)
     model.to(device)
     template = model.template(torch.zeros(1, model.code.size, device=device))
-    write_tsv(output.modes_table, read_tsv(run.template_mode_table)[: len(modes)], COLUMNS)
+    rows = read_tsv(run.template_mode_table)[: len(modes)]
+    write_tsv(output.modes_table, rows, list(rows[0]))
     for number, mode in enumerate(modes.to(device), start=1):
         for name, sd in DEVIATIONS.items():
             inverse = integrate_velocity(sd * mode[None], model.integration_steps, [INVERSE])[INVERSE]

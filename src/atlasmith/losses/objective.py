@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from atlasmith.core.errors import look_up
-from atlasmith.core.fields import compose, per_channel, resize_displacement, to_mm
+from atlasmith.core.fields import compose, jacobian_determinant, per_channel, resize_displacement, to_mm
 from atlasmith.core.sampling import MASK_THRESHOLD, resize, warp
 from atlasmith.losses.regularizers import REGULARIZERS, Regularizer
 from atlasmith.losses.similarity import SIMILARITY
@@ -48,6 +48,11 @@ class Objective:
     def loss(self) -> Tensor:
         """The sum of the terms."""
         return torch.stack(list(self.terms.values())).sum()
+
+    @property
+    def folds(self) -> Tensor:
+        """Number of voxels at which the forward displacements fold."""
+        return (jacobian_determinant(self.forward) <= 0).sum()
 
 
 def similarities(terms: Terms, fixed: Tensor, moved: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:

@@ -78,12 +78,17 @@ class _SinglePrecision(nn.Module):
     weight: Tensor
     bounded = False  # see `head`
 
+    @property
+    def scale(self) -> float:
+        """By how much the input is scaled for the bound."""
+        return min(1, BOUNDED_WEIGHTS / self.weight[0].numel()) if self.bounded else 1.0
+
     def forward(self, x: Tensor) -> Tensor:
         with single_precision(x):
             x = x.to(self.weight.dtype)
             if self.bounded:
                 size = x.square().mean(tuple(range(1, x.ndim)), keepdim=True).clamp(min=1).sqrt()
-                x = x * (min(1, BOUNDED_WEIGHTS / self.weight[0].numel()) / size)
+                x = x * (self.scale / size)
             result: Tensor = super().forward(x)
         return result
 
@@ -122,6 +127,20 @@ def head(
     for parameter in convolution.parameters():
         nn.init.normal_(parameter, std=1e-6)
     return convolution
+
+
+def bounded_weights(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert weights of a network whose heads weren't `bounded`, by the name of each, to those that are.
+
+    The result is the same where the features before the heads have a mean square of at most 1, as after a
+    norm and a leaky ReLU.
+    """
+    heads = {name: each for name, each in network.named_modules() if isinstance(each, _SinglePrecision)}
+    return tensors | {
+        f"{name}.weight": tensors[f"{name}.weight"] / each.scale
+        for name, each in heads.items()
+        if f"{name}.weight" in tensors
+    }
 
 
 def pad_to_multiple(x: Tensor, multiple: int, least: int = 2) -> Tensor:

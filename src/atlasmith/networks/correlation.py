@@ -25,7 +25,7 @@ def correlate(fixed: Tensor, moved: Tensor, reach: int, stride: int = 1) -> Tens
         stride: Distance of neighboring offsets, voxels.
 
     Returns:
-        (B, (2 * reach + 1)^d, *shape): a map for each of `correlation_offsets`.
+        (B, (2 * reach + 1)^d, *shape), in single precision at least: a map for each of `correlation_offsets`.
 
     Example:
         >>> fixed = torch.zeros(1, 1, 5, 5)
@@ -34,7 +34,8 @@ def correlate(fixed: Tensor, moved: Tensor, reach: int, stride: int = 1) -> Tens
         >>> correlation_offsets(2, reach=1)[best]
         tensor([1., 0.])
     """
-    dtype = torch.promote_types(fixed.dtype, moved.dtype)
+    # For the gradient, a sum over as many products as offsets, which half precision would round.
+    dtype = torch.promote_types(torch.promote_types(fixed.dtype, moved.dtype), torch.float32)
     result: Tensor = _Correlation.apply(fixed.to(dtype), moved.to(dtype), reach, stride)
     return result
 

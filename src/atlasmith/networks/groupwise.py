@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atlasmith.core.errors import look_up
-from atlasmith.core.fields import resize_displacement
+from atlasmith.core.errors import AtlasmithError, look_up
+from atlasmith.core.fields import per_channel, resize_displacement
 from atlasmith.core.grid import Grid
-from atlasmith.core.sampling import half_shape, warp
+from atlasmith.core.sampling import coordinates, half_shape, sample, warp
 from atlasmith.io.weights import read_weights, write_weights
-from atlasmith.networks.blocks import single_precision
+from atlasmith.networks.blocks import bounded_weights, single_precision
 from atlasmith.networks.covariate_code import CovariateCode
 from atlasmith.networks.decoders import DECODERS
 from atlasmith.networks.registration import NETWORKS
@@ -67,7 +67,8 @@ class Groupwise(nn.Module):
         parametrization_settings: Settings of the parametrization; None: its defaults.
 
     Raises:
-        AtlasmithError: If there is no network, decoder or parametrization of that name.
+        AtlasmithError: If there is no network, decoder or parametrization of that name, or for a setting that
+            can't be used.
     """
 
     fov_mask: Tensor
@@ -117,13 +118,14 @@ class Groupwise(nn.Module):
         channels_out = self.deformation.channels(grid.ndim)
         self.register_buffer("mean_coefficients", torch.zeros(1, channels_out, *half_shape(shape)))
         build = look_up(NETWORKS, network, "network")
+        build.check_settings(self.settings["network_settings"])
         widths = [] if channels is None else [channels]
         self.segmenters = (
             None if segmenter is None else Segmenters(grid.ndim, **segmenter, inputs=image_channels)
         )
         inputs = image_channels + (0 if segmenter is None else segmenter["outputs"])
         outputs = channels_out * (1 + probabilistic)
-        self.network = build(grid.ndim, inputs, outputs, *widths, **(network_settings or {}))
+        self.network = build(grid.ndim, inputs, outputs, *widths, **self.settings["network_settings"])
 
     def template(self, code: Tensor) -> Tensor:
         """Return the template (B, C, *shape) at encoded covariates (B, size)."""
@@ -205,9 +207,10 @@ class Groupwise(nn.Module):
         identity = self.deformation.initial(template, half_shape(template.shape[2:]))
         if isinstance(self.network, RegistrationNetwork):
             self.network.displace = partial(self._forward_displacement, identity)
+            self.network.compose = self._composed
         total: Tensor | None = None
         for _ in range(self.cascades):
-            moved = image if total is None else self._warped(image, identity, total)
+            moved = image if total is None else self._warped(image, total + identity)
             output = self.network(template, moved).float()
             mean, *log_variance = output.split(self.mean_coefficients.shape[1], 1)
             mean = VELOCITY_SCALE * mean
@@ -229,6 +232,11 @@ class Groupwise(nn.Module):
     def _spacing(self, coefficients: Tensor) -> tuple[float, ...]:
         return self.grid.coarser_spacing(coefficients.shape[2:])
 
+    def _level_spacing(self, sizes: Sequence[float]) -> list[float]:
+        """Spacing (d), mm, of a grid in whose voxels those of half the resolution have these sizes."""
+        half = self._spacing(self.mean_coefficients)
+        return [mm / size for mm, size in zip(half, sizes, strict=True)]
+
     def _forward_displacement(self, identity: Tensor, coefficients: Tensor, sizes: Sequence[float]) -> Tensor:
         """Compute the forward displacement of a network's coefficients: see `Displace`.
 
@@ -240,15 +248,24 @@ class Groupwise(nn.Module):
         Returns:
             (B, d, *size), voxels.
         """
-        deformation, shape = self.deformation, coefficients.shape[2:]
-        mean = deformation.rescale(coefficients[:, : identity.shape[1]], sizes)
-        mean = mean + deformation.resize(identity, shape, self._spacing(identity))
-        return deformation.maps(mean, self._spacing(mean), [FORWARD])[FORWARD]
+        points = coordinates(coefficients.shape[2:], identity) / per_channel(sizes, identity)
+        points = points.expand(len(identity), *points.shape[1:])
+        # A network may have padded the grid, to which the identity isn't stretched.
+        total = coefficients[:, : identity.shape[1]] + sample(identity, points, padding="border")
+        scaled = self.deformation.rescale(total, sizes)
+        return self.deformation.maps(scaled, self._level_spacing(sizes), [FORWARD])[FORWARD]
 
-    def _warped(self, image: Tensor, identity: Tensor, coefficients: Tensor) -> Tensor:
-        """Features (B, C + L, *shape) warped by coefficients (B, channels, *half) added to the identity's."""
-        displacement = self._forward_displacement(identity, coefficients, [1.0] * self.grid.ndim)
-        return warp(image.float(), resize_displacement(displacement, image.shape[2:]))
+    def _composed(self, outer: Tensor, inner: Tensor, sizes: Sequence[float]) -> Tensor:
+        """Compose a network's coefficients (B, channels or more, *size): see `Compose`."""
+        deformation, count = self.deformation, self.mean_coefficients.shape[1]
+        first, last = (deformation.rescale(x[:, :count], sizes) for x in (inner, outer))
+        total = deformation.compose(last, first, self._level_spacing(sizes))
+        return torch.cat([deformation.rescale(total, [1 / size for size in sizes]), inner[:, count:]], dim=1)
+
+    def _warped(self, image: Tensor, coefficients: Tensor) -> Tensor:
+        """Features (B, C + L, *shape) warped by coefficients (B, channels, *half)."""
+        maps = self.deformation.maps(coefficients, self._spacing(coefficients), [FORWARD])
+        return warp(image.float(), resize_displacement(maps[FORWARD], image.shape[2:]))
 
     def save(self, path: str | Path) -> None:
         """Write the model to a safetensors file, from which `load` builds it again."""
@@ -265,6 +282,9 @@ class Groupwise(nn.Module):
         Returns:
             The model, on the CPU.
 
+        Raises:
+            AtlasmithError: When the network had other layers in the version that wrote the file.
+
         Example:
             >>> grid = Grid((16, 16, 1), torch.eye(4).numpy())
             >>> model = Groupwise(grid, CovariateCode({}, {}), "unet_half", [4], 6)
@@ -275,11 +295,19 @@ class Groupwise(nn.Module):
         metadata, tensors = read_weights(path)
         continuous = {name: (mean, sd) for name, (mean, sd) in metadata["code"]["continuous"].items()}
         code = CovariateCode(continuous, metadata["code"]["categorical"])
-        if "mean_velocity" in tensors:  # of a run by 0.11 or before
-            tensors["mean_coefficients"] = tensors.pop("mean_velocity")
         count = tensors["base"].shape[1]
         model = cls(Grid.from_dict(metadata["grid"]), code, **metadata["settings"], image_channels=count)
-        model.load_state_dict(tensors)
+        if "mean_velocity" in tensors:  # of a run by 0.11 or before
+            tensors["mean_coefficients"] = tensors.pop("mean_velocity")
+            tensors = bounded_weights(model, tensors)
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            network = metadata["settings"]["network"]
+            raise AtlasmithError(
+                f"{path}: these weights are of another version, whose network '{network}' had other layers. "
+                "Build the template again."
+            ) from error
         return model.eval()
 
 

@@ -28,6 +28,7 @@ class UNet(nn.Module):
         extra: From a level of the encoder, 0 the finest, and its width to a module that follows it.
         norm: The norm for each `ndim`.
         single: Of the last convolution, see `head`.
+        bounded: Likewise.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class UNet(nn.Module):
         extra: LevelBlock = lambda level, width: nn.Identity(),
         norm: Mapping[int, type[nn.Module]] = NORM,
         single: bool = True,
+        bounded: bool = False,
     ) -> None:
         super().__init__()
         self.first_stride = first_stride
@@ -56,7 +58,7 @@ class UNet(nn.Module):
             conv_block(ndim, coarse + fine, fine, norm=norm)
             for fine, coarse in reversed(list(itertools.pairwise(channels)))
         )
-        self.head = head(ndim, channels[0], out_channels, single)
+        self.head = head(ndim, channels[0], out_channels, single, bounded=bounded)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, *shape) to (B, out_channels, *shape / first_stride, rounded up)."""

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from atlasmith.core.errors import look_up
-from atlasmith.core.fields import jacobian_determinant
 from atlasmith.optimization.adam import adam
 from atlasmith.optimization.convex_adam import convex_adam
 from atlasmith.optimization.coordinate_network import coordinate_network
@@ -51,16 +50,17 @@ def optimize(
         settings: Its settings; None: the defaults.
 
     Returns:
-        For each image the latest of a few candidates that is better than `start` and has no folds that the
-        start doesn't have, or `start` where there is none, (B, channels, *half).
+        For each image the latest of a few candidates that is better than `start` and has no more folds, or
+        `start` where there is none, (B, channels, *half).
 
     Raises:
-        AtlasmithError: If there is no optimizer of that name.
+        AtlasmithError: If there is no optimizer of that name, or for a setting that can't be used.
     """
-    function = look_up(OPTIMIZERS, optimizer, "optimizer")
+    found, settings = look_up(OPTIMIZERS, optimizer, "optimizer"), settings or {}
+    found.check_settings(settings)
     if steps == 0:
         return start
-    candidates = function(objective, start, steps, learning_rate, **(settings or {}))
+    candidates = found(objective, start, steps, learning_rate, **settings)
     return torch.cat(
         [_choose(objective, [x[i : i + 1] for x in (start, *candidates)], i) for i in range(len(start))]
     )
@@ -73,11 +73,10 @@ def _choose(objective: ObjectiveFunction, coefficients: Sequence[Tensor], image:
     start, *candidates = coefficients
     chosen = slice(image, image + 1)
     initial = objective(start, chosen=chosen)
-    folds = (jacobian_determinant(initial.forward) <= 0).sum()
+    folds = initial.folds
     for candidate in reversed(candidates):
         found = objective(candidate, chosen=chosen)
-        more = (jacobian_determinant(found.forward) <= 0).sum() > folds
-        if bool((found.loss < initial.loss) & ~more):
+        if bool((found.loss < initial.loss) & (found.folds <= folds)):
             return candidate
     return start
 

@@ -46,7 +46,7 @@ def convex_adam(
         labels: Factor of the squared differences of label probabilities, where there are any.
         regularization: `convex`: `coupled_convex`; `mean_field`: `mean_field`.
         planes: Whether to search in the planes of a volume alone, for less memory (Heinrich and Hansen 2020,
-            doi:10.1007/978-3-030-59716-0_19); displacements across all three axes are found less surely.
+            MICCAI); displacements along all three axes at once are found less surely.
 
     Returns:
         A few iterates.

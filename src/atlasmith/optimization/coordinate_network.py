@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from atlasmith.core.errors import require_positive
+from atlasmith.core.choices import Positive
 from atlasmith.core.fields import determinant, per_channel
 from atlasmith.core.sampling import resize
 from atlasmith.optimization.adam import minimize
@@ -30,10 +30,10 @@ def coordinate_network(
     learning_rate: float,
     width: int = 64,
     depth: int = 3,
-    omega: float = 16.0,
+    omega: Positive = 16.0,
     activation: Activation = "sine",
     stride: int = 2,
-    rate: float = 0.002,
+    rate: Positive = 0.002,
     jacobian: float = 0.0,
 ) -> list[Tensor]:
     """Minimize an objective by the weights of a perceptron from positions to coefficients.
@@ -66,11 +66,7 @@ def coordinate_network(
 
     Returns:
         A few iterates.
-
-    Raises:
-        AtlasmithError: For a width, depth, stride or rate that isn't above 0.
     """
-    require_positive(width=width, depth=depth, stride=stride, rate=rate)
     ndim, shape = start.ndim - 2, start.shape[2:]
     spacing = objective.spacing(shape)
     inner = strided_shape(shape, stride)

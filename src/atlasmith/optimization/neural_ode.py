@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from atlasmith.core.errors import require_positive
+from atlasmith.core.choices import Positive
 from atlasmith.core.fields import per_channel, resize_displacement, to_mm
 from atlasmith.core.sampling import half_shape, smooth
 from atlasmith.losses import REGULARIZERS
@@ -26,9 +26,7 @@ from atlasmith.optimization.perceptron import (
 from atlasmith.transforms import FORWARD, deformation_model
 
 Solver = Literal["euler", "rk4"]
-EXTENT = (
-    0.013  # SD of NODEO's smoothing, a window of 21 voxels of 5 SD on either side, in sides of its images
-)
+EXTENT = 0.013  # standard deviation of NODEO's smoothing, of its images' longest side
 
 
 def integrate(
@@ -75,10 +73,10 @@ def neural_ode(
     solver: Solver = "euler",
     width: int = 64,
     depth: int = 2,
-    omega: float = 12.0,
+    omega: Positive = 12.0,
     stride: int = 2,
     smoothing: float = EXTENT,
-    rate: float = 0.005,
+    rate: Positive = 0.005,
     folding: float = 2.5,
     energy: float = 5e-5,
 ) -> list[Tensor]:
@@ -114,11 +112,7 @@ def neural_ode(
 
     Returns:
         A few iterates of the finest level.
-
-    Raises:
-        AtlasmithError: For a width, depth, stride, rate or number of time steps that isn't above 0.
     """
-    require_positive(width=width, depth=depth, stride=stride, rate=rate, time_steps=time_steps)
     spacing = objective.spacing(start.shape[2:])
     moved = objective.deformation.maps(start, spacing, [FORWARD])[FORWARD].detach()
     of_maps = replace(objective, deformation=deformation_model("displacement"))

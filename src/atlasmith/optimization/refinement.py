@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from atlasmith.core.fields import jacobian_determinant
 from atlasmith.core.sampling import smooth
 from atlasmith.optimization.adam import descend
 from atlasmith.optimization.objective import InstanceObjective
@@ -33,10 +32,10 @@ def refine(
     Returns:
         For each image the best start, then a few iterates.
     """
-    spacing, ndim = objective.spacing(displacement.shape[2:]), displacement.shape[1]
+    ndim = displacement.shape[1]
     with torch.no_grad():
         smoothed = (smooth(displacement, [sigma] * ndim) for sigma in SMOOTHING)
-        starts = [start, *(objective.deformation.fit(x, spacing) for x in smoothed)]
+        starts = [start, *(objective.fit(x) for x in smoothed)]
         rows = [[x[i : i + 1] for x in starts] for i in range(len(start))]
         initial = torch.cat([_best(objective, row, i) for i, row in enumerate(rows)])
     return [initial, *descend(objective, initial, steps, learning_rate)]
@@ -46,15 +45,11 @@ def _best(objective: InstanceObjective, coefficients: Sequence[Tensor], image: i
     """The coefficients (1, channels, *half) of an image of the lowest objective, among those without more
     folds than the first, which is taken when in doubt."""
     best, *others = coefficients
-    lowest, folds = _loss_and_folds(objective, best, image)
+    chosen = slice(image, image + 1)
+    initial = objective(best, chosen=chosen)
+    lowest, folds = initial.loss, initial.folds
     for candidate in others:
-        loss, count = _loss_and_folds(objective, candidate, image)
-        better = (loss < lowest) & (count <= folds)
-        best, lowest = torch.where(better, candidate, best), torch.where(better, loss, lowest)
+        found = objective(candidate, chosen=chosen)
+        better = (found.loss < lowest) & (found.folds <= folds)
+        best, lowest = torch.where(better, candidate, best), torch.where(better, found.loss, lowest)
     return best
-
-
-def _loss_and_folds(objective: InstanceObjective, coefficients: Tensor, image: int) -> tuple[Tensor, Tensor]:
-    """The objective of an image, and its number of folded voxels."""
-    found = objective(coefficients, chosen=slice(image, image + 1))
-    return found.loss, (jacobian_determinant(found.forward) <= 0).sum()

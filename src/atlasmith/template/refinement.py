@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d, max_pool3d
 
 from atlasmith.config import Config
+from atlasmith.config.template import MODES
 from atlasmith.core import distributed
 from atlasmith.core.fields import compose, resize_displacement, to_mm
 from atlasmith.core.progress import Progress
@@ -37,7 +38,6 @@ from atlasmith.transforms import FORWARD, mean_square_mm, principal_modes
 
 MASK_MARGIN = 3  # voxels by which the field of view is eroded
 STATE = "template.safetensors"  # within the checkpoint's folder
-MODES = 10  # of variation that are kept
 
 
 def initialize_template(model: Groupwise, images: AlignedImages, codes: Tensor) -> None:
@@ -223,10 +223,11 @@ class _Refinement:
             if distributed.is_main_process():
                 write_tensors(layout.template_modes, {"modes": modes.fields}, {})
                 numbers = zip(modes.variances.sqrt().tolist(), modes.explained, strict=True)
-                rows = [(mode, *values) for mode, values in enumerate(numbers, start=1)]
-                names = ("mode", "sd_mm", "explained_variance")
-                table = [dict(zip(names, row, strict=True)) for row in rows]
-                write_tsv(layout.template_mode_table, table, names)
+                rows = [
+                    {"mode": mode, "sd_mm": sd, "explained_variance": share}
+                    for mode, (sd, share) in enumerate(numbers, start=1)
+                ]
+                write_tsv(layout.template_mode_table, rows, list(rows[0]))
         distributed.barrier()  # the caller removes the coefficients
 
     def _resume(self) -> list[dict[str, Any]]:

@@ -147,6 +147,8 @@ class TemplateTraining:
         if settings.augment:
             random = seeded_generator(self.config.seed, 4, index, *self.stream)
             image, mask, _ = augment(image, mask, random)
+        # Layers such as dropout draw from torch's own generators.
+        torch.manual_seed(seeded_generator(self.config.seed, 7, index, *self.stream).initial_seed())
         with autocast(self.device, settings.precision):
             image = self._features(image, chosen)
             template = self.model.template_features(codes)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atlasmith.core import distributed
 from atlasmith.core.errors import AtlasmithError
@@ -69,7 +70,7 @@ def saved_bytes_per_voxel(
         objective: The other terms of `training_objective`.
 
     Returns:
-        Bytes per voxel of the template's grid.
+        Bytes per voxel of the template's grid, with what the network's padding adds.
     """
     device = model.base.device
     x, y, z = (min(n, SIDE) for n in model.grid.shape)
@@ -88,11 +89,24 @@ def saved_bytes_per_voxel(
             template = small.template_features(torch.zeros(1, model.code.size, device=device))
             image = small.features(torch.zeros_like(small.base))
             coefficients = small.coefficients(template, image)
+        of_network = set(sizes)
         mask = torch.ones_like(small.base)
         terms = dict(objective) | {"deformation": small.deformation, "save_memory": save_memory}
         training_objective(grid, template, image, mask, coefficients, **terms)
     weights = {parameter.data_ptr() for parameter in small.parameters()}
-    return float(sum(size for place, size in sizes.items() if place not in weights) / np.prod(grid.shape))
+    padding = _padding(model.network, model.grid.shape) / _padding(small.network, grid.shape)
+    saved = sum(
+        size * (padding if place in of_network else 1)
+        for place, size in sizes.items()
+        if place not in weights
+    )
+    return float(saved / np.prod(grid.shape))
+
+
+def _padding(network: nn.Module, shape: Sequence[int]) -> float:
+    """By how many times a network's padding enlarges a grid."""
+    multiple = max(getattr(module, "multiple", 1) for module in network.modules())
+    return math.prod(-(-n // multiple) * multiple / n for n in shape if n > 1)
 
 
 def free_bytes(device: torch.device) -> int | None:

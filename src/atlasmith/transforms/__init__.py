@@ -61,9 +61,11 @@ def deformation_model(
         The model.
 
     Raises:
-        AtlasmithError: If there is no parametrization of that name.
+        AtlasmithError: If there is no parametrization of that name, or for a setting that can't be used.
     """
-    return look_up(PARAMETRIZATIONS, name, "parametrization")(integration_steps, **(settings or {}))
+    found, settings = look_up(PARAMETRIZATIONS, name, "parametrization"), settings or {}
+    found.check_settings(settings)
+    return found(integration_steps, **settings)
 
 
 __all__ = [

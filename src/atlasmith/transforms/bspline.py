@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from atlasmith.core.bsplines import basis_matrix, uniform_knots
-from atlasmith.core.errors import require_positive
+from atlasmith.core.choices import Positive
 from atlasmith.transforms.displacement import Displacement
 from atlasmith.transforms.parametrization import Parametrization
 from atlasmith.transforms.separable import SeparableSpace, relative_spacing
@@ -34,11 +34,8 @@ class BSplines(SeparableSpace):
         border_ratio: Distance of the control points at the border over that at the center; 1: uniform.
     """
 
-    control_points: float = 4.0
-    border_ratio: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_positive(control_points=self.control_points, border_ratio=self.border_ratio)
+    control_points: Positive = 4.0
+    border_ratio: Positive = 1.0
 
     def projections(self, shape: Sequence[int], spacing: Sequence[float], like: Tensor) -> list[Tensor]:
         """Return the projections onto the B-splines of each axis: see `SeparableSpace`."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from atlasmith.core.bsplines import spread
-from atlasmith.core.errors import require_positive
+from atlasmith.core.choices import Positive
 from atlasmith.transforms.parametrization import Parametrization
 from atlasmith.transforms.separable import relative_spacing
 from atlasmith.transforms.stationary import StationaryVelocity
@@ -32,10 +32,7 @@ class PiecewiseAffineVelocity(StationaryVelocity):
             mm along the others, rounded to voxels.
     """
 
-    cells: float = 6.0
-
-    def __post_init__(self) -> None:
-        require_positive(cells=self.cells)
+    cells: Positive = 6.0
 
     def tangent(self, coefficients: Tensor, spacing: Sequence[float]) -> Tensor:
         """Return the velocity (B, d, *shape)."""
@@ -53,7 +50,7 @@ class PiecewiseAffineVelocity(StationaryVelocity):
         """Return coefficients of the resized velocity."""
         resized = super().resize(self.tangent(coefficients, spacing), shape, spacing)
         sizes = zip(spacing, coefficients.shape[2:], shape, strict=True)
-        return self.lift(resized, [size * (old - 1) / max(n - 1, 1) for size, old, n in sizes])
+        return self.lift(resized, [size * max(old - 1, 1) / max(n - 1, 1) for size, old, n in sizes])
 
     def _axes(self, like: Tensor, spacing: Sequence[float]) -> list[Axis]:
         sizes = zip(like.shape[2:], relative_spacing(spacing), strict=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from atlasmith.core.choices import Positive
 from atlasmith.core.cosines import cosines
-from atlasmith.core.errors import require_positive
 from atlasmith.transforms.parametrization import Parametrization
 from atlasmith.transforms.separable import SeparableSpace, relative_spacing
 from atlasmith.transforms.stationary import StationaryVelocity
@@ -30,10 +30,7 @@ class FourierVelocity(SeparableSpace, StationaryVelocity):
             resolution.
     """
 
-    band: float = 0.25
-
-    def __post_init__(self) -> None:
-        require_positive(band=self.band)
+    band: Positive = 0.25
 
     def projections(self, shape: Sequence[int], spacing: Sequence[float], like: Tensor) -> list[Tensor]:
         """Return the projections onto the modes of each axis: see `SeparableSpace`."""

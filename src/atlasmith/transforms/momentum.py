@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from atlasmith.core.checkpointing import checkpoint
+from atlasmith.core.choices import Positive
 from atlasmith.core.cosines import cosine_transform, laplacian_eigenvalues
-from atlasmith.core.errors import require_positive
 from atlasmith.core.fields import per_channel
 from atlasmith.core.sampling import warp
 from atlasmith.transforms.parametrization import (
@@ -59,12 +59,9 @@ class Momentum(DeformationModel):
     """
 
     alpha: float = 1.0
-    gamma: float = 1.0
+    gamma: Positive = 1.0
     power: float = 3.0
     time_steps: int = 6
-
-    def __post_init__(self) -> None:
-        require_positive(gamma=self.gamma, time_steps=self.time_steps)
 
     def maps(
         self,
@@ -161,7 +158,7 @@ class Momentum(DeformationModel):
             The velocities (B, d, *shape) at 0, h/2, h, ... 1, voxels, where h is the step; and the
             coefficients at time 1.
         """
-        time_steps, ndim = int(self.time_steps), coefficients.shape[1]
+        time_steps, ndim = self.time_steps, coefficients.shape[1]
 
         def step(momentum: Tensor) -> Tensor:
             """The next momentum, and the velocities now and half a step later."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from atlasmith.core.errors import require_positive
 from atlasmith.core.fields import compose_velocities, per_channel
 from atlasmith.core.sampling import antialias, resize, warp
 from atlasmith.transforms.parametrization import (
@@ -43,9 +42,6 @@ class RegionVelocity(DeformationModel):
     """
 
     regions: int = 3
-
-    def __post_init__(self) -> None:
-        require_positive(regions=self.regions)
 
     def channels(self, ndim: int) -> int:
         """Return the number of components of all velocities, and of the logits, as whole vectors."""

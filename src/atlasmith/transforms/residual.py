@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from atlasmith.core.checkpointing import checkpoint
-from atlasmith.core.errors import AtlasmithError
+from atlasmith.core.choices import Fraction
 from atlasmith.core.fields import compose, invert, to_mm
 from atlasmith.transforms.parametrization import DIRECTIONS, FORWARD, Parametrization
 from atlasmith.transforms.time_dependent import TimeSeries
@@ -30,13 +30,7 @@ class ResidualFlow(TimeSeries):
             lengths by half at most, and each iteration for its inverse halves the error at least.
     """
 
-    lipschitz: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.lipschitz < 1:
-            found = f"the parametrization's setting 'lipschitz' is {self.lipschitz}"
-            raise AtlasmithError(f"{found}, and must be above 0 and below 1")
+    lipschitz: Fraction = 0.5
 
     def maps(
         self,

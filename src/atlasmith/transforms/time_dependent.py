@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from atlasmith.core.checkpointing import checkpoint
-from atlasmith.core.errors import require_positive
 from atlasmith.core.sampling import warp
 from atlasmith.transforms.parametrization import (
     DIRECTIONS,
@@ -30,9 +29,6 @@ class TimeSeries(DeformationModel):
     """
 
     times: int = 4
-
-    def __post_init__(self) -> None:
-        require_positive(times=self.times)
 
     def channels(self, ndim: int) -> int:
         """Return the number of components of all fields."""
@@ -77,10 +73,6 @@ class TimeDependentVelocity(TimeSeries):
 
     steps: int = 2
     solver: Literal["midpoint", "euler"] = "midpoint"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(steps=self.steps)
 
     def maps(
         self,

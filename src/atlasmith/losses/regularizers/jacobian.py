@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from atlasmith.core.choices import CountOrZero, Positive
 from atlasmith.core.fields import jacobian_determinant, per_channel
 from atlasmith.losses.regularizers.base import Regularizer, average
 from atlasmith.losses.regularizers.derivatives import average_over_simplices, determinant_of_map
@@ -16,7 +17,7 @@ def folding(
     forward: Tensor,
     spacing: Sequence[float],
     threshold: float = 0.0,
-    corners: int = 1,
+    corners: CountOrZero = 1,
     power: float = 1.0,
     voxel_weight: Tensor | None = None,
 ) -> Tensor:
@@ -47,7 +48,7 @@ def folding(
 
 @Regularizer.declare("Mean absolute log Jacobian. For volumes that should stay.", needs=("forward",))
 def log_jacobian(
-    forward: Tensor, spacing: Sequence[float], floor: float = 0.01, voxel_weight: Tensor | None = None
+    forward: Tensor, spacing: Sequence[float], floor: Positive = 0.01, voxel_weight: Tensor | None = None
 ) -> Tensor:
     """Compute the mean |log J| over the Jacobian determinants J of phi.
 
@@ -73,7 +74,7 @@ def hyperelastic(
     spacing: Sequence[float],
     length: float = 1.0,
     volume: float = 1.0,
-    floor: float = 0.1,
+    floor: Positive = 0.1,
     voxel_weight: Tensor | None = None,
 ) -> Tensor:
     """Compute the mean of length |Du|^2 + volume (J - 1)^4 / J^2, with J = det D phi.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from atlasmith.core.choices import Positive
 from atlasmith.losses.regularizers.base import Regularizer
 from atlasmith.losses.regularizers.derivatives import difference, outer_sum
 
@@ -14,7 +15,7 @@ from atlasmith.losses.regularizers.derivatives import difference, outer_sum
 @Regularizer.declare(
     "Divergence from a smooth prior. For velocities with an uncertainty.", needs=("velocity", "log_variance")
 )
-def kl(velocity: Tensor, log_variance: Tensor, spacing: Sequence[float], prior: float = 25.0) -> Tensor:
+def kl(velocity: Tensor, log_variance: Tensor, spacing: Sequence[float], prior: Positive = 25.0) -> Tensor:
     """Compute the Kullback-Leibler divergence of the velocity's posterior from a smooth prior, per voxel.
 
     Up to a constant, so that it may be negative. The posterior is N(velocity, variance), the prior has zero

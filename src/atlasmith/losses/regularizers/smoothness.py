@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from atlasmith.core.choices import Positive
 from atlasmith.core.cosines import cosine_transform, laplacian_eigenvalues
 from atlasmith.losses.regularizers.base import Regularizer, average
 from atlasmith.losses.regularizers.derivatives import average_over_simplices, difference
@@ -41,7 +42,7 @@ def tv(velocity: Tensor, spacing: Sequence[float], voxel_weight: Tensor | None =
     "Mean norm of the first derivatives: `tv`, but independent of the orientation of the axes."
 )
 def tv_isotropic(
-    velocity: Tensor, spacing: Sequence[float], eps: float = 1e-6, voxel_weight: Tensor | None = None
+    velocity: Tensor, spacing: Sequence[float], eps: Positive = 1e-6, voxel_weight: Tensor | None = None
 ) -> Tensor:
     """Compute the isotropic total variation: the mean Frobenius norm of Du.
 

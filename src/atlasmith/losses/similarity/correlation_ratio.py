@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from atlasmith.core.choices import Positive
 from atlasmith.losses.similarity.base import TINY, Similarity
 from atlasmith.losses.similarity.histogram import (
     Counts,
@@ -49,7 +50,7 @@ def cr(
     moved: Tensor,
     mask: Tensor | None = None,
     bins: int = 32,
-    sigma: float = 1.0,
+    sigma: Positive = 1.0,
     compat: Literal["none", "survey"] = "none",
 ) -> Tensor:
     """Compute 1 - correlation ratio, the mean of both directions.
@@ -93,7 +94,7 @@ def lcr(
     mask: Tensor | None = None,
     patch: int = 9,
     bins: int = 32,
-    sigma: float = 1.0,
+    sigma: Positive = 1.0,
 ) -> Tensor:
     """Compute the mean of `cr` over patches inside image and mask.
 

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from atlasmith.core.choices import Positive
 from atlasmith.losses.similarity.base import TINY, Similarity
 from atlasmith.losses.similarity.histogram import (
     Counts,
@@ -44,7 +45,7 @@ def mi(
     moved: Tensor,
     mask: Tensor | None = None,
     bins: int = 32,
-    sigma: float = 1.0,
+    sigma: Positive = 1.0,
     kernel: Kernel = "gaussian",
     compat: Literal["none", "survey", "monai"] = "none",
 ) -> Tensor:
@@ -76,7 +77,7 @@ def nmi(
     moved: Tensor,
     mask: Tensor | None = None,
     bins: int = 32,
-    sigma: float = 1.0,
+    sigma: Positive = 1.0,
     kernel: Kernel = "gaussian",
 ) -> Tensor:
     """Compute 2 - normalized mutual information, 2 - (H(f) + H(m)) / H(f, m).
@@ -102,7 +103,7 @@ def lmi(
     mask: Tensor | None = None,
     patch: int = 5,
     bins: int = 32,
-    sigma: float = 1.0,
+    sigma: Positive = 1.0,
 ) -> Tensor:
     """Compute minus the mean mutual information, nats, of patches side by side inside image and mask.
 

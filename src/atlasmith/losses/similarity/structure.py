@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from atlasmith.core.choices import Positive
 from atlasmith.losses.similarity.base import TINY, Similarity, average
 from atlasmith.losses.similarity.filters import BoxWindows, box_mean, gaussian_blur
 
@@ -103,7 +104,7 @@ def mind(
 
 
 @Similarity.declare("1 - mean squared cosine of the gradients. For another modality with clear edges.")
-def ngf(fixed: Tensor, moved: Tensor, mask: Tensor | None = None, noise: float = 0.5) -> Tensor:
+def ngf(fixed: Tensor, moved: Tensor, mask: Tensor | None = None, noise: Positive = 0.5) -> Tensor:
     """Compute 1 - mean squared cosine between gradients (Haber and Modersitzki 2006,
     doi:10.1007/11866763_89).
 

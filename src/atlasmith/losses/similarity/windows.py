@@ -9,6 +9,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from atlasmith.core.choices import Positive
 from atlasmith.losses.similarity.base import Similarity, average
 from atlasmith.losses.similarity.filters import BoxWindows, GaussianWindows, box_mean, gaussian_mean
 from atlasmith.losses.similarity.local_correlation import local_correlation
@@ -80,7 +81,7 @@ def lncc_gaussian(
     moved: Tensor,
     mask: Tensor | None = None,
     window: int = 9,
-    sigma: float = 1.5,
+    sigma: Positive = 1.5,
     compat: Literal["none", "survey"] = "none",
 ) -> Tensor:
     """Compute `lncc` with Gaussian weights in the window (Cachier et al. 2003,
@@ -121,8 +122,8 @@ def ssim(
     moved: Tensor,
     mask: Tensor | None = None,
     window: int = 11,
-    sigma: float = 1.5,
-    data_range: float = 1.0,
+    sigma: Positive = 1.5,
+    data_range: Positive = 1.0,
 ) -> Tensor:
     """Compute 1 - structural similarity over the windows inside image and mask: 0 at best.
 

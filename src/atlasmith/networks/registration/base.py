@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from atlasmith.core.choices import Choice
-from atlasmith.core.fields import exponentiate, per_channel
+from atlasmith.core.fields import compose_velocities, exponentiate, per_channel, resize_displacement
 from atlasmith.core.sampling import warp
+from atlasmith.networks.blocks import single_precision
 
 # With a scale of 1, a network that starts near the identity spends many steps on growing its last weights.
 VELOCITY_SCALE = 4.0
@@ -18,6 +20,9 @@ INTEGRATION_STEPS = 5  # of velocities within a network
 # From coefficients (B, channels, *shape) of a deformation, in half-resolution voxels, and the size (d) of
 # these in voxels of the coefficients' own grid, to the displacement (B, d, *shape) in the latter.
 Displace = Callable[[Tensor, Sequence[float]], Tensor]
+# From those of the map that is applied last, those of the map that is applied first, and the same sizes, to
+# those of the composition. Channels that aren't coefficients are those of the latter map.
+Compose = Callable[[Tensor, Tensor, Sequence[float]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -27,9 +32,9 @@ class Network(Choice[nn.Module]):
     The function builds a module from (ndim, inputs, outputs, channels): 2 or 3, the channels of an image, the
     channels of the output, and, with a default, the widths of the levels, finest first; then from settings,
     as in `Choice`. The module maps a fixed and a moving image (B, inputs, *shape), of any size, to
-    (B, outputs, *half), half the size rounded up: the coefficients of a parametrization on the half-resolution
-    grid, in units of VELOCITY_SCALE of its voxels, by default those of a stationary velocity. It starts near
-    zero.
+    (B, outputs, *half), half the size rounded up: the coefficients of a parametrization on the
+    half-resolution grid, in units of VELOCITY_SCALE of its voxels, by default those of a stationary velocity.
+    It starts near zero.
 
     A module that warps by what it has computed so far, or whose training has terms or phases of its own, is a
     `RegistrationNetwork`.
@@ -42,21 +47,30 @@ def _exponential(coefficients: Tensor, sizes: Sequence[float]) -> Tensor:
     return exponentiate(per_channel(sizes, velocity) * velocity, INTEGRATION_STEPS)
 
 
+def _composed_velocities(outer: Tensor, inner: Tensor, sizes: Sequence[float]) -> Tensor:
+    """Composition of the stationary velocities in the first d channels: see `Compose`."""
+    units, ndim = per_channel(sizes, outer), len(sizes)
+    velocity = compose_velocities(units * outer[:, :ndim], units * inner[:, :ndim]) / units
+    return torch.cat([velocity, inner[:, ndim:]], dim=1)
+
+
 class RegistrationNetwork(nn.Module):
     """Give networks what the model and its training share with them.
 
     Attributes:
-        displace: How the coefficients of the model's parametrization become a displacement; the model sets it.
+        displace: How coefficients of the model's parametrization become a displacement; the model sets it.
+        compose: Likewise how they are composed.
         terms: Further terms of the training objective, weighted, by name, which `forward` fills in training
             mode; empty otherwise.
     """
 
     displace: Displace
+    compose: Compose
     terms: dict[str, Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        self.displace, self.terms = _exponential, {}
+        self.displace, self.compose, self.terms = _exponential, _composed_velocities, {}
 
     def schedule(self, progress: float) -> None:
         """Enter the phase of training in which a step lies, before it.
@@ -76,10 +90,40 @@ class RegistrationNetwork(nn.Module):
         Returns:
             The displacement (B, d, *shape), voxels of the output's grid.
         """
-        shape = output.shape[2:]
-        sizes = [(n - 1) / max(m - 1, 1) for n, m in zip(shape, half, strict=True)]
-        return self.displace(VELOCITY_SCALE * output.float(), sizes)
+        return self.displace(VELOCITY_SCALE * output.float(), _voxel_sizes(output, half))
 
     def warp_by_output(self, image: Tensor, output: Tensor, half: Sequence[int]) -> Tensor:
-        """Warp images or features (B, C, *shape) by an output (B, outputs, *shape): see `displacement`."""
-        return warp(image.float(), self.displacement(output, half))
+        """Warp images or features by an output.
+
+        Args:
+            image: (B, C, *size), on a grid of any size with the corner voxels of the output's.
+            output: As in `displacement`.
+            half: Likewise.
+
+        Returns:
+            (B, C, *size).
+        """
+        displacement = resize_displacement(self.displacement(output, half), image.shape[2:])
+        return warp(image.float(), displacement)
+
+    def composed(self, outer: Tensor, inner: Tensor, half: Sequence[int]) -> Tensor:
+        """Compose outputs as the model does.
+
+        Args:
+            outer: Output (B, outputs, *shape) of the map that is applied last: see `displacement`.
+            inner: Likewise of the map that is applied first.
+            half: Size of the half-resolution grid.
+
+        Returns:
+            The output (B, outputs, *shape) of the composition. What isn't coefficients of the model's
+            parametrization, such as a log-variance, is that of `inner`.
+        """
+        first, last = (VELOCITY_SCALE * x.float() for x in (inner, outer))
+        with single_precision(outer):
+            return self.compose(last, first, _voxel_sizes(outer, half)) / VELOCITY_SCALE
+
+
+def _voxel_sizes(output: Tensor, half: Sequence[int]) -> list[float]:
+    """Size (d) of half-resolution voxels in those of an output (B, outputs, *shape)."""
+    # Along an axis of one voxel nothing is warped, whatever the size.
+    return [max(n - 1, 1) / max(m - 1, 1) for n, m in zip(output.shape[2:], half, strict=True)]

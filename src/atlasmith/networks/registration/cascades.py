@@ -9,18 +9,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atlasmith.core.fields import compose, compose_velocities, per_channel, resize_displacement
-from atlasmith.core.sampling import coordinates, half_shape, warp
-from atlasmith.networks.blocks import conv_block, pad_to_multiple, single_precision
-from atlasmith.networks.registration.base import VELOCITY_SCALE, Network, RegistrationNetwork
-from atlasmith.networks.registration.unets import StridedUNet
+from atlasmith.core.fields import compose, per_channel
+from atlasmith.core.sampling import coordinates, half_shape
+from atlasmith.networks.blocks import BOUNDED_WEIGHTS, conv_block, pad_to_multiple, single_precision
+from atlasmith.networks.registration.base import Network, RegistrationNetwork
+from atlasmith.networks.unet import UNet
 
 
 class AffineStage(nn.Module):
-    """Build a network from two images to a velocity that is affine in the coordinates.
+    """Build a network from images to a velocity that is affine in the coordinates.
 
     The exponential of the velocity A x + t is an affine map whose matrix logarithm has these parameters: its
-    determinant is positive, and its inverse is that of the negative velocity. Arguments as in `Network`.
+    determinant is positive, and its inverse is that of the negative velocity.
+
+    Args:
+        ndim: 2 or 3.
+        inputs: Channels of the images.
+        outputs: As in `Network`.
+        channels: As in `Network`.
     """
 
     cells = 4  # of each axis, over which features are averaged
@@ -28,19 +34,19 @@ class AffineStage(nn.Module):
     def __init__(self, ndim: int, inputs: int, outputs: int, channels: Sequence[int]) -> None:
         super().__init__()
         self.outputs, self.multiple = outputs, 2 ** len(channels)
-        widths = [2 * inputs, *channels]
+        widths = [inputs, *channels]
         self.encoder = nn.Sequential(*(conv_block(ndim, a, b, 2) for a, b in itertools.pairwise(widths)))
         self.pool = {2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}[ndim](self.cells)
         features = channels[-1] * self.cells**ndim
         self.parameters_of = nn.Linear(features, ndim * (ndim + 1))
-        self.scale = min(1.0, 36 / features)
+        self.scale = min(1.0, BOUNDED_WEIGHTS / features)  # as a bounded `head`
         for parameter in self.parameters_of.parameters():
             nn.init.normal_(parameter, std=1e-6)
 
-    def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        """Map two images (B, inputs, *shape) to (B, outputs, *half), zero but for the first field."""
-        half = half_shape(fixed.shape[2:])
-        x = self.pool(self.encoder(pad_to_multiple(torch.cat([fixed, moving], dim=1), self.multiple)))
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, inputs, *shape) to (B, outputs, *half), zero but for the first field."""
+        half = half_shape(images.shape[2:])
+        x = self.pool(self.encoder(pad_to_multiple(images, self.multiple)))
         with single_precision(x):
             found = self.parameters_of(self.scale * x.flatten(1).float()).unflatten(1, (len(half), -1))
             grid = coordinates(half, found)
@@ -54,14 +60,12 @@ class AffineStage(nn.Module):
 class Cascades(RegistrationNetwork):
     """Build U-Nets that are applied one after the other, each to the image as warped so far.
 
-    (Recursive cascaded networks, Zhao et al. 2019, arXiv:1907.12353.) The deformations are composed as
-    velocities (`compose_velocities`), so that the image is always warped from the original, once. With an
-    `affine` stage first these are VTN (Zhao et al. 2019, arXiv:1902.05020) and DLIR (de Vos et al. 2019,
-    arXiv:1809.06130), whose stages are trained together here; theirs have B-splines, which are a
-    parametrization. One network that is applied several times with the same weights (RDVN, SRCN) is any
-    network with `template.network.cascades`.
-
-    Of several fields among the outputs the first is composed, and the others are those of the last stage.
+    (Recursive cascaded networks, Zhao et al. 2019, arXiv:1907.12353.) The deformations are composed as the
+    parametrization has it, so that the image is always warped from the original, once. With an `affine` stage
+    first these are VTN (Zhao et al. 2019, arXiv:1902.05020), whose penalties of the affine matrix are left
+    out, since its determinant is positive here, and DLIR (de Vos et al. 2019, arXiv:1809.06130), whose
+    B-splines are a parametrization here, and whose stages are trained together. One network that is applied
+    several times with the same weights (RDVN, SRCN) is any network with `template.network.cascades`.
 
     Args:
         ndim: As in `Network`.
@@ -87,10 +91,9 @@ class Cascades(RegistrationNetwork):
     ) -> None:
         super().__init__()
         self.invertibility = invertibility
-        first = [AffineStage(ndim, inputs, outputs, channels)] if affine else []
-        self.stages = nn.ModuleList(
-            [*first, *(StridedUNet(ndim, inputs, outputs, channels) for _ in range(int(count)))]
-        )
+        self.stages = nn.ModuleList([AffineStage(ndim, 2 * inputs, outputs, channels)] if affine else [])
+        for _ in range(count):
+            self.stages.append(UNet(ndim, 2 * inputs, outputs, channels, first_stride=2, bounded=True))
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Map two images (B, inputs, *shape) to (B, outputs, *half)."""
@@ -108,28 +111,15 @@ class Cascades(RegistrationNetwork):
     def _cascade(self, fixed: Tensor, moving: Tensor) -> Tensor:
         total: Tensor | None = None
         for stage in self.stages:
-            output = stage(fixed, moving if total is None else self._warped(moving, total)).float()
-            total = output if total is None else _composed(total, output)
+            moved = moving if total is None else self.warp_by_output(moving, total, total.shape[2:])
+            output = stage(torch.cat([fixed, moved], dim=1)).float()
+            total = output if total is None else self.composed(total, output, output.shape[2:])
         assert total is not None  # there is at least one stage
         return total
-
-    def _warped(self, image: Tensor, output: Tensor) -> Tensor:
-        """Images (B, inputs, *shape) warped by an output (B, outputs, *half)."""
-        displacement = self.displacement(output, output.shape[2:])
-        return warp(image.float(), resize_displacement(displacement, image.shape[2:]))
-
-
-def _composed(outer: Tensor, inner: Tensor) -> Tensor:
-    """Compose the first fields of outputs (B, outputs, *half); the others are those of `inner`."""
-    ndim = outer.ndim - 2
-    velocities = (VELOCITY_SCALE * x[:, :ndim].float() for x in (outer, inner))
-    with single_precision(outer):
-        field = compose_velocities(*velocities) / VELOCITY_SCALE
-    return torch.cat([field, inner[:, ndim:]], dim=1)
 
 
 cascades = Network(
     Cascades,
     "U-Nets one after the other, each with its own weights (VTN, recursive cascades, DLIR). For large "
-    "displacements, and with `affine` for images that aren't aligned.",
+    "displacements; with `affine` for images that aren't aligned.",
 )

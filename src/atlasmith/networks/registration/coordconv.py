@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atlasmith.core.fields import per_channel
 from atlasmith.core.sampling import coordinates
 from atlasmith.networks.registration.base import Network
-from atlasmith.networks.registration.unets import StridedUNet
 from atlasmith.networks.unet import UNet
 
 UNIT = 64.0  # voxels
 
 
-class CoordConv(StridedUNet):
+class CoordConv(nn.Module):
     """Build a U-Net whose input has the coordinates of each voxel as further channels.
 
     (Liu et al. 2018, arXiv:1807.03247, whose convolutions all have them.) They are relative to the center of
@@ -26,7 +25,7 @@ class CoordConv(StridedUNet):
     def __init__(
         self, ndim: int, inputs: int, outputs: int, channels: Sequence[int] = (16, 32, 32, 32)
     ) -> None:
-        super().__init__(ndim, inputs, outputs, channels)
+        super().__init__()
         self.body = UNet(ndim, 2 * inputs + ndim, outputs, channels, first_stride=2)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:

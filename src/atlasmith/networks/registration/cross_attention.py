@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from atlasmith.core.choices import Range
 from atlasmith.core.sampling import half_shape, resize
 from atlasmith.networks.attention import GlobalBlock, SwinBlock, largest_heads
 from atlasmith.networks.blocks import conv_block, crop, head, pad_to_multiple
 from atlasmith.networks.registration.base import Network
 from atlasmith.networks.registration.coarse_to_fine import encode
+
+Margin = Annotated[int, Range("from 0 to 4", lambda x: 0 <= x <= 4)]  # up to the size of a window
 
 
 class Exchange(nn.Module):
@@ -104,7 +108,7 @@ class CrossAttentionUNet(nn.Module):
 
 @Network.declare("Cross attention in windows that search beyond their own voxels (XMorpher). Slow on a CPU.")
 def xmorpher(
-    ndim: int, inputs: int, outputs: int, channels: Sequence[int] = (16, 32, 32, 32), margin: int = 1
+    ndim: int, inputs: int, outputs: int, channels: Sequence[int] = (16, 32, 32, 32), margin: Margin = 1
 ) -> nn.Module:
     """Build a `CrossAttentionUNet` whose images attend to each other in windows, and not to themselves.
 

@@ -46,7 +46,7 @@ class ConditionalVAE(RegistrationNetwork):
         kl_weight: float = 1e-4,
     ) -> None:
         super().__init__()
-        self.multiple, self.kl_weight, self.progress = 2 ** len(channels), kl_weight, math.nan
+        self.multiple, self.kl_weight, self.sampling = 2 ** len(channels), kl_weight, False
         self.encoder = nn.Sequential(
             *(conv_block(ndim, a, b, 2) for a, b in itertools.pairwise([2 * inputs, *channels]))
         )
@@ -60,8 +60,8 @@ class ConditionalVAE(RegistrationNetwork):
         self.head = head(ndim, channels[0], outputs)
 
     def schedule(self, progress: float) -> None:
-        """Sample codes from now on in training mode; by numbers that the progress (0 to 1) determines."""
-        self.progress = progress
+        """Sample codes from now on in training mode."""
+        self.sampling = True
 
     def encode(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the posterior of the code of two images.
@@ -101,12 +101,6 @@ class ConditionalVAE(RegistrationNetwork):
             x = layer(torch.cat([resize(x, size), F.interpolate(padded, size=size, mode="area")], dim=1))
         return crop(self.head(x), half_shape(moving.shape[2:]))
 
-    def _sampled(self, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """Codes (B, latent) from the posterior, the same again at the same step."""
-        generator = torch.Generator(mean.device).manual_seed(round(self.progress * 2**31))
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        return mean + (log_variance / 2).exp() * noise
-
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Map two images (B, inputs, *shape) to (B, outputs, *half)."""
         self.terms = {}
@@ -115,7 +109,8 @@ class ConditionalVAE(RegistrationNetwork):
         if self.training:
             divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1) / 2
             self.terms = {"kl": self.kl_weight * divergence.mean()}
-            code = mean if math.isnan(self.progress) else self._sampled(mean, log_variance)
+            if self.sampling:
+                code = mean + (log_variance / 2).exp() * torch.randn_like(mean)
         return self.decode(code, moving)
 
 

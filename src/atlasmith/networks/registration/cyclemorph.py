@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from atlasmith.core.fields import resize_displacement
-from atlasmith.core.sampling import half_shape, warp
 from atlasmith.networks.registration.base import Network, RegistrationNetwork
 from atlasmith.networks.registration.unets import StridedUNet
 
@@ -67,8 +65,7 @@ class CycleMorph(RegistrationNetwork):
 
     def _warped(self, image: Tensor, output: Tensor) -> Tensor:
         """Images (B, inputs, *shape) warped by an output (B, outputs, *half)."""
-        displacement = self.displacement(output, half_shape(image.shape[2:]))
-        return warp(image.float(), resize_displacement(displacement, image.shape[2:]))
+        return self.warp_by_output(image, output, output.shape[2:])
 
 
 cyclemorph = Network(

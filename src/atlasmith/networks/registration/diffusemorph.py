@@ -14,9 +14,8 @@ from atlasmith.networks.blocks import CONVOLUTION, NO_NORM, crop, single_precisi
 from atlasmith.networks.registration.base import Network, RegistrationNetwork
 from atlasmith.networks.unet import UNet
 
-LOG_SIGNAL = (
-    -10.0
-)  # logarithm of the image's share in the variance at the last step: noise from 1e-6 to 1e-2 a step
+# Logarithm of the image's share in the variance at the last step, for noise from 1e-6 to 1e-2 a step.
+LOG_SIGNAL = -10.0
 
 
 class _Guide(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from atlasmith.core.bsplines import basis_matrix, spread, uniform_knots
+from atlasmith.core.choices import Positive
 from atlasmith.core.sampling import half_shape, sample
 from atlasmith.networks.blocks import conv_block, head, pad_to_multiple, single_precision
 from atlasmith.networks.registration.base import Network
@@ -37,7 +38,7 @@ class DIRNet(nn.Module):
         inputs: int,
         outputs: int,
         channels: Sequence[int] = (16, 32, 32),
-        spacing: float = 4.0,
+        spacing: Positive = 4.0,
     ) -> None:
         super().__init__()
         self.spacing, self.multiple = spacing, 2 ** len(channels)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from atlasmith.core.fields import compose_velocities, per_channel
+from atlasmith.core.choices import CountOrZero
 from atlasmith.core.sampling import coordinates
 from atlasmith.networks.attention import SwinBlock, largest_heads
 from atlasmith.networks.blocks import conv_block, head, single_precision
-from atlasmith.networks.registration.base import VELOCITY_SCALE, Network
+from atlasmith.networks.registration.base import Network
 from atlasmith.networks.registration.coarse_to_fine import CoarseToFine, Joined
 
 
@@ -21,6 +20,7 @@ class AffinePart(nn.Module):
     As a velocity its exponential is an affine map, whose matrix logarithm it is.
 
     Example:
+        >>> import torch
         >>> ramp = torch.arange(4.0).expand(1, 1, 4, 4)
         >>> [bool(torch.allclose(AffinePart()(field), field)) for field in (ramp, ramp**2)]
         [True, False]
@@ -43,11 +43,10 @@ class NICETrans(CoarseToFine):
     """Build one encoder for both images, and levels whose coarse ones are affine and whose fine ones dense.
 
     (NICE-Trans, Meng et al. 2023, arXiv:2307.03421; without attention NICE-Net, Meng et al. 2022,
-    arXiv:2206.12596.) Each level composes the velocity so far with its own (`compose_velocities`). That of an
-    affine level is the affine part of what it gives at each voxel: a matrix logarithm, so that the
-    composition is the exponential of one velocity. Unlike theirs the affine parameters are those of a
-    least-squares fit, and not a function of averaged features, in which positions are lost. Of several fields
-    among the outputs the first is composed, and the others are added.
+    arXiv:2206.12596.) Each level composes the deformation so far with its own, as the parametrization has it.
+    That of an affine level is the affine part of what it gives at each voxel: for a velocity a matrix
+    logarithm, so that the composition is the exponential of one velocity. Unlike theirs the affine parameters
+    are those of a least-squares fit, and not a function of averaged features, in which positions are lost.
 
     Args:
         ndim: As in `Network`.
@@ -64,7 +63,7 @@ class NICETrans(CoarseToFine):
         inputs: int,
         outputs: int,
         channels: Sequence[int] = (16, 32, 32, 32),
-        affine_levels: int = 2,
+        affine_levels: CountOrZero = 2,
         attention: bool = True,
     ) -> None:
         coarsest = range(len(channels) - 1, 0, -1)[:affine_levels]
@@ -85,13 +84,7 @@ class NICETrans(CoarseToFine):
     ) -> Tensor:
         """Compute the output after an affine or dense level."""
         update = self.increment(level, fixed, self.warp_by_output(moving, output, half), output)
-        shape = output.shape[2:]
-        with single_precision(update):
-            sizes = [(n - 1) / (m - 1) for n, m in zip(shape, half, strict=True)]
-            units = per_channel([VELOCITY_SCALE * size for size in sizes], update)
-            outer, inner = (units * x[:, : len(shape)].float() for x in (output, update))
-            added = (output + update)[:, len(shape) :]
-            return torch.cat([compose_velocities(outer, inner) / units, added], dim=1)
+        return self.composed(output, update, half)
 
 
 nicetrans = Network(

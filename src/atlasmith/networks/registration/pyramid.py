@@ -72,7 +72,7 @@ class Pyramid(RegistrationNetwork):
         skips: bool = False,
     ) -> None:
         super().__init__()
-        self.outputs, self.sizes, self.repeats = outputs, len(channels), 1 + int(corrections)
+        self.outputs, self.sizes, self.repeats = outputs, len(channels), 1 + corrections
         widths = [width for width in reversed(channels) for _ in range(self.repeats)]
         coarser = [0, *widths] if skips else [0] * len(widths)
         self.levels = nn.ModuleList(

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from atlasmith.core.fields import resize_displacement
-from atlasmith.core.sampling import half_shape, resize, warp
+from atlasmith.core.choices import Share
+from atlasmith.core.sampling import half_shape, resize
 from atlasmith.networks.blocks import conv_block, crop, head, pad_to_multiple, plain_block
 from atlasmith.networks.registration.base import Network, RegistrationNetwork
 
@@ -79,7 +79,7 @@ class Quicksilver(RegistrationNetwork):
         outputs: int,
         channels: Sequence[int] = (16, 32),
         correction: bool = False,
-        dropout: float = 0.0,
+        dropout: Share = 0.0,
     ) -> None:
         super().__init__()
         self.prediction = _Prediction(ndim, inputs, outputs, channels, dropout)
@@ -90,8 +90,8 @@ class Quicksilver(RegistrationNetwork):
         output: Tensor = self.prediction(fixed, moving)
         if self.correction is None:
             return output
-        displacement = resize_displacement(self.displacement(output, output.shape[2:]), fixed.shape[2:])
-        corrected: Tensor = output + self.correction(fixed, warp(moving, displacement))
+        moved = self.warp_by_output(moving, output, output.shape[2:])
+        corrected: Tensor = output + self.correction(fixed, moved)
         return corrected
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from atlasmith.core.sampling import half_shape, resize
 from atlasmith.networks.blocks import CONVOLUTION, conv_block, crop, head, pad_to_multiple
 from atlasmith.networks.registration.base import Network, RegistrationNetwork
+from atlasmith.networks.registration.coarse_to_fine import encode
 
 
 class ConvGRU(nn.Module):
@@ -39,9 +40,9 @@ class SDHNet(RegistrationNetwork):
 
     (SDHNet, Zhou et al. 2023, doi:10.1109/TMI.2023.3244333.) In each iteration, with the same weights, the
     features of both images update a hidden state at each level, and from that follows a field at each level;
-    their sum is added to the output. The self-distillation term is the mean squared difference of the output
-    after each iteration, and of the last iteration's fields at each level, from the final output, which they
-    don't change.
+    their sum is added to the output. The self-distillation term is the mean squared difference, from the
+    final output, which it doesn't change, of the output after each iteration, and of what the last iteration
+    would give if the field of each level, times the number of levels, were the whole sum.
 
     Args:
         ndim: As in `Network`.
@@ -62,7 +63,7 @@ class SDHNet(RegistrationNetwork):
         distillation: float = 0.1,
     ) -> None:
         super().__init__()
-        self.outputs, self.iterations, self.distillation = outputs, int(iterations), distillation
+        self.outputs, self.iterations, self.distillation = outputs, iterations, distillation
         self.channels, self.multiple = list(channels), 2 ** len(channels)
         self.encoder = nn.ModuleList(
             conv_block(ndim, a, b, 2) for a, b in itertools.pairwise([inputs, *channels])
@@ -70,17 +71,10 @@ class SDHNet(RegistrationNetwork):
         self.units = nn.ModuleList(ConvGRU(ndim, 2 * width + outputs, width) for width in channels)
         self.heads = nn.ModuleList(head(ndim, width, outputs, bounded=True) for width in channels)
 
-    def _encode(self, image: Tensor) -> list[Tensor]:
-        """Features of an image at each level, finest first."""
-        features = [image]
-        for layer in self.encoder:
-            features.append(layer(features[-1]))
-        return features[1:]
-
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Map two images (B, inputs, *shape) to (B, outputs, *half)."""
         shape = fixed.shape[2:]
-        targets, images = (self._encode(pad_to_multiple(x, self.multiple)) for x in (fixed, moving))
+        targets, images = (encode(self.encoder, pad_to_multiple(x, self.multiple)) for x in (fixed, moving))
         half = targets[0].shape[2:]
         output = fixed.new_zeros(len(fixed), self.outputs, *half)
         hidden = [torch.zeros_like(target) for target in targets]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atlasmith.core.choices import Positive
 from atlasmith.core.sampling import half_shape
 from atlasmith.networks.attention import GlobalBlock, largest_heads
 from atlasmith.networks.blocks import CONVOLUTION, conv_block, crop, head, pad_to_multiple, plain_block
@@ -52,7 +53,7 @@ class ViTVNet(nn.Module):
         width: int = 64,
         layers: int = 4,
         heads: int = 4,
-        expansion: float = 4.0,
+        expansion: Positive = 4.0,
         halvings: int = 1,
         bottleneck: int = 64,
     ) -> None:
