@@ -104,3 +104,21 @@ def test_the_result_is_chosen_for_each_image() -> None:
     found = optimize(objective, start, 30, 0.2)
     torch.testing.assert_close(found[0], torch.ones(2, 4, 4), atol=0.1, rtol=0)
     assert torch.equal(found[1:], start[1:])
+
+
+@pytest.mark.parametrize("dims", SHAPES)
+def test_a_fold_at_one_voxel_is_smoothed_and_the_rest_is_kept(dims: str) -> None:
+    half = [-(-n // 2) for n in SHAPES[dims]]
+    target = torch.full((1, len(half), *half), 0.8)
+    target[0, 0, *(n // 3 for n in half)] = 4.0  # its neighbor is 0.8: the map folds between them
+
+    def objective(
+        coefficients: Tensor, directions: Sequence[int] = DIRECTIONS, chosen: slice = slice(None)
+    ) -> Objective:
+        loss = (coefficients - target).square().mean()
+        return Objective({"distance": loss}, {FORWARD: coefficients, INVERSE: -coefficients})
+
+    assert objective(target).folds > 0
+    found = optimize(objective, torch.zeros_like(target), 60, 0.3)
+    assert objective(found).folds == 0
+    torch.testing.assert_close(found[:, :, -2:], target[:, :, -2:], atol=0.05, rtol=0)

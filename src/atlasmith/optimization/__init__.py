@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from atlasmith.core.errors import look_up
+from atlasmith.core.fields import jacobian_determinant
+from atlasmith.core.sampling import local_mean, smooth
 from atlasmith.optimization.adam import adam
 from atlasmith.optimization.convex_adam import convex_adam
 from atlasmith.optimization.coordinate_network import coordinate_network
@@ -21,6 +23,10 @@ from atlasmith.optimization.neural_ode import neural_ode
 from atlasmith.optimization.objective import InstanceObjective, ObjectiveFunction, instance_objective
 from atlasmith.optimization.optimizer import Optimizer
 from atlasmith.optimization.points import PointSets
+
+# A fold or two at single voxels is no reason to reject a deformation: it is smoothed there, a few times.
+REPAIRS = 6
+FOLD_MARGIN, FOLD_SIGMA = 2, 1.5  # voxels of the coefficients' grid
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "adam": adam,
@@ -50,8 +56,8 @@ def optimize(
         settings: Its settings; None: the defaults.
 
     Returns:
-        For each image the latest of a few candidates that is better than `start` and has no more folds, or
-        `start` where there is none, (B, channels, *half).
+        For each image the latest of a few candidates that is better than `start` and has no more folds, if
+        need be after smoothing where it folds, or `start` where there is none, (B, channels, *half).
 
     Raises:
         AtlasmithError: If there is no optimizer of that name, or for a setting that can't be used.
@@ -69,16 +75,28 @@ def optimize(
 @torch.no_grad()
 def _choose(objective: ObjectiveFunction, coefficients: Sequence[Tensor], image: int) -> Tensor:
     """The latest coefficients (1, channels, *half) of an image that are better than the first, with no more
-    folds."""
+    folds, if need be after smoothing them where they fold."""
     start, *candidates = coefficients
     chosen = slice(image, image + 1)
     initial = objective(start, chosen=chosen)
     folds = initial.folds
     for candidate in reversed(candidates):
-        found = objective(candidate, chosen=chosen)
-        if bool((found.loss < initial.loss) & (found.folds <= folds)):
-            return candidate
+        for _ in range(1 + REPAIRS):
+            found = objective(candidate, chosen=chosen)
+            if not bool(found.loss < initial.loss):
+                break
+            if bool(found.folds <= folds):
+                return candidate
+            candidate = _smoothed_at_folds(candidate, found.forward)
     return start
+
+
+def _smoothed_at_folds(coefficients: Tensor, forward: Tensor) -> Tensor:
+    """Coefficients (1, channels, *half), smoothed around where the displacement (1, d, *half) folds."""
+    ndim = forward.shape[1]
+    folded = (jacobian_determinant(forward) <= 0).to(forward)
+    near = local_mean((local_mean(folded, FOLD_MARGIN) > 0).to(folded), 1)[:, None]
+    return torch.lerp(coefficients, smooth(coefficients, [FOLD_SIGMA] * ndim), near)
 
 
 __all__ = [
