@@ -33,6 +33,7 @@ from atlasmith.demo.generator import truth_layout
 from atlasmith.demo.grading import points_in_brain
 from atlasmith.io.tables import Subject, read_cohort
 from atlasmith.io.transforms import LPS, read_affine, read_composite, to_sitk
+from atlasmith.registration import pair
 
 POINTS = 1000
 # From points (N, 3) of the fixed subject's world to the moving subject's, RAS mm.
@@ -49,6 +50,15 @@ def through_template(config: Config, fixed: Subject, moving: Subject, points: Te
     return transform_points(
         [*read_composite(layout.inverse(fixed.id)), *read_composite(layout.forward(moving.id))], points
     )
+
+
+def each_pair(config: Config, fixed: Subject, moving: Subject, points: Tensor) -> Tensor:
+    """`atlasmith.registration.register` from the affine alignment, without template and network."""
+    images = [normalized(subject.image) for subject in (fixed, moving)]
+    to_fixed, to_moving = (read_affine(config.layout.affine(s.id)) for s in (fixed, moving))
+    regularization = config.template.regularization
+    found = pair.register(*images, affine=to_moving @ np.linalg.inv(to_fixed), regularization=regularization)
+    return transform_points(found.forward, points)
 
 
 def greedy() -> Method:
@@ -100,6 +110,7 @@ def main() -> None:
     methods: dict[str, Method] = {
         "affine": partial(affine, config),
         "atlasmith": partial(through_template, config),
+        "atlasmith, each pair": partial(each_pair, config),
     }
     for name in options.peers:
         try:
