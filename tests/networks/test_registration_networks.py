@@ -156,7 +156,9 @@ def test_training_in_3d_with_two_passes_does_not_collapse(name: str, rate: float
 @pytest.mark.parametrize("passes", [1, 2])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_learn_to_register_ellipsoids(name: str, passes: int) -> None:
-    before, after, *_ = learn(name, (24, 24, 24), passes, steps=80, batch=4)
+    # All that a deformation of `cvae` has passes through 32 numbers.
+    steps = 160 if name == "cvae" else 80
+    before, after, *_ = learn(name, (24, 24, 24), passes, steps=steps, batch=4)
     assert after > 0.7 > before
 
 
