@@ -36,9 +36,9 @@ from atlasmith.core.grid import Grid
 from atlasmith.io.tables import read_cohort
 from atlasmith.losses import SIMILARITY
 from atlasmith.networks import NETWORKS, CovariateCode, Groupwise
+from atlasmith.optimization import instance_objective, optimize
 from atlasmith.training import memory
 from atlasmith.training.device import autocast, pinned_for, select_device, to_device
-from atlasmith.optimization import instance_objective, optimize
 from atlasmith.training.objective import training_objective
 from atlasmith.workflow.resources import GIB, training_bytes
 

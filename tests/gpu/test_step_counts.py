@@ -18,11 +18,11 @@ from traffic import training_step
 from atlasmith.config import Config, parse_config
 from atlasmith.core.grid import Grid
 from atlasmith.io.tables import read_cohort
+from atlasmith.optimization import instance_objective, optimize
 from atlasmith.template import stage
 from atlasmith.template.segmenter import train_segmenters
 from atlasmith.template.stage import TemplateTraining
 from atlasmith.training.device import seeded_generator
-from atlasmith.optimization import instance_objective, optimize
 
 EVERYTHING: dict[str, Any] = {
     "label_similarity": {"dice": {"weight": 1.0}},
