@@ -33,7 +33,7 @@ class _Prediction(nn.Module):
         def decoder() -> nn.ModuleList:
             widths = itertools.pairwise([2 * channels[-1], *reversed(channels)])
             layers = [pair(plain_block(ndim, a, b), plain_block(ndim, b, b)) for a, b in widths]
-            return nn.ModuleList([*layers, head(ndim, channels[0], outputs // ndim)])
+            return nn.ModuleList([*layers, head(ndim, channels[0], outputs // ndim, bounded=True)])
 
         self.fixed_encoder, self.moving_encoder = encoder(), encoder()
         self.decoders = nn.ModuleList(decoder() for _ in range(ndim))
