@@ -124,14 +124,26 @@ def looks_like_hounsfield(data: Array) -> bool:
     return bool(np.percentile(data, 1) < AIR)
 
 
-def antialias(data: Array, grid: Grid, spacing: float) -> Array:
-    """Smooth (X, Y, Z) on `grid` as sampling it every `spacing` mm needs; finer sampling needs nothing.
+def antialiasing_sigma(old: Array, new: float) -> Array:
+    """Compute the Gaussian that sampling on a coarser grid needs first.
 
-    The Gaussian's FWHM is the root of the difference of the squared spacings (Cardoso et al. 2015,
+    Its FWHM is the root of the difference of the squared spacings (Cardoso et al. 2015,
     doi:10.1007/978-3-319-24571-3_81).
+
+    Args:
+        old: Spacing of the given grid along each axis (d).
+        new: Spacing of the coarser grid, in the same unit; where it is no larger there is no smoothing.
+
+    Returns:
+        Standard deviations (d), voxels of the given grid.
     """
-    old = np.array(grid.spacing)
-    sigma = np.sqrt(np.maximum(spacing**2 - old**2, 0)) / FWHM / old
+    sigma: Array = np.sqrt(np.maximum(new**2 - old**2, 0)) / FWHM / old
+    return sigma
+
+
+def antialias(data: Array, grid: Grid, spacing: float) -> Array:
+    """Smooth (X, Y, Z) on `grid` as sampling it every `spacing` mm needs: see `antialiasing_sigma`."""
+    sigma = antialiasing_sigma(np.array(grid.spacing), spacing)
     sigma[[axis not in grid.axes for axis in range(3)]] = 0
     if not sigma.any():
         return data

@@ -12,6 +12,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from atlasmith.core.boxes import bounding_box
 from atlasmith.core.chunks import at_once
+from atlasmith.core.intensity import antialiasing_sigma
 
 Mode = Literal["bilinear", "nearest"]
 Padding = Literal["zeros", "border"]
@@ -294,11 +296,28 @@ def local_mean(maps: Tensor, radius: int) -> Tensor:
     return mean_with_zeros(maps) / mean_with_zeros(torch.ones_like(maps[:1]))
 
 
-def antialias(maps: Tensor, ratios: Sequence[float]) -> Tensor:
-    """Smooth maps as sampling them on a coarser grid needs.
+def gaussian_kernel(sigma: float, taps: int, like: Tensor) -> Tensor:
+    """Sample a Gaussian at `taps` voxels around its center, normalized to sum 1.
 
-    The Gaussian's FWHM is the root of the difference of the squared spacings (Cardoso et al. 2015,
-    doi:10.1007/978-3-319-24571-3_81); border values repeat.
+    Args:
+        sigma: Standard deviation, voxels.
+        taps: Number of samples.
+        like: Gives device and type.
+
+    Returns:
+        The weights (taps).
+
+    Example:
+        >>> gaussian_kernel(0.5, 3, torch.zeros(()))
+        tensor([0.1065, 0.7870, 0.1065])
+    """
+    position = torch.arange(taps, device=like.device, dtype=like.dtype) - (taps - 1) / 2
+    kernel = torch.exp(-position.square() / (2 * sigma**2))
+    return kernel / kernel.sum()
+
+
+def antialias(maps: Tensor, ratios: Sequence[float]) -> Tensor:
+    """Smooth maps as sampling them on a coarser grid needs: see `antialiasing_sigma`; border values repeat.
 
     Args:
         maps: (B, C, *shape), 2-D or 3-D.
@@ -307,7 +326,7 @@ def antialias(maps: Tensor, ratios: Sequence[float]) -> Tensor:
     Returns:
         (B, C, *shape).
     """
-    return smooth(maps, [math.sqrt(max(ratio**2 - 1, 0) / (8 * math.log(2))) for ratio in ratios])
+    return smooth(maps, [float(antialiasing_sigma(np.ones(1), ratio)[0]) for ratio in ratios])
 
 
 def smooth(maps: Tensor, sigmas: Sequence[float]) -> Tensor:
@@ -325,9 +344,8 @@ def smooth(maps: Tensor, sigmas: Sequence[float]) -> Tensor:
         radius = math.ceil(4 * sigma)
         if radius == 0:
             continue
-        weights = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
-        weights = torch.exp(-(weights.square()) / (2 * sigma**2))
-        kernel = (weights / weights.sum()).view([-1 if i == axis else 1 for i in range(len(sigmas))])
+        weights = gaussian_kernel(sigma, 2 * radius + 1, maps)
+        kernel = weights.view([-1 if i == axis else 1 for i in range(len(sigmas))])
         padding = [radius if i == axis else 0 for i in reversed(range(len(sigmas))) for _ in range(2)]
         flat = F.pad(maps.flatten(0, 1)[:, None], padding, mode="replicate")
         maps = convolve(flat, kernel[None, None]).view(maps.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -37,6 +38,11 @@ def conv_block(
         norm[ndim](outputs, affine=True),
         nn.LeakyReLU(SLOPE),
     )
+
+
+def strided_blocks(ndim: int, inputs: int, channels: Sequence[int]) -> list[nn.Module]:
+    """Build the levels of an encoder: a `conv_block` for each width, each at half the resolution."""
+    return [conv_block(ndim, a, b, 2) for a, b in itertools.pairwise([inputs, *channels])]
 
 
 def plain_block(

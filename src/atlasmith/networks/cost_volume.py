@@ -7,6 +7,8 @@ differentiable.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -63,6 +65,27 @@ def squared_differences_in_planes(fixed: Tensor, moving: Tensor, reach: int, ste
         cost = squared_differences(target, image, reach, step)
         costs.append(cost.unflatten(0, (len(fixed), -1)).movedim(1, axis))
     return costs
+
+
+def mean_over_planes(parts: Sequence[Tensor]) -> Tensor:
+    """Join what was found within each plane of a volume: for each axis the mean over the planes that have it.
+
+    Args:
+        parts: For each axis the components along the two others, (B, 2, *shape).
+
+    Returns:
+        (B, 3, *shape).
+
+    Example:
+        >>> parts = [torch.tensor(x).view(1, 2, 1, 1, 1) for x in ([2.0, 3.0], [1.0, 5.0], [1.0, 4.0])]
+        >>> mean_over_planes(parts).flatten()
+        tensor([1., 3., 4.])
+    """
+    along = [
+        [part[:, axis - (axis > normal)] for normal, part in enumerate(parts) if normal != axis]
+        for axis in range(len(parts))
+    ]
+    return torch.stack([torch.stack(components).mean(0) for components in along], dim=1)
 
 
 def min_convolution(cost: Tensor, ndim: int) -> Tensor:

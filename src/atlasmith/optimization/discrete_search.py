@@ -12,7 +12,12 @@ from torch import Tensor
 from atlasmith.core.fields import per_channel
 from atlasmith.core.sampling import coordinates, local_mean, sample, warp
 from atlasmith.networks.correlation import correlation_offsets
-from atlasmith.networks.cost_volume import expected_displacement, mean_over_neighbors, min_convolution
+from atlasmith.networks.cost_volume import (
+    expected_displacement,
+    mean_over_neighbors,
+    mean_over_planes,
+    min_convolution,
+)
 from atlasmith.optimization.descriptors import Features, dense_costs
 
 Regularization = Literal["convex", "mean_field"]
@@ -82,16 +87,14 @@ class DiscreteSearch:
         """Displacement (B, d, *coarse), in coarse voxels of relative sizes `ratios`."""
         if not self.planes or len(ratios) == 2:
             return self._regularized(dense_costs(fixed, moving, self.reach), ratios)
-        sums = [torch.zeros_like(fixed[0].values[:, 0, 0]) for _ in ratios]
+        parts = []
         for normal in range(3):
             first, second = ([kind.slices(normal) for kind in features] for features in (fixed, moving))
-            cost = dense_costs(first, second, self.reach).unflatten(0, (len(sums[0]), -1))
+            cost = dense_costs(first, second, self.reach).unflatten(0, (len(fixed[0].values), -1))
             cost = cost.movedim(1, 2 + normal)
             within = [axis for axis in range(3) if axis != normal]
-            found = self._regularized(cost, [ratios[axis] for axis in within])
-            for axis, component in zip(within, found.unbind(1), strict=True):
-                sums[axis] = sums[axis] + component / 2  # each axis lies in two planes
-        return torch.stack(sums, dim=1)
+            parts.append(self._regularized(cost, [ratios[axis] for axis in within]))
+        return mean_over_planes(parts)
 
     def _regularized(self, cost: Tensor, ratios: Sequence[float]) -> Tensor:
         """Displacement (B, a, *coarse) along a axes, coarse voxels, from costs (B, L, *coarse)."""

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from atlasmith.core.sampling import gaussian_kernel
+
 
 @dataclass(frozen=True)
 class BoxWindows:
@@ -113,7 +115,9 @@ class GaussianWindows(BoxWindows):
         """A banded matrix (windows, size): on a CPU its product is faster than a narrow convolution."""
         matrix = like.new_zeros(size - width + 1, size)
         index = torch.arange(size - width + 1, device=like.device)[:, None]
-        matrix[index, index + torch.arange(width, device=like.device)] = _kernel(self.sigma, width, like)
+        matrix[index, index + torch.arange(width, device=like.device)] = gaussian_kernel(
+            self.sigma, width, like
+        )
         return matrix
 
 
@@ -161,13 +165,6 @@ def gaussian_mean(x: Tensor, window: Sequence[int], sigma: float) -> Tensor:
 def _apply(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
     """Multiply by a matrix (m, n) along `axis` of size n."""
     return (x.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
-
-
-def _kernel(sigma: float, taps: int, like: Tensor) -> Tensor:
-    """Sample a Gaussian at `taps` voxels, normalized to sum 1."""
-    position = torch.arange(taps, device=like.device, dtype=like.dtype) - (taps - 1) / 2
-    kernel = torch.exp(-position.square() / (2 * sigma**2))
-    return kernel / kernel.sum()
 
 
 def gaussian_blur(x: Tensor, sigma: float, derivative: Sequence[int] = ()) -> Tensor:

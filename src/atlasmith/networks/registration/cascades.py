@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from atlasmith.core.fields import compose, per_channel
 from atlasmith.core.sampling import coordinates, half_shape
-from atlasmith.networks.blocks import BOUNDED_WEIGHTS, conv_block, pad_to_multiple, single_precision
+from atlasmith.networks.blocks import BOUNDED_WEIGHTS, pad_to_multiple, single_precision, strided_blocks
 from atlasmith.networks.registration.base import Network, RegistrationNetwork
 from atlasmith.networks.unet import UNet
 
@@ -34,8 +33,7 @@ class AffineStage(nn.Module):
     def __init__(self, ndim: int, inputs: int, outputs: int, channels: Sequence[int]) -> None:
         super().__init__()
         self.outputs, self.multiple = outputs, 2 ** len(channels)
-        widths = [inputs, *channels]
-        self.encoder = nn.Sequential(*(conv_block(ndim, a, b, 2) for a, b in itertools.pairwise(widths)))
+        self.encoder = nn.Sequential(*strided_blocks(ndim, inputs, channels))
         self.pool = {2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}[ndim](self.cells)
         features = channels[-1] * self.cells**ndim
         self.parameters_of = nn.Linear(features, ndim * (ndim + 1))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from atlasmith.core.sampling import half_shape, resize
-from atlasmith.networks.blocks import conv_block, crop, pad_to_multiple
+from atlasmith.networks.blocks import crop, pad_to_multiple, strided_blocks
 from atlasmith.networks.registration.base import RegistrationNetwork
 
 
@@ -56,14 +55,8 @@ class CoarseToFine(RegistrationNetwork):
     ) -> None:
         super().__init__()
         self.outputs, self.multiple = outputs, 2 ** len(channels)
-
-        def encoder() -> nn.ModuleList:
-            return nn.ModuleList(
-                conv_block(ndim, a, b, 2) for a, b in itertools.pairwise([inputs, *channels])
-            )
-
-        self.encoder = encoder()
-        self.moving_encoder = None if shared else encoder()
+        self.encoder = nn.ModuleList(strided_blocks(ndim, inputs, channels))
+        self.moving_encoder = None if shared else nn.ModuleList(strided_blocks(ndim, inputs, channels))
         self.levels = nn.ModuleList(level(finer, width) for finer, width in reversed([*enumerate(channels)]))
 
     def _features(self, fixed: Tensor, moving: Tensor) -> list[tuple[Tensor, ...]]:

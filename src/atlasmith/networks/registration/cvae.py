@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atlasmith.core.sampling import half_shape, resize
-from atlasmith.networks.blocks import conv_block, crop, head, pad_to_multiple
+from atlasmith.networks.blocks import conv_block, crop, head, pad_to_multiple, strided_blocks
 from atlasmith.networks.registration.base import Network, RegistrationNetwork
 
 CELLS = 4  # of the pooled features along each axis
@@ -47,9 +47,7 @@ class ConditionalVAE(RegistrationNetwork):
     ) -> None:
         super().__init__()
         self.multiple, self.kl_weight, self.sampling = 2 ** len(channels), kl_weight, False
-        self.encoder = nn.Sequential(
-            *(conv_block(ndim, a, b, 2) for a, b in itertools.pairwise([2 * inputs, *channels]))
-        )
+        self.encoder = nn.Sequential(*strided_blocks(ndim, 2 * inputs, channels))
         cells = channels[-1] * CELLS**ndim
         self.posterior, self.unfold = nn.Linear(cells, 2 * latent), nn.Linear(latent, cells)
         nn.init.normal_(self.posterior.weight, std=0.1 / math.sqrt(cells))  # near the prior

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -12,15 +11,16 @@ from atlasmith.core.sampling import half_shape, resize
 from atlasmith.networks.blocks import (
     CONVOLUTION,
     NORM,
-    conv_block,
     crop,
     head,
     pad_to_multiple,
     single_precision,
+    strided_blocks,
 )
 from atlasmith.networks.cost_volume import (
     displacement_moments,
     mean_over_neighbors,
+    mean_over_planes,
     min_convolution,
     squared_differences,
     squared_differences_in_planes,
@@ -58,13 +58,8 @@ class DisplacementSearch(nn.Module):
         if not self.planes:
             return self._moments(squared_differences(fixed, moving, self.reach, self.step), ndim)
         costs = squared_differences_in_planes(fixed, moving, self.reach, self.step)
-        moments = [torch.stack(self._moments(cost, ndim - 1)) for cost in costs]
-        # Along an axis: the mean over the planes that contain it.
-        along = [
-            [m[:, :, axis - (axis > normal)] for normal, m in enumerate(moments) if normal != axis]
-            for axis in range(ndim)
-        ]
-        mean, variance = torch.stack([torch.stack(x).mean(0) for x in along], dim=2)
+        moments = [self._moments(cost, ndim - 1) for cost in costs]
+        mean, variance = (mean_over_planes(parts) for parts in zip(*moments, strict=True))
         return mean, variance
 
     def _moments(self, cost: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
@@ -107,7 +102,7 @@ class PDDNet(nn.Module):
         width = channels[-1]
         self.multiple = 2 ** len(channels)
         self.encoder = nn.Sequential(
-            *(conv_block(ndim, a, b, 2) for a, b in itertools.pairwise([inputs, *channels])),
+            *strided_blocks(ndim, inputs, channels),
             CONVOLUTION[ndim](width, width, 3, padding=1),
             NORM[ndim](width, affine=True),
         )

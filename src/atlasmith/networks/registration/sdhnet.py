@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from atlasmith.core.sampling import half_shape, resize
-from atlasmith.networks.blocks import CONVOLUTION, conv_block, crop, head, pad_to_multiple
+from atlasmith.networks.blocks import CONVOLUTION, crop, head, pad_to_multiple, strided_blocks
 from atlasmith.networks.registration.base import Network, RegistrationNetwork
 from atlasmith.networks.registration.coarse_to_fine import encode
 
@@ -65,9 +64,7 @@ class SDHNet(RegistrationNetwork):
         super().__init__()
         self.outputs, self.iterations, self.distillation = outputs, iterations, distillation
         self.channels, self.multiple = list(channels), 2 ** len(channels)
-        self.encoder = nn.ModuleList(
-            conv_block(ndim, a, b, 2) for a, b in itertools.pairwise([inputs, *channels])
-        )
+        self.encoder = nn.ModuleList(strided_blocks(ndim, inputs, channels))
         self.units = nn.ModuleList(ConvGRU(ndim, 2 * width + outputs, width) for width in channels)
         self.heads = nn.ModuleList(head(ndim, width, outputs, bounded=True) for width in channels)
 
