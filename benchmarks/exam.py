@@ -31,11 +31,14 @@ import numpy as np
 from exam_task import Entry, Task
 from figures import Figure, Record, make_parser, print_header, print_row
 
+from atlasmith.config import load_config
 from atlasmith.evaluation import statistics
 from atlasmith.io.files import atomic_write
 from atlasmith.networks import NETWORKS
 from atlasmith.optimization import OPTIMIZERS
 from atlasmith.transforms import PARAMETRIZATIONS
+
+Interval = tuple[float, float, float]  # a mean with its 95 % interval
 
 COLUMNS = {"alone": "network alone", "optimized": "instance optimization"}
 # Variants that a setting makes of an entry.
@@ -103,9 +106,9 @@ def run_entry(entry: Entry, options: argparse.Namespace) -> None:
         partial.write_text(json.dumps(result | protocol | {"steps": options.steps}))
 
 
-def figures_of(result: dict[str, Any], column: str) -> dict[str, Figure]:
+def figures_of(result: dict[str, Any], column: str) -> dict[str, Interval]:
     """Summarize a column of a result: by metric, its mean over targets with the 95 % interval."""
-    figures: dict[str, Figure] = {}
+    figures = {}
     for name, values in result[column]["scores"].items():
         found = statistics.summary(np.array(values, dtype=float), 0, 2000)
         figures[name] = found["mean"], found["ci95_low"], found["ci95_high"]
@@ -114,69 +117,52 @@ def figures_of(result: dict[str, Any], column: str) -> dict[str, Figure]:
 
 def print_table(chosen: Sequence[Entry], options: argparse.Namespace) -> None:
     """Print the entries that are there, the most accurate first, and record them."""
-    results = {
-        e: json.loads(p.read_text()) for e in chosen if (p := options.folder / f"{e.file}.json").exists()
-    }
-    main = (
-        "tre_median_mm" if any("tre_median_mm" in r["alone"]["scores"] for r in results.values()) else "dice"
-    )
-    affine = next((figures_of(r, "alone")[main][0] for e, r in results.items() if not e.trained), None)
+    paths = {entry: options.folder / f"{entry.file}.json" for entry in chosen}
+    results = {entry: json.loads(path.read_text()) for entry, path in paths.items() if path.exists()}
+    distances = any("tre_median_mm" in result["alone"]["scores"] for result in results.values())
+    main, sign = ("tre_median_mm", 1) if distances else ("dice", -1)  # sign: 1 where less is better
+    rows = {entry: [figures_of(result, column) for column in COLUMNS] for entry, result in results.items()}
+    affine = next((alone[main][0] for entry, (alone, _) in rows.items() if not entry.trained), None)
     print_header(
-        *(
-            "choice",
-            "entry",
-            f"{main} alone",
-            f"{main} optimized",
-            "hd95_mm",
-            "folding %",
-            "inverse error mm",
-        ),
-        *("s a training step", "s a subject", "peak GiB", "parameters"),
+        *("choice", "entry", *(f"{main}, {text}" for text in COLUMNS.values())),
+        *("hd95_mm", "folding %", "inverse error mm", "s a training step", "s a subject"),
+        *("peak GiB", "parameters"),
     )
-
-    def text(figure: Figure | None) -> str:
-        if figure is None or not isinstance(figure, tuple):
-            return ""
-        return f"{figure[0]:.4f} ({figure[1]:.3f} to {figure[2]:.3f})"
-
-    for entry, result in sorted(
-        results.items(), key=lambda item: -np.nanmean(item[1]["optimized"]["scores"][main])
-    ):
-        alone, optimized = (figures_of(result, column) for column in COLUMNS)
-        short = {name: f"{optimized[name][0]:.3f}" for name in optimized}  # type: ignore[index]
+    dataset = options.dataset or load_config(options.run / "config.yaml").cohort.bids.name
+    for entry, (alone, optimized) in sorted(rows.items(), key=lambda row: sign * row[1][1][main][0]):
+        result = results[entry]
+        texts = [f"{x:.4f} ({low:.3f} to {high:.3f})" for x, low, high in (alone[main], optimized[main])]
+        short = {name: f"{figure[0]:.3f}" for name, figure in optimized.items()}
         print_row(
-            *(entry.kind, entry.name, text(alone[main]), text(optimized[main]), short.get("hd95_mm", "")),
+            *(entry.kind, entry.name, *texts, short.get("hd95_mm", "")),
             *(short["nonpositive_jacobian_percent"], short["inverse_consistency_mm"]),
             *(f"{result['training_step_s']:.2f}", f"{result['optimized']['subject_s']:.2f}"),
             *(f"{result['peak_gib']:.2f}", f"{result['parameters']:,}"),
         )
-        worse = -1 if main == "dice" else 1
-        if affine is not None and worse * (optimized[main][0] - affine) > 1e-9:  # type: ignore[index,operator]
-            print(f"BELOW THE AFFINE ALIGNMENT: {entry.kind} {entry.name}", file=sys.stderr)
-        record = Record(
-            options.record,
-            dataset=options.dataset or Task(options.run, 0, 0).config.cohort.bids.name,
-            n=result["targets"],
-            hardware="1 CPU core, second core busy",
+        if affine is not None and sign * (optimized[main][0] - affine) > 0:
+            print(f"worse than the affine alignment: {entry.kind} {entry.name}", file=sys.stderr)
+        if options.record:
+            record(entry, result, {"alone": alone, "optimized": optimized}, dataset)
+
+
+def record(
+    entry: Entry, result: dict[str, Any], columns: dict[str, dict[str, Interval]], dataset: str
+) -> None:
+    """Add the figures of an entry to `benchmarks/results/exam.csv`."""
+    topic = Record(True, dataset=dataset, n=result["targets"], hardware="1 CPU core, second core busy")
+    costs = {"parameters": result["parameters"], "peak_gib": result["peak_gib"]}
+    costs["training_step_s"] = result["training_step_s"]
+    for column, steps in (("alone", 0), ("optimized", result["steps"])):
+        figures: dict[str, Figure] = {**columns[column], **(costs if column == "optimized" else {})}
+        known = {name: x for name, x in figures.items() if np.isfinite(np.ravel(x)).all()}
+        topic.add(
+            "exam",
+            f"{entry.kind}: {entry.name}",
+            known,
+            seconds=result[column]["subject_s"],
+            note=f"{result['atlases']} atlases, {result['targets']} targets, {result['training']} training "
+            f"steps, {steps} steps of instance optimization",
         )
-        for column, figures in (("alone", alone), ("optimized", optimized)):
-            count = result["steps"] if column == "optimized" else 0
-            note = (
-                f"{result['atlases']} atlases, {result['targets']} targets, {result['training']} training "
-                f"steps, {count} steps of instance optimization"
-            )
-            extra: dict[str, Figure] = {"peak_gib": result["peak_gib"]} if column == "optimized" else {}
-            record.add(
-                "exam",
-                f"{entry.kind}: {entry.name}",
-                {
-                    k: v
-                    for k, v in (figures | extra).items()
-                    if np.isfinite(v if isinstance(v, float) else v[0])
-                },
-                seconds=result[column]["subject_s"],
-                note=note,
-            )
 
 
 def main() -> None:

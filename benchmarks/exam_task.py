@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,15 @@ class Entry:
     @property
     def file(self) -> str:
         """Its name in file names."""
-        return "".join(x if x.isalnum() else "-" for x in f"{self.kind} {self.name}")
+        return file_name(f"{self.kind} {self.name}")
+
+    @property
+    def weights_file(self) -> str:
+        """Name of the weights of its network: entries that train the same share them."""
+        parts = [self.network, *(f"{k} {v}" for k, v in self.network_settings.items())]
+        parts += [self.parametrization, *(f"{k} {v}" for k, v in self.parametrization_settings.items())]
+        parts += [*self.regularization, f"{self.cascades}", "trained" if self.trained else "untrained"]
+        return f"{file_name(' '.join(parts))}.safetensors"
 
 
 class Task:
@@ -101,6 +109,7 @@ class Task:
         self.images = AlignedImages(layout, trained_on, self.grid)
         loaded = self.images.load(range(len(trained_on)))
         self.loaded = {s.id: (x, m) for s, x, m in zip(trained_on, *loaded, strict=True)}
+        self.samplers = {s.id: self._sampler(s) for s in self.atlases if s.labels}
         self.codes = {s.id: self.finished.code.encode(s.covariates) for s in self.cohort}
 
     def batch(self, ids: list[str]) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,9 +147,10 @@ class Task:
         return terms | {"regularization": terms["regularization"] | dict(entry.regularization)}
 
     def train(self, entry: Entry, steps: int, weights: Path) -> tuple[Groupwise, float]:
-        """Train a network to the finished template, or load it where that was done; seconds of a step."""
-        if weights.exists():
-            return Groupwise.load(weights), float("nan")
+        """Train a network to the finished template, or load it where that was done; seconds of a step, NaN
+        where nothing was trained."""
+        if weights.exists() or not steps:
+            return Groupwise.load(weights) if weights.exists() else self.build(entry).eval(), float("nan")
         model, settings, ids = self.build(entry).train(), self.config.template, list(self.loaded)
         optimizer = torch.optim.Adam(model.network.parameters(), settings.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, one_cycle(steps))
@@ -163,7 +173,7 @@ class Task:
             if bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
                 optimizer.step()
             schedule.step()
-        seconds = (time.process_time() - start) / max(steps, 1)
+        seconds = (time.process_time() - start) / steps
         model.eval().save(weights)
         return model, seconds
 
@@ -212,7 +222,7 @@ class Task:
         points = transform_points(found[target.id].inverse_steps, world_points(labels.grid))
         scores: dict[str, list[float]] = {"dice": [], "hd95_mm": []}
         for index, atlas in enumerate(self.atlases):
-            sampler, grid = self._sampler(atlas)
+            sampler, grid = self.samplers[atlas.id]
             moved = sampler(
                 to_voxels(
                     transform_points(found[atlas.id].forward_steps, points), grid, labels.grid.tensor_shape
@@ -247,7 +257,7 @@ class Task:
             `alone` and `optimized`: the metrics' values for each target, and seconds for a subject; seconds
             of a training step, parameters and peak memory, GiB.
         """
-        weights = folder / f"{replace(entry, kind='', name=training_key(entry)).file}.safetensors"
+        weights = folder / entry.weights_file
         model, seconds = self.train(entry, training_steps if entry.trained else 0, weights)
         result: dict[str, Any] = {"training_step_s": seconds}
         result["parameters"] = sum(p.numel() for p in model.network.parameters())
@@ -259,9 +269,6 @@ class Task:
         return result
 
 
-def training_key(entry: Entry) -> str:
-    """Name what decides the weights of an entry's network."""
-    parts = [entry.network, *(f"{k} {v}" for k, v in entry.network_settings.items())]
-    parts += [entry.parametrization, *(f"{k} {v}" for k, v in entry.parametrization_settings.items())]
-    parts += entry.regularization
-    return " ".join([*parts, f"{entry.cascades}", "trained" if entry.trained else "untrained"])
+def file_name(text: str) -> str:
+    """Replace what doesn't belong into a file's name."""
+    return "".join(x if x.isalnum() else "-" for x in text)
