@@ -8,9 +8,10 @@ Each network is trained for `--training` steps from the affine alignment to the 
 then atlases and targets are registered to it, without and with `--steps` steps of instance optimization, and
 every atlas is propagated to every target through the template. A parametrization is that of the default
 network and of the optimization after it. An optimizer starts from the default network, and once more from
-the affine alignment. Prints a Markdown table: Dice and HD95 of single atlases on the targets' own grids with
-95 % intervals over targets, folding, inverse consistency, CPU seconds, memory and parameters; for the demo
-cohort also the distance from the planted warps.
+the affine alignment. Other tools, where they are installed (`pip install .[peers]`), register the same
+aligned images to the same template. Prints a Markdown table: Dice and HD95 of single atlases on the targets'
+own grids with 95 % intervals over targets, folding, inverse consistency, CPU seconds, memory and parameters;
+for the demo cohort also the distance from the planted warps.
 
 An entry that is in the folder already isn't computed again; each runs in a process of its own on one core.
 """
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from exam_peers import PEERS
 from exam_task import Entry, Task
 from figures import Figure, Record, make_parser, print_header, print_row
 
@@ -56,12 +58,13 @@ VARIANTS: list[Entry] = [
 
 
 def entries() -> list[Entry]:
-    """List the rows: all entries of the three tables, variants, and the affine alignment."""
+    """List the rows: all entries of the three tables, variants, optimizers from the affine, and peers."""
     found = [Entry("network", name, network=name) for name in NETWORKS]
     found += [Entry("parametrization", name, parametrization=name) for name in PARAMETRIZATIONS]
     found += [Entry("optimizer", name, optimizer=name) for name in OPTIMIZERS]
     found += VARIANTS
     from_affine = [e for e in found if e.kind == "optimizer"]
+    peers = [Entry("peer", name, trained=False, peer=name) for name in PEERS]
     return [
         *found,
         *(
@@ -74,6 +77,7 @@ def entries() -> list[Entry]:
             )
             for e in from_affine
         ),
+        *peers,
     ]
 
 

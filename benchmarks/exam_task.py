@@ -6,14 +6,17 @@ import resource
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from exam_peers import PeerRegistration
 from torch import Tensor
 
 from atlasmith.config import load_config
+from atlasmith.config.section import scaled_weights
 from atlasmith.core.grid import Array, Grid, Step
 from atlasmith.core.sampling import LabelSampler
 from atlasmith.core.world import to_voxels, transform_points, world_points
@@ -29,6 +32,7 @@ from atlasmith.registration.deformation import Deformation
 from atlasmith.registration.template import TemplateRegistration
 from atlasmith.training.batches import draw_batch, pair_dependence
 from atlasmith.training.dataset import AlignedImages
+from atlasmith.training.device import seeded_generator
 from atlasmith.training.loop import one_cycle
 from atlasmith.training.objective import training_objective
 from atlasmith.transforms import deformation_model
@@ -44,7 +48,7 @@ class Entry:
     """One way to register: a row of the table.
 
     Args:
-        kind: `network`, `parametrization` or `optimizer`: which of the choices the row is about.
+        kind: `network`, `parametrization` or `optimizer`: which of the choices the row is about; or `peer`.
         name: The row's name.
         network: A name in NETWORKS.
         network_settings: Settings of the network.
@@ -55,6 +59,7 @@ class Entry:
         optimizer_settings: Its settings.
         regularization: Further regularizers, with their weights.
         trained: Whether the network is trained; otherwise registration starts from the affine alignment.
+        peer: A name in PEERS: another tool, which registers in the place of network and optimizer.
     """
 
     kind: str
@@ -68,6 +73,7 @@ class Entry:
     optimizer_settings: Mapping[str, Any] = field(default_factory=dict)
     regularization: Mapping[str, Any] = field(default_factory=dict)
     trained: bool = True
+    peer: str | None = None
 
     @property
     def file(self) -> str:
@@ -89,8 +95,8 @@ class Task:
     Args:
         run: Its output folder.
         atlases: Number of atlases, whose labels are propagated; None: all.
-        targets: Number of subjects that they are propagated to; None: all that
-            have labels and aren't atlases.
+        targets: Number of targets that they are propagated to; None: all that
+            have labels, or known deformations.
     """
 
     def __init__(self, run: Path, atlases: int | None, targets: int | None) -> None:
@@ -100,8 +106,8 @@ class Task:
         self.truth = truth_layout(self.config.cohort.bids)
         self.is_demo = self.truth.forward(self.cohort[0].id).exists()
         self.atlases = [s for s in self.cohort if s.role == "atlas"][:atlases]
-        labelled = [s for s in self.cohort if s.role != "atlas" and (s.labels or self.is_demo)]
-        self.targets = labelled[:targets]
+        others = [s for s in self.cohort if s.role == "target" and (s.labels or self.is_demo)]
+        self.targets = others[:targets]
         self.grid = Grid.from_dict(read_json(layout.grid))
         self.values = np.array(read_label_values(layout.labels))
         self.finished = Groupwise.load(layout.template_weights)
@@ -155,25 +161,28 @@ class Task:
         optimizer = torch.optim.Adam(model.network.parameters(), settings.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, one_cycle(steps))
         objective = self.objective(entry) | {"deformation": model.deformation}
-        start = time.process_time()
+        regularization, start = objective["regularization"], time.process_time()
         for step in range(steps):
             drawn = draw_batch(self.config.seed, len(ids), settings.batch_size, step)
             image, mask, codes = self.batch([ids[i] for i in drawn])
             with torch.no_grad():
                 template = model.template_features(codes)
             model.schedule(step / steps)
+            factor = model.draw_factor(seeded_generator(self.config.seed, 8, step))
+            objective["regularization"] = scaled_weights(regularization, factor)
             found = model.coefficients(template, image)
             dependence = pair_dependence(len(ids), settings.batch_size, step)
             terms = training_objective(
                 self.grid, template, image, mask, found, pair_dependence=dependence, **objective
             ).terms | dict(model.network_terms)
             optimizer.zero_grad()
-            torch.stack(list(terms.values())).sum().backward()
+            (2 / (1 + factor) * torch.stack(list(terms.values())).sum()).backward()
             gradients = [p.grad for p in model.network.parameters() if p.grad is not None]
             if bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
                 optimizer.step()
             schedule.step()
         seconds = (time.process_time() - start) / steps
+        model.set_factor(1.0)
         model.eval().save(weights)
         return model, seconds
 
@@ -181,7 +190,8 @@ class Task:
         """Register atlases and targets; their deformations, and median seconds for one."""
         integration = self.finished.settings["integration_steps"]
         deformation = deformation_model(entry.parametrization, entry.parametrization_settings, integration)
-        registration = TemplateRegistration(
+        kind = partial(PeerRegistration, entry.peer) if entry.peer else TemplateRegistration
+        registration = kind(
             model,
             self.objective(entry) | {"deformation": deformation},
             steps,
@@ -260,7 +270,7 @@ class Task:
         weights = folder / entry.weights_file
         model, seconds = self.train(entry, training_steps if entry.trained else 0, weights)
         result: dict[str, Any] = {"training_step_s": seconds}
-        result["parameters"] = sum(p.numel() for p in model.network.parameters())
+        result["parameters"] = entry.trained * sum(p.numel() for p in model.network.parameters())
         for column, count in (("alone", 0), ("optimized", steps)):
             found, each = self.register(entry, model, count)
             scores = {name: values.tolist() for name, values in self.score(found).items()}

@@ -143,6 +143,21 @@ def test_velocities_of_one_time_may_have_a_variance() -> None:
         check_choices(parse_config(with_section("template", **terms)))
 
 
+def test_the_regularization_factor_holds_for_registration_alone() -> None:
+    config = parse_config(with_section("register", regularization_factor=3.0))
+    trained, registered = config.objective["regularization"], config.register_objective["regularization"]
+    assert registered == {name: terms | {"weight": 3 * terms["weight"]} for name, terms in trained.items()}
+
+
+@pytest.mark.parametrize("factor", [0.05, 4.0])
+def test_a_conditioned_network_predicts_for_factors_that_it_is_trained_for(factor: float) -> None:
+    settings = {"name": "clapirn", "settings": {"highest_factor": 3}}
+    values = with_section("template", network=settings)
+    check_choices(parse_config({**values, "register": {"regularization_factor": 3}}))
+    with pytest.raises(InputError, match=rf"this is {factor:g}, and .* is trained for 0\.1 to 3"):
+        check_choices(parse_config({**values, "register": {"regularization_factor": factor}}))
+
+
 def test_parameters_with_a_default_number_may_be_set() -> None:
     assert SIMILARITY["lncc"].settings.keys() == {"window", "compat"}
 

@@ -115,7 +115,7 @@ def check_choices(config: Config) -> None:
         names = [value] if isinstance(value, str) else value
         problems += _unknown(f"config: {key}", names, read_table(kind), kind)
     if not problems:
-        problems = _variance_problems(config)
+        problems = [*_variance_problems(config), *_factor_problems(config)]
     if problems:
         raise InputError(problems)
 
@@ -136,6 +136,18 @@ def _variance_problems(config: Config) -> list[Problem]:
         for name in config.template.regularization
         if "log_variance" in table[name].needs
     ]
+
+
+def _factor_problems(config: Config) -> list[Problem]:
+    """Check that a network for several weights of the regularizers predicts for one of them."""
+    chosen, factor = config.template.network, config.register_.regularization_factor
+    settings = read_table("network")[chosen.name].settings | chosen.settings
+    lowest, highest = (settings.get(name) for name in ("lowest_factor", "highest_factor"))
+    if lowest is None or highest is None or lowest <= factor <= highest:
+        return []
+    found = f"this is {factor:g}, and template.network is trained for {lowest:g} to {highest:g}"
+    remedy = "Give a factor within, or change the settings lowest_factor and highest_factor of the network."
+    return [Problem("config: register.regularization_factor", found, remedy)]
 
 
 def _unknown(where: str, names: Iterable[str], known: Iterable[str], kind: str) -> list[Problem]:

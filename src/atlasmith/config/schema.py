@@ -24,6 +24,7 @@ from atlasmith.config.section import (
     NotNegative,
     Positive,
     Section,
+    scaled_weights,
 )
 from atlasmith.config.template import MODES, ParametrizationSection, TemplateSection
 from atlasmith.io.layout import Layout
@@ -160,6 +161,11 @@ class RegisterSection(Section):
         description="number of modes of variation to whose span velocities are restricted, in the place of a "
         "parametrization: those that refinement of the template found, fewer than subjects; null: no "
         "restriction",
+    )
+    regularization_factor: Positive = Field(
+        1.0,
+        description="factor of the weights of `template.regularization`; the networks `hypermorph` and "
+        "`clapirn` predict for it, too",
     )
     instance_optimization: InstanceOptimizationSection = InstanceOptimizationSection()
 
@@ -305,7 +311,9 @@ class Config(Section):
     @property
     def register_objective(self) -> dict[str, Any]:
         """What it needs afterwards, in instance optimization."""
-        return self._objective(self.register_.parametrization or self.template.parametrization)
+        objective = self._objective(self.register_.parametrization or self.template.parametrization)
+        scaled = scaled_weights(objective["regularization"], self.register_.regularization_factor)
+        return objective | {"regularization": scaled}
 
     def _objective(self, parametrization: ParametrizationSection) -> dict[str, Any]:
         # Imported here, since most readers of a config don't need torch.

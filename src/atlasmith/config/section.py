@@ -34,3 +34,13 @@ class ChoiceSection(Section):
 
     name: str = Field(description="name of the entry")
     settings: dict[str, Any] = Field(default_factory=dict, description="its settings; none: their defaults")
+
+
+def scaled_weights(terms: Terms, factor: float) -> Terms:
+    """Multiply the weights of terms by a factor.
+
+    Example:
+        >>> scaled_weights({"diffusion": {"weight": 0.4}}, 2.0)
+        {'diffusion': {'weight': 0.8}}
+    """
+    return {name: settings | {"weight": factor * settings["weight"]} for name, settings in terms.items()}

@@ -229,6 +229,28 @@ class Groupwise(nn.Module):
         if isinstance(self.network, RegistrationNetwork):
             self.network.schedule(progress)
 
+    def draw_factor(self, random: torch.Generator) -> float:
+        """Draw the factor of the regularizers' weights of a training step, and predict for it.
+
+        It is 1 unless the network is trained for several: see `RegistrationNetwork.factors`.
+        """
+        network = self.network
+        if not isinstance(network, RegistrationNetwork) or network.factors is None:
+            return 1.0
+        network.factor = network.factors.draw(random)
+        return network.factor
+
+    def set_factor(self, factor: float) -> None:
+        """Predict for a factor of the regularizers' weights, if the network is trained for several.
+
+        Raises:
+            AtlasmithError: If it isn't trained for that one.
+        """
+        network = self.network
+        if isinstance(network, RegistrationNetwork) and network.factors is not None:
+            network.factors.check(factor)
+            network.factor = factor
+
     def _spacing(self, coefficients: Tensor) -> tuple[float, ...]:
         return self.grid.coarser_spacing(coefficients.shape[2:])
 

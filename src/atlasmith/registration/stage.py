@@ -41,8 +41,10 @@ def load_registration(config: Config) -> TemplateRegistration:
     if config.register_.modes is not None:
         modes = read_modes(config.layout, config.register_.modes).to(select_device(config.device))
         objective["deformation"] = LowRankVelocity(config.template.integration_steps, modes)
+    model = Groupwise.load(config.layout.template_weights)
+    model.set_factor(config.register_.regularization_factor)
     return TemplateRegistration(
-        Groupwise.load(config.layout.template_weights),
+        model,
         objective,
         settings.steps,
         settings.learning_rate,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from atlasmith.config import Config
+from atlasmith.config.section import scaled_weights
 from atlasmith.core import distributed
 from atlasmith.core.fields import resize_displacement
 from atlasmith.core.grid import Grid
@@ -122,6 +123,7 @@ class TemplateTraining:
                 every=settings.checkpoint_every,
                 description="template",
             )
+        model.set_factor(1.0)
         refine_template(config, model, self.images, self.codes, digest)
         if not distributed.is_main_process():
             return
@@ -153,12 +155,15 @@ class TemplateTraining:
             image = self._features(image, chosen)
             template = self.model.template_features(codes)
             self.model.schedule(index / settings.steps)
+            factor = self.model.draw_factor(seeded_generator(self.config.seed, 8, index, *self.stream))
             coefficients = self.model.coefficients(template, image)
             further = self.model.network_terms
         if coefficients.log_variance is not None:
             random = seeded_generator(self.config.seed, 3, index, *self.stream)
             noise = draw_normal(coefficients.mean.shape, random, self.device)
             coefficients = replace(coefficients, noise=noise)
+        weighted = self.config.objective
+        weighted["regularization"] = scaled_weights(weighted["regularization"], factor)
         objective = training_objective(
             self.grid,
             template,
@@ -167,7 +172,7 @@ class TemplateTraining:
             coefficients,
             save_memory=settings.save_memory,
             pair_dependence=pair_dependence(len(self.subjects), settings.batch_size, index),
-            **self.config.objective,
+            **weighted,
         )
         intensities = image[:, : mask.shape[1]].float()
         pairwise = pairwise_terms(intensities, mask, objective, settings.pairwise)
@@ -179,7 +184,9 @@ class TemplateTraining:
             adversary = settings.adversary
             real = intensities * mask
             terms |= self.adversary.terms(moved, real, codes, adversary.weight, adversary.r1, random)
-        return {"loss": torch.stack(list(terms.values())).sum(), **{n: t.detach() for n, t in terms.items()}}
+        # So that steps with large factors don't count more: the weights of HyperMorph, twice as large.
+        loss = 2 / (1 + factor) * torch.stack(list(terms.values())).sum()
+        return {"loss": loss, **{n: t.detach() for n, t in terms.items()}}
 
     def _load(self, index: int) -> tuple[list[int], list[Tensor], list[Tensor]]:
         """Load this process's subjects of a step, their images and masks, as `AlignedImages.load`."""

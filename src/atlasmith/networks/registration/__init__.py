@@ -15,6 +15,7 @@ from atlasmith.networks.registration.diffusemorph import diffusemorph
 from atlasmith.networks.registration.dirnet import dirnet
 from atlasmith.networks.registration.dual_stream import dual_stream
 from atlasmith.networks.registration.flownet import flownet
+from atlasmith.networks.registration.hypermorph import hypermorph
 from atlasmith.networks.registration.lkunet import lkunet
 from atlasmith.networks.registration.matching import deformer, im2grid, modet
 from atlasmith.networks.registration.ms_odenet import ms_odenet
@@ -22,7 +23,7 @@ from atlasmith.networks.registration.nicetrans import nicetrans
 from atlasmith.networks.registration.pdd import pdd
 from atlasmith.networks.registration.pivit import pivit
 from atlasmith.networks.registration.progressive import progressive
-from atlasmith.networks.registration.pyramid import lapirn, pyramid
+from atlasmith.networks.registration.pyramid import conditional_lapirn, lapirn, pyramid
 from atlasmith.networks.registration.quicksilver import quicksilver
 from atlasmith.networks.registration.regnet import regnet
 from atlasmith.networks.registration.sdhnet import sdhnet
@@ -64,6 +65,8 @@ NETWORKS: dict[str, Network] = {
     "ms_odenet": ms_odenet,
     "vrnet": vrnet,
     "diffusemorph": diffusemorph,
+    "hypermorph": hypermorph,
+    "clapirn": conditional_lapirn,
 }
 
 __all__ = ["NETWORKS", "Network"]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from atlasmith.core.choices import Choice
+from atlasmith.core.choices import Choice, Fraction, Range
+from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.fields import compose_velocities, exponentiate, per_channel, resize_displacement
 from atlasmith.core.sampling import warp
 from atlasmith.networks.blocks import single_precision
 
 # With a scale of 1, a network that starts near the identity spends many steps on growing its last weights.
 VELOCITY_SCALE = 4.0
+END_SHARE = 0.2  # of the training steps that take an end of a `FactorRange`
 INTEGRATION_STEPS = 5  # of velocities within a network
 
 # From coefficients (B, channels, *shape) of a deformation, in half-resolution voxels, and the size (d) of
@@ -23,6 +27,10 @@ Displace = Callable[[Tensor, Sequence[float]], Tensor]
 # From those of the map that is applied last, those of the map that is applied first, and the same sizes, to
 # those of the composition. Channels that aren't coefficients are those of the latter map.
 Compose = Callable[[Tensor, Tensor, Sequence[float]], Tensor]
+
+# Settings of networks that are trained for a `FactorRange`, which holds 1: templates are refined for that.
+LowestFactor = Fraction
+HighestFactor = Annotated[float, Range("above 1", lambda x: x > 1)]
 
 
 @dataclass(frozen=True)
@@ -54,22 +62,66 @@ def _composed_velocities(outer: Tensor, inner: Tensor, sizes: Sequence[float]) -
     return torch.cat([velocity, inner[:, ndim:]], dim=1)
 
 
+@dataclass(frozen=True)
+class FactorRange:
+    """The factors of the regularizers' weights for which a network is trained.
+
+    Args:
+        lowest: Above 0.
+        highest: Above `lowest`.
+
+    Example:
+        >>> FactorRange(0.1, 10.0).position(1.0)
+        0.0
+    """
+
+    lowest: float
+    highest: float
+
+    def draw(self, random: torch.Generator) -> float:
+        """Draw a factor, uniform in its logarithm, for a training step.
+
+        The ends are drawn more often, as Hoopes et al. 2021 do: beyond them nothing is learned.
+        """
+        share, end = torch.rand(2, generator=random).tolist()
+        if end < END_SHARE:
+            share = float(end < END_SHARE / 2)
+        return self.lowest * (self.highest / self.lowest) ** share
+
+    def position(self, factor: float) -> float:
+        """Return where the logarithm of a factor lies, from -1 at the lowest to 1 at the highest."""
+        return 2 * math.log(factor / self.lowest) / math.log(self.highest / self.lowest) - 1
+
+    def check(self, factor: float) -> None:
+        """Raise `AtlasmithError` for a factor that the network isn't trained for."""
+        if not self.lowest <= factor <= self.highest:
+            raise AtlasmithError(
+                f"the network is trained for factors of the regularizers' weights from {self.lowest:g} to "
+                f"{self.highest:g}, and {factor:g} was asked for. Give one of these."
+            )
+
+
 class RegistrationNetwork(nn.Module):
     """Give networks what the model and its training share with them.
 
     Attributes:
+        factors: Of the regularizers' weights, for each of which the network predicts; None: it predicts for
+            the weights that it is trained with.
+        factor: That for which it predicts, 1 at first.
         displace: How coefficients of the model's parametrization become a displacement; the model sets it.
         compose: Likewise how they are composed.
         terms: Further terms of the training objective, weighted, by name, which `forward` fills in training
             mode; empty otherwise.
     """
 
+    factors: FactorRange | None
     displace: Displace
     compose: Compose
     terms: dict[str, Tensor]
 
     def __init__(self) -> None:
         super().__init__()
+        self.factors, self.factor = None, 1.0
         self.displace, self.compose, self.terms = _exponential, _composed_velocities, {}
 
     def schedule(self, progress: float) -> None:
@@ -78,6 +130,11 @@ class RegistrationNetwork(nn.Module):
         Args:
             progress: The share of the training's steps before this one, 0 to 1.
         """
+
+    def factor_position(self, like: Tensor) -> Tensor:
+        """Return the position (1, 1) of `factor` within `factors`, -1 to 1, on the device of `like`."""
+        assert self.factors is not None  # asked by networks that have them
+        return torch.full((1, 1), self.factors.position(self.factor), device=like.device)
 
     def displacement(self, output: Tensor, half: Sequence[int]) -> Tensor:
         """Compute the displacement of an output so far.
