@@ -110,13 +110,9 @@ def test_a_greater_factor_gives_smoother_deformations_and_less_similar_images(na
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "plain", "gap"), [("hypermorph", "unet_half", 0.4), ("clapirn", "lapirn", 0.1)]
-)
-def test_the_loss_at_each_factor_is_near_that_of_a_network_trained_for_it(
-    name: str, plain: str, gap: float
-) -> None:
-    """`gap` is a share of what the other network gains; hypermorph's is at the highest factor."""
+@pytest.mark.parametrize(("name", "plain"), [("hypermorph", "unet_half"), ("clapirn", "lapirn")])
+def test_a_conditioned_network_nearly_reaches_networks_trained_for_each_factor(name: str, plain: str) -> None:
+    """In as many steps as each of those, and with the largest gap at the highest factor."""
     (fixed, moving), factors = next(blobs(1, batch=16)), (0.1, 1.0, 10.0)
     model, others = train(name, 600), [train(plain, 600, factor) for factor in factors]
     identity = float((fixed - moving).square().mean())
@@ -124,7 +120,7 @@ def test_the_loss_at_each_factor_is_near_that_of_a_network_trained_for_it(
         model.set_factor(factor)
         with torch.no_grad():
             loss, best = (float(objective(each, fixed, moving, factor)[0]) for each in (model, other))
-        assert loss < best + gap * (identity - best)
+        assert loss < best + 0.4 * (identity - best)
 
 
 @pytest.mark.parametrize("name", CONDITIONED)
