@@ -229,6 +229,7 @@ NAMES = {
     "predicted_dice_r_labels": "r, labels",
     "predicted_dice_r_targets": "r, targets",
     "seconds": "time (s)",
+    "shifts_found_beyond_anatomy_percent": "shifts found, beyond anatomy (%)",
     "shifts_found_percent": "shifts found (%)",
     "slope_ratio_seed_1": "slope ratio, seed 1",
     "slope_ratio_seed_2": "slope ratio, seed 2",

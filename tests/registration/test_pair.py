@@ -137,6 +137,12 @@ def test_terms_are_checked() -> None:
         register(image, image, similarity={"lnc": {"weight": 1.0}}, device="cpu")
     with pytest.raises(AtlasmithError, match=r"unknown regularizer 'difusion'.*Did you mean 'diffusion'"):
         register(image, image, regularization={"difusion": {"weight": 1.0}}, device="cpu")
+    with pytest.raises(AtlasmithError, match=r"(?s)lncc\.window: 'wide' is no number.*mse: the weight is -1"):
+        register(image, image, similarity={"lncc": {"weight": 1, "window": "wide"}, "mse": {"weight": -1}})
+    with pytest.raises(AtlasmithError, match=r"channel T2w\.mi: there is no weight"):
+        register(image, image, channel_similarity={"T2w": {"mi": {}}}, device="cpu")
+    with pytest.raises(ValueError, match="-1 steps at a learning rate"):
+        register(image, image, steps=-1, device="cpu")
     with pytest.raises(ValueError, match="2-D and a 3-D image"):
         register(image, np.stack([image] * 24), device="cpu")
 

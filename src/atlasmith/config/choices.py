@@ -104,7 +104,7 @@ def check_choices(config: Config) -> None:
     """
     problems = []
     for key, terms, kind in _weighted(config):
-        problems += _term_problems(f"config: {key}", terms, kind)
+        problems += term_problems(f"config: {key}", terms, kind)
     for key, section, kind in _with_settings(config):
         where, table = f"config: {key}", read_table(kind)
         problems += _unknown(f"{where}.name", [section.name], table, kind)
@@ -159,7 +159,21 @@ def _unknown(where: str, names: Iterable[str], known: Iterable[str], kind: str) 
     ]
 
 
-def _term_problems(where: str, terms: Mapping[str, Mapping[str, Any]], kind: str) -> list[Problem]:
+def term_problems(where: str, terms: Mapping[str, Mapping[str, Any]], kind: str) -> list[Problem]:
+    """Check the names, weights and settings of terms of an objective.
+
+    Args:
+        where: Names the terms in the messages.
+        terms: For each name its `weight` and settings.
+        kind: `similarity` or `regularizer`.
+
+    Returns:
+        A problem for each name, weight or setting that can't be used.
+
+    Example:
+        >>> [problem.found for problem in term_problems("register", {"lncc": {"window": 7}}, "similarity")]
+        ['there is no weight']
+    """
     table = read_table(kind)
     problems = _unknown(where, terms, table, kind)
     for name, settings in terms.items():

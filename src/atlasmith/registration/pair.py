@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atlasmith.config.choices import term_problems
 from atlasmith.config.template import TemplateSection
-from atlasmith.core.errors import look_up
+from atlasmith.core.errors import InputError, look_up
 from atlasmith.core.grid import Array, Grid, Step
 from atlasmith.core.inpainting import fill
 from atlasmith.core.intensity import antialias, normalize
@@ -124,10 +125,11 @@ def register(
         Warped image, transforms in both directions, log-Jacobian, and terms of the objective.
 
     Raises:
-        AtlasmithError: For an unknown similarity, regularizer, parametrization or optimizer.
+        AtlasmithError: For an unknown similarity, regularizer, parametrization or optimizer, and for a weight
+            or setting that can't be used.
         ValueError: When one image is 2-D and the other 3-D, when they have no channel in common, when the
-            channels of an image or what is excluded have other grids, or when the numbers of corresponding
-            points differ.
+            channels of an image or what is excluded have other grids, when the numbers of corresponding
+            points differ, or for a negative number of steps or a learning rate that isn't above 0.
 
     Example:
         >>> x, y = np.mgrid[:40, :40] - 20
@@ -138,12 +140,13 @@ def register(
         >>> result.metrics["nonpositive_jacobian_percent"]
         0.0
     """
+    own = channel_similarity or {}
+    _check_arguments(similarity or {}, regularization or {}, own, steps, learning_rate)
     target = _Input.of(fixed, spacing, exclude_fixed, normalize_intensities)
     source = _Input.of(moving, spacing, exclude_moving, normalize_intensities)
     grid, processor = target.grid, select_device(device)
     names = _common_channels(target, source)
     affine = np.eye(4) if affine is None else affine
-    own = channel_similarity or {}
     terms = TemplateSection().objective | {
         "channel_similarity": {index: own[name] for index, name in enumerate(names) if name in own},
         "deformation": deformation_model(parametrization, parametrization_settings, integration_steps),
@@ -170,6 +173,21 @@ def register(
         metrics={name: value for name, value, _ in deformation.metrics(objective.fixed[:, :1])},
         warped_channels=warped if isinstance(moving, Mapping) else {},
     )
+
+
+def _check_arguments(
+    similarity: Terms, regularization: Terms, own: Mapping[str, Terms], steps: int, learning_rate: float
+) -> None:
+    """Check what `register` is given, but for the images; own: similarities of single channels."""
+    problems = [
+        *term_problems("similarity", similarity, "similarity"),
+        *term_problems("regularization", regularization, "regularizer"),
+        *(p for name, terms in own.items() for p in term_problems(f"channel {name}", terms, "similarity")),
+    ]
+    if problems:
+        raise InputError(problems)
+    if steps < 0 or not learning_rate > 0:
+        raise ValueError(f"{steps} steps at a learning rate of {learning_rate}: give at least 0, and above 0")
 
 
 @dataclass(frozen=True, eq=False)
