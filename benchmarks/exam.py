@@ -42,6 +42,7 @@ from atlasmith.transforms import PARAMETRIZATIONS
 
 Interval = tuple[float, float, float]  # a mean with its 95 % interval
 
+DEFAULT = "unet_half"  # the network with which all entries are compared
 COLUMNS = {"alone": "network alone", "optimized": "instance optimization"}
 # Variants that a setting makes of an entry.
 VARIANTS: list[Entry] = [
@@ -119,6 +120,13 @@ def figures_of(result: dict[str, Any], column: str) -> dict[str, Interval]:
     return figures
 
 
+def differences(result: dict[str, Any], default: dict[str, Any], column: str, main: str) -> Interval:
+    """Summarize by how much a metric differs from the default's, over the same targets."""
+    own, other = (np.array(each[column]["scores"][main], dtype=float) for each in (result, default))
+    found = statistics.summary(own - other, 0, 2000)
+    return found["mean"], found["ci95_low"], found["ci95_high"]
+
+
 def print_table(chosen: Sequence[Entry], options: argparse.Namespace) -> None:
     """Print the entries that are there, the most accurate first, and record them."""
     paths = {entry: options.folder / f"{entry.file}.json" for entry in chosen}
@@ -126,9 +134,14 @@ def print_table(chosen: Sequence[Entry], options: argparse.Namespace) -> None:
     distances = any("tre_median_mm" in result["alone"]["scores"] for result in results.values())
     main, sign = ("tre_median_mm", 1) if distances else ("dice", -1)  # sign: 1 where less is better
     rows = {entry: [figures_of(result, column) for column in COLUMNS] for entry, result in results.items()}
+    default = next((results[entry] for entry in results if entry.name == DEFAULT), None)
+    for entry, figures in rows.items():
+        for column, found in zip(COLUMNS, figures, strict=True):
+            if default is not None:
+                found[f"{main}_difference"] = differences(results[entry], default, column, main)
     affine = next((alone[main][0] for entry, (alone, _) in rows.items() if not entry.trained), None)
     print_header(
-        *("choice", "entry", *(f"{main}, {text}" for text in COLUMNS.values())),
+        *("choice", "entry", *(f"{main}, {text}" for text in COLUMNS.values()), f"less {DEFAULT}'s"),
         *("hd95_mm", "folding %", "inverse error mm", "s a training step", "s a subject"),
         *("peak GiB", "parameters"),
     )
@@ -136,6 +149,8 @@ def print_table(chosen: Sequence[Entry], options: argparse.Namespace) -> None:
     for entry, (alone, optimized) in sorted(rows.items(), key=lambda row: sign * row[1][1][main][0]):
         result = results[entry]
         texts = [f"{x:.4f} ({low:.3f} to {high:.3f})" for x, low, high in (alone[main], optimized[main])]
+        difference = optimized.get(f"{main}_difference", [np.nan] * 3)
+        texts.append("{:+.4f} ({:+.4f} to {:+.4f})".format(*difference))
         short = {name: f"{figure[0]:.3f}" for name, figure in optimized.items()}
         print_row(
             *(entry.kind, entry.name, *texts, short.get("hd95_mm", "")),
