@@ -217,7 +217,7 @@ def page(figures: dict[str, list[Row]]) -> str:
         ValueError: If a main figure is not recorded.
     """
     topics = [topic for topic in TOPICS if figures.get(topic.name)]
-    anchors = {topic: topic.title.lower().replace(" ", "-").replace(",", "") for topic in topics}
+    anchors = {topic: topic.title.lower().replace(" ", "-") for topic in topics}
     parts = [INTRODUCTION, "## Main figures\n" + headlines(figures)]
     parts += [
         "Details: " + ", ".join(f"[{topic.title}](#{anchor})" for topic, anchor in anchors.items()) + "\n"

@@ -68,7 +68,7 @@ of atlasmith, in percent of the intensity range.""",
     ),
     Topic(
         "exam",
-        "Every network, parametrization and optimizer",
+        "Exam of registration methods",
         """\
 One task for all, at equal budgets: a network is trained from the affine alignment to the template of a
 finished run, then atlases and targets are registered to it, and single atlases are propagated through it.
