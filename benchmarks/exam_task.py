@@ -34,7 +34,7 @@ from atlasmith.training.batches import draw_batch, pair_dependence
 from atlasmith.training.dataset import AlignedImages
 from atlasmith.training.device import seeded_generator
 from atlasmith.training.loop import one_cycle
-from atlasmith.training.objective import training_objective
+from atlasmith.training.objective import training_objective, weighted_loss
 from atlasmith.transforms import deformation_model
 
 POINTS = 1000  # in the brain, of the demo cohort
@@ -59,7 +59,7 @@ class Entry:
         optimizer_settings: Its settings.
         regularization: Further regularizers, with their weights.
         trained: Whether the network is trained; otherwise registration starts from the affine alignment.
-        peer: A name in PEERS: another tool, which registers in the place of network and optimizer.
+        peer: A name in ALIGNED: another tool, which registers in the place of network and optimizer.
     """
 
     kind: str
@@ -176,7 +176,7 @@ class Task:
                 self.grid, template, image, mask, found, pair_dependence=dependence, **objective
             ).terms | dict(model.network_terms)
             optimizer.zero_grad()
-            (2 / (1 + factor) * torch.stack(list(terms.values())).sum()).backward()
+            weighted_loss(terms.values(), factor).backward()
             gradients = [p.grad for p in model.network.parameters() if p.grad is not None]
             if bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
                 optimizer.step()

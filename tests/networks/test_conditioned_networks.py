@@ -18,6 +18,7 @@ from atlasmith.losses import REGULARIZERS
 from atlasmith.networks import NETWORKS, CovariateCode, Groupwise
 from atlasmith.networks.registration.base import END_SHARE, FactorRange, RegistrationNetwork
 from atlasmith.training.device import seeded_generator
+from atlasmith.training.objective import weighted_loss
 
 WEIGHT, SHAPE = 0.1, (24, 24)  # of the regularizer, at a factor of 1
 CONDITIONED = ["hypermorph", "clapirn"]
@@ -87,7 +88,7 @@ def train(name: str, steps: int, fixed_factor: float | None = None) -> Groupwise
         model.schedule(step / steps)
         factor = model.draw_factor(seeded_generator(0, step)) if fixed_factor is None else fixed_factor
         model.set_factor(factor)
-        loss = 2 / (1 + factor) * objective(model, fixed, moving, factor)[0]
+        loss = weighted_loss([objective(model, fixed, moving, factor)[0]], factor)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -110,9 +111,13 @@ def test_a_greater_factor_gives_smoother_deformations_and_less_similar_images(na
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "plain"), [("hypermorph", "unet_half"), ("clapirn", "lapirn")])
-def test_a_conditioned_network_nearly_reaches_networks_trained_for_each_factor(name: str, plain: str) -> None:
-    """In as many steps as each of those, and with the largest gap at the highest factor."""
+@pytest.mark.parametrize(
+    ("name", "plain", "gap"), [("hypermorph", "unet_half", 0.4), ("clapirn", "lapirn", 0.25)]
+)
+def test_a_conditioned_network_nearly_reaches_networks_trained_for_each_factor(
+    name: str, plain: str, gap: float
+) -> None:
+    """In as many steps as each of those. `gap`: the share of what they gain that it may lack."""
     (fixed, moving), factors = next(blobs(1, batch=16)), (0.1, 1.0, 10.0)
     model, others = train(name, 600), [train(plain, 600, factor) for factor in factors]
     identity = float((fixed - moving).square().mean())
@@ -120,7 +125,7 @@ def test_a_conditioned_network_nearly_reaches_networks_trained_for_each_factor(n
         model.set_factor(factor)
         with torch.no_grad():
             loss, best = (float(objective(each, fixed, moving, factor)[0]) for each in (model, other))
-        assert loss < best + 0.4 * (identity - best)
+        assert loss < best + gap * (identity - best)
 
 
 @pytest.mark.parametrize("name", CONDITIONED)

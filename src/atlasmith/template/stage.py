@@ -38,7 +38,7 @@ from atlasmith.training.device import (
 )
 from atlasmith.training.loop import fit
 from atlasmith.training.memory import check_memory
-from atlasmith.training.objective import training_objective
+from atlasmith.training.objective import training_objective, weighted_loss
 from atlasmith.training.prefetch import Prefetch
 from atlasmith.workflow.provenance import training_digest
 
@@ -184,9 +184,7 @@ class TemplateTraining:
             adversary = settings.adversary
             real = intensities * mask
             terms |= self.adversary.terms(moved, real, codes, adversary.weight, adversary.r1, random)
-        # So that steps with large factors don't count more: the weights of HyperMorph, twice as large.
-        loss = 2 / (1 + factor) * torch.stack(list(terms.values())).sum()
-        return {"loss": loss, **{n: t.detach() for n, t in terms.items()}}
+        return {"loss": weighted_loss(terms.values(), factor), **{n: t.detach() for n, t in terms.items()}}
 
     def _load(self, index: int) -> tuple[list[int], list[Tensor], list[Tensor]]:
         """Load this process's subjects of a step, their images and masks, as `AlignedImages.load`."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from atlasmith.core.grid import Grid
@@ -41,3 +43,20 @@ def training_objective(
         spacing=grid.coarser_spacing(coefficients.mean.shape[2:]),
         **terms,
     )
+
+
+def weighted_loss(terms: Iterable[Tensor], factor: float) -> Tensor:
+    """Sum the terms of a step whose regularizers' weights were multiplied by a factor.
+
+    The sum is divided by the mean of 1 and the factor, so that steps with large factors don't count more: the
+    weights of image and regularizers keep their sum, as in HyperMorph (Hoopes et al. 2021, arXiv:2101.01035).
+
+    Args:
+        terms: Scalars.
+        factor: See `Groupwise.draw_factor`.
+
+    Example:
+        >>> weighted_loss([torch.tensor(1.0), torch.tensor(3.0)], 3.0)
+        tensor(2.)
+    """
+    return 2 / (1 + factor) * torch.stack(list(terms)).sum()
