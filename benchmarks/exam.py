@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from exam_peers import PEERS
 from exam_task import Entry, Task
 from figures import Figure, Record, make_parser, print_header, print_row
+from peers import ALIGNED
 
 from atlasmith.config import load_config
 from atlasmith.evaluation import statistics
@@ -65,7 +65,7 @@ def entries() -> list[Entry]:
     found += [Entry("optimizer", name, optimizer=name) for name in OPTIMIZERS]
     found += VARIANTS
     from_affine = [e for e in found if e.kind == "optimizer"]
-    peers = [Entry("peer", name, trained=False, peer=name) for name in PEERS]
+    peers = [Entry("peer", name, trained=False, peer=name) for name in ALIGNED]
     return [
         *found,
         *(
@@ -111,34 +111,38 @@ def run_entry(entry: Entry, options: argparse.Namespace) -> None:
         partial.write_text(json.dumps(result | protocol | {"steps": options.steps}))
 
 
-def figures_of(result: dict[str, Any], column: str) -> dict[str, Interval]:
-    """Summarize a column of a result: by metric, its mean over targets with the 95 % interval."""
-    figures = {}
-    for name, values in result[column]["scores"].items():
-        found = statistics.summary(np.array(values, dtype=float), 0, 2000)
-        figures[name] = found["mean"], found["ci95_low"], found["ci95_high"]
+def mean_of(values: Any) -> Interval:
+    """Summarize values of targets by their mean with the 95 % interval."""
+    found = statistics.summary(np.array(values, dtype=float), 0, 2000)
+    return found["mean"], found["ci95_low"], found["ci95_high"]
+
+
+def figures_of(result: dict[str, Any], default: dict[str, Any] | None, column: str) -> dict[str, Interval]:
+    """Summarize a column of a result by metric, and how far Dice or the distance from the planted warps are
+    from the default's, over the same targets."""
+    scores = result[column]["scores"]
+    figures = {name: mean_of(values) for name, values in scores.items()}
+    if default is not None:
+        main = main_metric(result)
+        own, other = (np.array(x[column]["scores"][main], dtype=float) for x in (result, default))
+        figures[f"{main}_difference"] = mean_of(own - other)
     return figures
 
 
-def differences(result: dict[str, Any], default: dict[str, Any], column: str, main: str) -> Interval:
-    """Summarize by how much a metric differs from the default's, over the same targets."""
-    own, other = (np.array(each[column]["scores"][main], dtype=float) for each in (result, default))
-    found = statistics.summary(own - other, 0, 2000)
-    return found["mean"], found["ci95_low"], found["ci95_high"]
+def main_metric(result: dict[str, Any]) -> str:
+    """Return the metric by which entries are compared."""
+    return "tre_median_mm" if "tre_median_mm" in result["alone"]["scores"] else "dice"
 
 
 def print_table(chosen: Sequence[Entry], options: argparse.Namespace) -> None:
     """Print the entries that are there, the most accurate first, and record them."""
     paths = {entry: options.folder / f"{entry.file}.json" for entry in chosen}
     results = {entry: json.loads(path.read_text()) for entry, path in paths.items() if path.exists()}
-    distances = any("tre_median_mm" in result["alone"]["scores"] for result in results.values())
-    main, sign = ("tre_median_mm", 1) if distances else ("dice", -1)  # sign: 1 where less is better
-    rows = {entry: [figures_of(result, column) for column in COLUMNS] for entry, result in results.items()}
-    default = next((results[entry] for entry in results if entry.name == DEFAULT), None)
-    for entry, figures in rows.items():
-        for column, found in zip(COLUMNS, figures, strict=True):
-            if default is not None:
-                found[f"{main}_difference"] = differences(results[entry], default, column, main)
+    main = next(map(main_metric, results.values()), "dice")
+    sign = -1 if main == "dice" else 1  # 1 where less is better
+    known = options.folder / f"{Entry('network', DEFAULT).file}.json"
+    default = json.loads(known.read_text()) if known.exists() else None
+    rows = {entry: [figures_of(x, default, column) for column in COLUMNS] for entry, x in results.items()}
     affine = next((alone[main][0] for entry, (alone, _) in rows.items() if not entry.trained), None)
     print_header(
         *("choice", "entry", *(f"{main}, {text}" for text in COLUMNS.values()), f"less {DEFAULT}'s"),

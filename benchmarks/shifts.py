@@ -18,14 +18,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from figures import Figure, Record, make_parser, print_header, print_row
-from peers import GREEDY
+from peers import ALIGNED, Peer
 from torch import Tensor
 
 from atlasmith.config import Config, load_config
@@ -124,32 +123,9 @@ def by_optimizer(config: Config, name: str, settings: Mapping[str, int]) -> Meth
     return register
 
 
-def by_package() -> Method:
-    """Use the package convexAdam with its defaults."""
-    from convexAdam.convex_adam_MIND import convex_adam_pt
-
-    def register(pair: Pair) -> Tensor:
-        cpu = torch.device("cpu")
-        found = convex_adam_pt(pair.fixed[0, 0], pair.moving[0, 0], dtype=torch.float32, device=cpu)
-        return torch.from_numpy(found).movedim(-1, 0)[None].float()
-
-    return register
-
-
-def by_greedy() -> Method:
-    """Use picsl-greedy, without an affine registration."""
-    import SimpleITK as sitk
-    from picsl_greedy import Greedy3D
-
-    def register(pair: Pair) -> Tensor:
-        # Voxels of size 1 along the axes of the world: its vectors are in voxels.
-        fixed, moving = (sitk.GetImageFromArray(x[0, 0].numpy().T) for x in (pair.fixed, pair.moving))
-        tool = Greedy3D()
-        tool.execute(f"{GREEDY} -n 100x50x20 -o field", fixed=fixed, moving=moving, field=None)
-        found = torch.from_numpy(sitk.GetArrayFromImage(tool["field"])).float()
-        return found.movedim(-1, 0).permute(0, 3, 2, 1)[None]
-
-    return register
+def by_tool(register: Peer) -> Method:
+    """Register by another tool."""
+    return lambda pair: register(pair.fixed[0, 0], pair.moving[0, 0], pair.grid)[None]
 
 
 def dice(pair: Pair, displacement: Tensor, count: int) -> float:
@@ -187,13 +163,10 @@ def main() -> None:
     options = parser.parse_args()
     config = load_config(options.run / "config.yaml").model_copy(update={"output": options.run})
     labels = len(read_label_values(config.layout.labels)) if config.layout.labels.exists() else 0
-    methods: dict[str, Callable[[], Method]] = {
-        name: partial(by_optimizer, config, name, {}) for name in OPTIMIZERS
-    }
+    methods: dict[str, Method] = {name: by_optimizer(config, name, {}) for name in OPTIMIZERS}
     methods |= {
-        "adam, 3 levels": partial(by_optimizer, config, "adam", {"levels": 3}),
-        "greedy": by_greedy,
-        "convexAdam package": by_package,
+        "adam, 3 levels": by_optimizer(config, "adam", {"levels": 3}),
+        **{name: by_tool(tool) for name, tool in ALIGNED.items()},
     }
     record = Record(
         options.record,
@@ -203,13 +176,12 @@ def main() -> None:
     )
     print_header("method", "shifts found (%)", "beyond anatomy (%)", "Dice", "s per pair")
     for name in options.methods or methods:
+        pairs = make_pairs(config, options.pairs, options.shift)
         try:
-            method = methods[name]()
+            found, beyond, overlap, seconds = measure(methods[name], pairs, labels).T
         except ImportError as error:
             print(f"{name} is skipped: {error}", file=sys.stderr)
             continue
-        pairs = make_pairs(config, options.pairs, options.shift)
-        found, beyond, overlap, seconds = measure(method, pairs, labels).T
         share, relative, median = 100 * found.mean(), 100 * beyond.mean(), float(np.median(seconds))
         print_row(name, f"{share:.0f}", f"{relative:.0f}", f"{overlap.mean():.3f}", f"{median:.2f}")
         figures: dict[str, Figure] = {
