@@ -213,3 +213,12 @@ def test_an_image_of_another_format_is_named(tiny: Tiny, extension: str) -> None
         check_image(path)
     tiny.image("sub-03").unlink()
     only(tiny.problems(), "no such image", path.name, "Images are read from .nii and .nii.gz")
+
+
+def test_a_margin_is_of_voxels_unless_it_is_given() -> None:
+    data = np.zeros((20, 20, 20), dtype=np.float32)
+    data[5:15, 5:15, 5:15] = 1
+    for size in (0.05, 1.0, 2.0):  # from a mouse's brain to a body
+        grid = Grid((20, 20, 20), np.diag([size, size, 2 * size, 1.0]))
+        extent = foreground_extent(Image(data, grid))
+        assert np.allclose(extent / size, [10 + 8, 10 + 8, 20 + 8])

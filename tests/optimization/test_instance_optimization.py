@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from atlasmith.core.grid import Grid
+from atlasmith.core.sampling import resize, warp
 from atlasmith.losses import REGULARIZERS, Objective
 from atlasmith.optimization import InstanceObjective, instance_objective, optimize
 from atlasmith.transforms import DIRECTIONS, FORWARD, INVERSE, deformation_model
@@ -122,3 +123,26 @@ def test_a_fold_at_one_voxel_is_smoothed_and_the_rest_is_kept(dims: str) -> None
     found = optimize(objective, torch.zeros_like(target), 60, 0.3)
     assert objective(found).folds == 0
     torch.testing.assert_close(found[:, :, -2:], target[:, :, -2:], atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_smooth_updates_recover_more_of_a_planted_warp(seed: int) -> None:
+    """Of noisy images, at the same weight of the regularizers, which alone take much off a large warp."""
+    shape, half, random = (64, 56), (32, 28), np.random.default_rng(seed)
+    model = deformation_model(integration_steps=4)
+    moving = images(shape, 1, seed=seed)
+    velocity = np.stack([gaussian_filter(random.normal(size=half), 6) for _ in range(2)])
+    planted = torch.from_numpy(1.5 * velocity / velocity.std()).float()[None]
+    grid = Grid((*shape, 1), np.eye(4))
+    true = model.maps(planted, grid.coarser_spacing(half), [FORWARD])[FORWARD]
+    fixed = warp(moving, resize(true, shape) * 63 / 31)
+    noisy = [x + 0.03 * torch.from_numpy(random.normal(size=shape)).float() for x in (fixed, moving)]
+    objective = setting(shape, *noisy, torch.ones_like(moving))
+
+    def error(smoothing: float) -> float:
+        found = optimize(objective, velocities(shape, 1), 60, 0.15, "adam", {"smoothing": smoothing})
+        maps = model.maps(found, grid.coarser_spacing(half), [FORWARD])[FORWARD]
+        return float((maps - true)[..., 4:-4, 4:-4].norm(dim=1).mean())
+
+    assert true.norm(dim=1).max() > 4
+    assert error(1.5) < 0.85 * error(0.0)

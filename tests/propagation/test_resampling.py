@@ -278,3 +278,12 @@ class TestExtent:
         assert likely_extent([labels], [shift_of(target, 100)], [[]], target, margin=5) is None
         empty = Image(np.zeros_like(labels.data), labels.grid)
         assert likely_extent([empty, empty], [], [[], []], target, margin=5) is None
+
+
+def test_the_margin_of_a_box_is_of_voxels_unless_it_is_given() -> None:
+    occupied = torch.zeros(40, 40, 40, dtype=torch.bool)
+    occupied[18:22, 18:22, 18:22] = True
+    for size in (0.05, 1.0, 2.0):  # from a mouse's brain to a body
+        grid = Grid((40, 40, 40), np.diag([size, size, 2 * size, 1.0]))
+        assert bounding_box(occupied, grid) == [slice(12, 28), slice(12, 28), slice(15, 25)]
+        assert bounding_box(occupied, grid, 2 * size) == [slice(16, 24), slice(16, 24), slice(17, 23)]

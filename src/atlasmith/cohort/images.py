@@ -23,6 +23,7 @@ from atlasmith.core.intensity import (
 from atlasmith.io.images import Image, load_nifti, read_grid, read_image, read_mask
 
 FORM_TOLERANCE = 0.1  # voxels by which the positions that a header gives in several ways may differ
+MARGIN = 4  # voxels around an object, unless the config says otherwise
 OVERLAP_SAMPLES = 32  # along each axis
 
 
@@ -168,7 +169,7 @@ def _shows(grid: Grid, other: Grid) -> bool:
 
 def check_voxels(
     path: Path,
-    margin: float,
+    margin: float | None,
     window: Sequence[float] | None,
     mask: Array | None = None,
     exclude: tuple[Path, Array] | None = None,
@@ -220,7 +221,7 @@ def check_voxels(
     return foreground_extent(Image(data, image.grid), margin)
 
 
-def foreground_extent(image: Image, margin: float) -> Array:
+def foreground_extent(image: Image, margin: float | None = None) -> Array:
     """Measure the object in an image.
 
     In an image with background, the object is what exceeds it by 1 % of the range of intensities. An image
@@ -228,7 +229,7 @@ def foreground_extent(image: Image, margin: float) -> Array:
 
     Args:
         image: An image in closest-RAS order, with intensities in [0, 1].
-        margin: Added on both sides of the object, mm.
+        margin: Added on both sides of the object, mm; None for `MARGIN` voxels.
 
     Returns:
         Size (3,) along the image's axes, mm.
@@ -240,6 +241,8 @@ def foreground_extent(image: Image, margin: float) -> Array:
     for axis in range(3):
         inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
         extent.append(inside[-1] - inside[0] + 1)
+    if margin is None:
+        margin = MARGIN * min(image.grid.tensor_spacing)
     return np.array(extent) * spacing + 2 * margin
 
 

@@ -200,7 +200,9 @@ class FusionSection(Section):
     spacing: Positive | None = Field(
         None, description="voxel size of the fusion grid, mm; null: that of the subject's image"
     )
-    margin: NotNegative = Field(6.0, description="margin around the propagated labels, mm")
+    margin: NotNegative | None = Field(
+        None, description="margin around the propagated labels, mm; null: 6 voxels of the fusion grid"
+    )
     uncertainty: bool = Field(False, description="write maps of the fused labels' uncertainty")
     quality: bool = Field(
         True,

@@ -83,7 +83,9 @@ class TemplateSection(Section):
     shape: list[Count] | None = Field(
         None, description="size of the template's grid, voxels; null: from the images"
     )
-    margin: NotNegative = Field(4.0, description="margin around the largest object, mm")
+    margin: NotNegative | None = Field(
+        None, description="margin around the largest object, mm; null: 4 voxels of the image"
+    )
     condition_on: list[str] = Field(
         default_factory=list, description="covariates that the template depends on; none: one template"
     )

@@ -4,28 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from atlasmith.core.sampling import half_shape
+from atlasmith.core.sampling import half_shape, smooth
 from atlasmith.optimization.objective import InstanceObjective, ObjectiveFunction
 from atlasmith.optimization.optimizer import Optimizer
 from atlasmith.transforms import DIRECTIONS
 
 CANDIDATES = 4  # iterates that are compared with the start at the end
 SMALLEST_AXIS = 16  # voxels of an axis that a coarse level keeps
+SMOOTHING = 2.0  # of updates: standard deviation at first, voxels of the coefficients' grid
+STAGES = 3  # of a level, with less and less smoothing
 
 
 @Optimizer.declare("Adam on the coefficients, on request from coarse to fine. The default.")
 def adam(
-    objective: InstanceObjective, start: Tensor, steps: int, learning_rate: float, levels: int = 1
+    objective: InstanceObjective,
+    start: Tensor,
+    steps: int,
+    learning_rate: float,
+    levels: int = 1,
+    smoothing: float = SMOOTHING,
+    last_smoothing: float = 0.0,
 ) -> list[Tensor]:
-    """Minimize an objective by Adam (Kingma and Ba 2015, arXiv:1412.6980).
+    """Minimize an objective by Adam (Kingma and Ba 2015, arXiv:1412.6980), by smooth updates.
 
     Each step evaluates one of the two directions, in turn: it costs little more than half of a step on both,
     and a third more such steps end at the same value. The learning rate follows a cosine to zero. A coarse
     level adds to the start, which keeps its details.
+
+    What is added to the start is smoothed by a Gaussian, so that updates are smooth whatever the gradient: a
+    fluid regularization, as in greedy and SyN (Avants et al. 2008, doi:10.1016/j.media.2007.06.004), which
+    unlike the regularizers of the objective takes nothing off large smooth deformations. Each third of a
+    level's steps has less of it, and the start is smoothed as much as the last one.
 
     Args:
         objective: As in `Optimizer`.
@@ -33,6 +47,8 @@ def adam(
         steps: Number of steps on each level.
         learning_rate: Initial learning rate, voxels of the level's coefficients.
         levels: Levels of resolution, each in voxels twice as large as the next.
+        smoothing: Standard deviation of the Gaussian at first, voxels of the level's coefficients.
+        last_smoothing: Standard deviation in the last third of the steps; 0: none, for the finest details.
 
     Returns:
         A few iterates of the finest level.
@@ -43,20 +59,46 @@ def adam(
             coarse, shape = objective.at(size), half_shape(size)
             resize = objective.deformation.resize
             before = resize(initial, shape, objective.spacing(initial.shape[2:]))
-            found = descend(coarse, before, steps, learning_rate)[-1]
+            found = descend(coarse, before, steps, learning_rate, smoothing, last_smoothing)[-1]
             initial = initial + resize(found - before, initial.shape[2:], objective.spacing(shape))
-    return descend(objective, initial, steps, learning_rate)
+    return descend(objective, initial, steps, learning_rate, smoothing, last_smoothing)
 
 
-def descend(objective: ObjectiveFunction, start: Tensor, steps: int, learning_rate: float) -> list[Tensor]:
+def descend(
+    objective: ObjectiveFunction,
+    start: Tensor,
+    steps: int,
+    learning_rate: float,
+    smoothing: float = SMOOTHING,
+    last_smoothing: float = 0.0,
+) -> list[Tensor]:
     """Take steps of Adam on one level: see `adam`, but for the levels."""
-    coefficients = start.clone().requires_grad_()
+    stages = 1 if smoothing == last_smoothing else STAGES
+    sigmas = np.linspace(smoothing, last_smoothing, stages).tolist()
+    start = smooth(start, [last_smoothing] * (start.ndim - 2))
+    candidates: list[Tensor] = []
+    for index, sigma in enumerate(sigmas):
+        count = steps * (index + 1) // len(sigmas) - steps * index // len(sigmas)
+        if count:
+            found = _descend(objective, start, count, learning_rate, sigma)
+            candidates, start = [*candidates[-1:], *found], found[-1]
+    return candidates
+
+
+def _descend(
+    objective: ObjectiveFunction, start: Tensor, steps: int, learning_rate: float, sigma: float
+) -> list[Tensor]:
+    """Take steps of Adam with updates that are smoothed by `sigma` voxels."""
+    change, sigmas = torch.zeros_like(start, requires_grad=True), [sigma] * (start.ndim - 2)
+
+    def coefficients() -> Tensor:
+        return start + smooth(change, sigmas)
 
     def loss(direction: int) -> Tensor:
         # The gradient of the sum over images is each one's own.
-        return len(start) * objective(coefficients, [direction]).loss
+        return len(start) * objective(coefficients(), [direction]).loss
 
-    return minimize(loss, [coefficients], lambda: coefficients.clone(), steps, learning_rate)
+    return minimize(loss, [change], coefficients, steps, learning_rate)
 
 
 def minimize(

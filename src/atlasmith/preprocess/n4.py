@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 import SimpleITK as sitk
 
 from atlasmith.core.grid import Array, Grid
 from atlasmith.core.intensity import find_background
 
-N4_SPACING = 4.0  # mm; the bias field is smooth, so a coarse grid is enough to find it
+VOXELS = 64  # along the longest axis: the bias field is smooth, so a coarse grid is enough to find it
 
 
 def correct_bias(data: Array, grid: Grid) -> Array:
@@ -31,9 +33,10 @@ def correct_bias(data: Array, grid: Grid) -> Array:
     image.SetSpacing(grid.tensor_spacing)
     inside = sitk.GetImageFromArray(np.ascontiguousarray(mask.T.astype(np.uint8)))
     inside.CopyInformation(image)
+    coarse = max(map(operator.mul, grid.tensor_spacing, grid.tensor_shape)) / VOXELS
     # At least 16 voxels an axis remain.
     factors = [
-        max(1, min(int(N4_SPACING / size), length // 16))
+        max(1, min(int(coarse / size), length // 16))
         for size, length in zip(grid.tensor_spacing, grid.tensor_shape, strict=True)
     ]
     n4 = sitk.N4BiasFieldCorrectionImageFilter()

@@ -30,6 +30,7 @@ from atlasmith.io.images import Image
 from atlasmith.training.device import select_device, to_device
 
 STRIDE = 2  # voxels between the points by which the extent of the labels is first searched
+MARGIN = 6  # voxels around the labels, unless the config says otherwise
 ROUNDING = 1e-3  # of interpolated masks, at coordinates in single precision
 
 
@@ -188,7 +189,7 @@ def likely_extent(
     to_template: Sequence[Step],
     from_template: Sequence[Sequence[Step]],
     grid: Grid,
-    margin: float,
+    margin: float | None = None,
     device: torch.device = CPU,
 ) -> list[slice] | None:
     """Find a box of the target's grid that surely holds all labels and a margin, by every second voxel.
@@ -198,7 +199,7 @@ def likely_extent(
         to_template: Steps from the target's world to the template's.
         from_template: For each atlas the steps from the template's world to the atlas's.
         grid: The target's grid.
-        margin: mm around the labels.
+        margin: mm around the labels; None for `MARGIN` voxels.
         device: Where to compute.
 
     Returns:
@@ -214,18 +215,27 @@ def likely_extent(
     box = boxes.bounding_box(reached.view(coarse.shape))
     if box is None:
         return None
-    pads = [math.ceil(margin / size) + STRIDE for size in grid.spacing]
+    pads = [pad + STRIDE for pad in _pads(grid, margin)]
     return [
         slice(max(0, STRIDE * s.start - pad), min(n, STRIDE * s.stop + pad))
         for s, pad, n in zip(box, pads, grid.shape, strict=True)
     ]
 
 
-def bounding_box(occupied: Tensor, grid: Grid, margin: float) -> list[slice] | None:
-    """Find the bounding box of a mask (X, Y, Z) on `grid` with `margin` mm around; None for an empty one."""
-    box = boxes.bounding_box(occupied)
-    pads = [math.ceil(margin / size) for size in grid.spacing]
+def bounding_box(occupied: Tensor, grid: Grid, margin: float | None = None) -> list[slice] | None:
+    """Find the bounding box of a mask (X, Y, Z) on `grid` with `margin` mm around; None for an empty one.
+
+    Without a margin it is `MARGIN` voxels of the finest axis.
+    """
+    box, pads = boxes.bounding_box(occupied), _pads(grid, margin)
     return box and [
         slice(max(0, s.start - pad), min(n, s.stop + pad))
         for s, pad, n in zip(box, pads, grid.shape, strict=True)
     ]
+
+
+def _pads(grid: Grid, margin: float | None) -> list[int]:
+    """A margin in voxels of each axis."""
+    size = MARGIN * min(grid.tensor_spacing) if margin is None else margin
+    # Less a millionth, so that 6 voxels that came out as 6.0000001 stay 6.
+    return [math.ceil(size / own - 1e-6) for own in grid.spacing]
