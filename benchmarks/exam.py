@@ -55,6 +55,13 @@ VARIANTS: list[Entry] = [
     ),
     Entry("network", "unet_half, 2 cascades", cascades=2),
     Entry("optimizer", "adam, 3 levels", optimizer_settings={"levels": 3}),
+    Entry("optimizer", "adam, no smoothing", optimizer_settings={"smoothing": 0.0}),
+    Entry(
+        "optimizer",
+        "adam, smooth to the end",
+        optimizer_settings={"levels": 2, "smoothing": 4.0, "last_smoothing": 2.0},
+        factor=0.25,
+    ),
 ]
 
 
@@ -74,6 +81,7 @@ def entries() -> list[Entry]:
                 f"{e.name}, from the affine",
                 optimizer=e.optimizer,
                 optimizer_settings=e.optimizer_settings,
+                factor=e.factor,
                 trained=False,
             )
             for e in from_affine

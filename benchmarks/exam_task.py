@@ -58,6 +58,7 @@ class Entry:
         optimizer: A name in OPTIMIZERS.
         optimizer_settings: Its settings.
         regularization: Further regularizers, with their weights.
+        factor: Of the weights of all regularizers, after training.
         trained: Whether the network is trained; otherwise registration starts from the affine alignment.
         peer: A name in ALIGNED: another tool, which registers in the place of network and optimizer.
     """
@@ -72,6 +73,7 @@ class Entry:
     optimizer: str = "adam"
     optimizer_settings: Mapping[str, Any] = field(default_factory=dict)
     regularization: Mapping[str, Any] = field(default_factory=dict)
+    factor: float = 1.0
     trained: bool = True
     peer: str | None = None
 
@@ -191,9 +193,11 @@ class Task:
         integration = self.finished.settings["integration_steps"]
         deformation = deformation_model(entry.parametrization, entry.parametrization_settings, integration)
         kind = partial(PeerRegistration, entry.peer) if entry.peer else TemplateRegistration
+        objective = self.objective(entry) | {"deformation": deformation}
+        objective["regularization"] = scaled_weights(objective["regularization"], entry.factor)
         registration = kind(
             model,
-            self.objective(entry) | {"deformation": deformation},
+            objective,
             steps,
             self.config.register_.instance_optimization.learning_rate,
             self.config.template.precision,

@@ -174,7 +174,8 @@ def report(options: argparse.Namespace, found: dict[str, list[float]], atlases: 
         print_row(atlases, metric, f"{values.mean():.4f}", f"{low:.4f} to {high:.4f}")
     each = float(np.median(found["seconds"]))
     print(f"\n{seconds:.2f} s an iteration of {batch} images; {each:.2f} s a target")
-    hardware = "1 GPU" if trainer.device.type == "cuda" else f"{torch.get_num_threads()} CPU cores"
+    threads = torch.get_num_threads()
+    hardware = "1 GPU" if trainer.device.type == "cuda" else f"{threads} CPU core{'s' * (threads > 1)}"
     record = Record(
         options.record,
         dataset=options.dataset or config.cohort.bids.name,
