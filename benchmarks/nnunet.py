@@ -22,7 +22,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from figures import Record, make_parser, print_header, print_row
+from figures import Figure, Record, make_parser, print_header, print_row
 from fusion import mean_hd95
 
 from atlasmith.config import load_config
@@ -165,7 +165,7 @@ def report(options: argparse.Namespace, found: dict[str, list[float]], atlases: 
     batch = trainer.configuration_manager.batch_size
     seconds = json.loads((options.folder / "seconds.json").read_text())
     config = load_config(options.run / "config.yaml")
-    figures = {}
+    figures: dict[str, Figure] = {}
     print_header("atlases", "metric", "mean", "95 % interval")
     for metric in ("dice", "hd95_mm"):
         values = np.array(found[metric])
@@ -182,10 +182,10 @@ def report(options: argparse.Namespace, found: dict[str, list[float]], atlases: 
         n=len(found["dice"]),
         seconds=each,
         hardware=hardware,
-        note=f"{len(found['dice'])} targets, {atlases} atlases, native grid | {options.iterations} "
-        f"iterations of {batch} images",
+        note=f"{len(found['dice'])} targets, {atlases} atlases, native grid",
     )
-    record.add("segmentation", "nnU-Net", {**figures, "training_min": seconds * options.iterations / 60})
+    figures["training_min"] = seconds * options.iterations / 60
+    record.add("segmentation", f"nnU-Net, {options.iterations} iterations of {batch} images", figures)
 
 
 if __name__ == "__main__":
