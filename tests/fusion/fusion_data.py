@@ -79,7 +79,8 @@ def fusion_inputs(
             return SimpleNamespace(
                 reliability=torch.as_tensor(reliability), correlation=torch.as_tensor(correlation)
             )
-        return untrained(atlases)
+        members = FUSERS[method].members
+        return [untrained(atlases) for _ in members] if members else untrained(atlases)
 
     return FusionInputs.of(atlases, FUSERS[method].settings_type(**settings), prediction)
 

@@ -26,7 +26,7 @@ from atlasmith.fusion.votenet.prediction import Prediction
 
 SHAPES = [(26, 24), (15, 14, 13)]
 SIMILARITY = ["local_weighted", "local_selection", "jlf"]  # methods whose weights follow intensities
-UNTRAINED = [name for name, fuser in FUSERS.items() if fuser.training is None]
+UNTRAINED = [name for name, fuser in FUSERS.items() if not fuser.is_trained]
 
 
 def planted(shape: tuple[int, ...]) -> tuple[Array, Array, Array]:

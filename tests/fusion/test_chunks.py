@@ -16,7 +16,7 @@ from atlasmith.fusion.propagated import PropagatedAtlases
 from atlasmith.fusion.table import FUSERS
 from atlasmith.fusion.votenet.weights import correlated_error_weights
 
-UNTRAINED = [name for name, fuser in FUSERS.items() if fuser.training is None]
+UNTRAINED = [name for name, fuser in FUSERS.items() if not fuser.is_trained]
 
 
 def probabilities(method: str, atlases: PropagatedAtlases) -> list[Tensor]:

@@ -12,7 +12,7 @@ from atlasmith.core.errors import AtlasmithError
 from atlasmith.fusion import FusedLabels, arrays, fuse
 from atlasmith.fusion.table import FUSERS
 
-UNTRAINED = [name for name, fuser in FUSERS.items() if fuser.training is None]
+UNTRAINED = [name for name, fuser in FUSERS.items() if not fuser.is_trained]
 
 
 @pytest.mark.parametrize("method", UNTRAINED)

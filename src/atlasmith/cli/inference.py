@@ -39,8 +39,14 @@ def add_image(parser: argparse._ActionsContainer, required: bool = False) -> Non
     _add_strict(parser)
 
 
+def _add_fast(parser: argparse._ActionsContainer) -> None:
+    text = "segment by the student alone, from the image, without registration; ensemble or student in "
+    parser.add_argument("--fast", action="store_true", help=f"{text}fusion.methods")
+
+
 def _add_segment(parser: argparse.ArgumentParser) -> None:
     add_image(parser, required=True)
+    _add_fast(parser)
     add_device(parser, ANY_DEVICE)
 
 
@@ -51,6 +57,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     add_device(parser, ANY_DEVICE)
     text = "table of covariates by participant_id; default: participants.tsv of a BIDS dataset"
     parser.add_argument("--covariates", type=Path, metavar="FILE", help=text)
+    _add_fast(parser)
     _add_strict(parser)
 
 
@@ -78,6 +85,7 @@ def register_image(args: argparse.Namespace) -> None:
     target = "atlasmith.inference.image:register_image"
     segment = args.verb == "segment"
     options = {"segment": segment, "extrapolate": args.extrapolate, "device": args.device or "auto"}
+    options["fast"] = segment and args.fast
     _check([call(target, args.results, args.image, dict(args.set), args.out, **options)], args.strict)
 
 
@@ -85,6 +93,7 @@ def predict_images(args: argparse.Namespace) -> None:
     """Segment many new images."""
     target = "atlasmith.inference.image:predict_all"
     options = {"table": args.covariates, "extrapolate": args.extrapolate, "device": args.device or "auto"}
+    options["fast"] = args.fast
     _check(call(target, args.results, args.images, dict(args.set), args.out, **options), args.strict)
 
 

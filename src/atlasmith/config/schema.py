@@ -241,8 +241,19 @@ class FusionSection(Section):
         """The training tables of the networks, and their titles in the report."""
         return {name: title for fuser in self._trained() for name, title in fuser.training.tables.items()}
 
+    @property
+    def without_atlases(self) -> str | None:
+        """The method that segments an image without atlases; None where there is none."""
+        return next((name for name, fuser in self._used().items() if not fuser.needs_atlases), None)
+
     def _trained(self) -> list[Any]:
-        return [f for name, f in _fusers().items() if name in self.methods and f.training is not None]
+        return [fuser for fuser in self._used().values() if fuser.training is not None]
+
+    def _used(self) -> dict[str, Any]:
+        """The config's methods, and the members of ensembles, in the order of the table."""
+        table = _fusers()
+        members = {name for method in self.methods if method in table for name in table[method].members}
+        return {name: fuser for name, fuser in table.items() if name in members | {*self.methods}}
 
 
 @cache

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atlasmith.fusion.arrays import FusedLabels, fuse
     from atlasmith.fusion.quality import assess_quality
-    from atlasmith.fusion.stage import fuse_subject, train_fusers
+    from atlasmith.fusion.stage import fuse_subject, segment_subject, train_fusers
 
-__all__ = ["FusedLabels", "assess_quality", "fuse", "fuse_subject", "train_fusers"]
+__all__ = ["FusedLabels", "assess_quality", "fuse", "fuse_subject", "segment_subject", "train_fusers"]
 
 _MODULES = {
     "FusedLabels": "arrays",
     "assess_quality": "quality",
     "fuse": "arrays",
     "fuse_subject": "stage",
+    "segment_subject": "stage",
     "train_fusers": "stage",
 }
 

@@ -80,8 +80,8 @@ def fuse(
                [0.67, 0.67]], dtype=float32)
     """
     fuser = look_up(FUSERS, method, "fusion method")
-    if fuser.training is not None:
-        untrained = [name for name, other in FUSERS.items() if other.training is None]
+    if fuser.is_trained:
+        untrained = [name for name, other in FUSERS.items() if not other.is_trained]
         raise AtlasmithError(
             f"fusion method '{method}' needs a trained network, and so a cohort: run the workflow with it in "
             f"fusion.methods. Methods that need none: {', '.join(untrained)}."

@@ -33,8 +33,8 @@ class FusionInputs(AlignedAtlases):
 
     Args:
         settings: The method's own settings.
-        prediction: Returns what the method's trained network predicts for this target; computed once for
-            all methods that share the network.
+        prediction: Returns what the method's trained network predicts for this target, computed once for
+            all methods that share the network; of an ensemble, the members' label probabilities.
     """
 
     settings: Any = field(default_factory=Section)
@@ -79,12 +79,21 @@ class Fuser(Choice[LabelProbabilities]):
         settings_type: The settings of that section.
         training: How its network is trained; None where nothing is trained.
         needs_images: Whether intensities are used, and not label maps alone.
+        needs_atlases: Whether it needs propagated atlases, and not the image alone.
+        members: The names of the methods that an ensemble is of.
     """
 
     section: str | None = None
     settings_type: type[Section] = Section
     training: Training | None = None
     needs_images: bool = True
+    needs_atlases: bool = True
+    members: tuple[str, ...] = ()
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it needs a trained network."""
+        return self.training is not None or bool(self.members)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -58,26 +58,22 @@ def read_propagated(
         return torch.from_numpy(grid.squeeze(read(path).data)).to(device).movedim(-1, 0).contiguous()
 
     label_maps, ids = atlas_first(path, read_labels), sidecar["atlases"]
-    own = read_channels(layout, subject, layout.preprocessed, min(grid.tensor_spacing))
+    target, having = _target(layout, subject, grid, device)
     images = [
         atlas_first(layout.propagated_images(subject.id, channel), read_image)
         if there
         else torch.zeros(label_maps.shape, device=device)
-        for channel, there in zip(layout.channels, own.present, strict=True)
+        for channel, there in zip(layout.channels, having, strict=True)
     ]
     present = np.array(
         [
             [there and name in sidecar.get(ATLASES_OF_CHANNELS, {}).get(channel, ids) for name in ids]
-            for channel, there in zip(layout.channels, own.present, strict=True)
+            for channel, there in zip(layout.channels, having, strict=True)
         ]
     )
-    maps = torch.from_numpy(own.data.reshape(1, -1, *own.grid.tensor_shape)).to(device)
-    target = resample(maps, own.grid, [], grid)[0]
-    valid = target_valid = None
+    valid, target_valid = None, _target_valid(layout, subject, grid, device)
     if sidecar.get(EXCLUDES_REGIONS):
         valid = atlas_first(layout.propagated_valid(subject.id), read_mask)
-    if subject.exclude is not None:
-        target_valid = torch.from_numpy(grid.squeeze(valid_voxels(layout, subject, [], grid))).to(device)
     return PropagatedAtlases(
         label_maps,
         images[0][None] if len(images) == 1 else torch.stack(images),
@@ -86,8 +82,43 @@ def read_propagated(
         ids,
         present=None if present.all() else present,
         valid=None if valid is None or valid.all() else valid,
-        target_valid=None if target_valid is None or target_valid.all() else target_valid,
+        target_valid=target_valid,
     )
+
+
+def without_atlases(
+    layout: Layout, subject: Subject, grid: Grid, device: torch.device = CPU
+) -> PropagatedAtlases:
+    """Read a subject's own image, for methods that do without atlases.
+
+    Args:
+        layout: Names of the run's files.
+        subject: The subject.
+        grid: Of the result.
+        device: Of the result.
+    """
+    target, _ = _target(layout, subject, grid, device)
+    labels = torch.zeros(0, *grid.tensor_shape, dtype=torch.int32, device=device)
+    images = torch.zeros(len(target), *labels.shape, device=device)
+    valid = _target_valid(layout, subject, grid, device)
+    return PropagatedAtlases(labels, images, target, grid, target_valid=valid)
+
+
+def _target(
+    layout: Layout, subject: Subject, grid: Grid, device: torch.device
+) -> tuple[Tensor, Sequence[bool]]:
+    """The preprocessed channels (C, *shape) of a subject on a grid, and which of them it has."""
+    own = read_channels(layout, subject, layout.preprocessed, min(grid.tensor_spacing))
+    maps = torch.from_numpy(own.data.reshape(1, -1, *own.grid.tensor_shape)).to(device)
+    return resample(maps, own.grid, [], grid)[0], own.present
+
+
+def _target_valid(layout: Layout, subject: Subject, grid: Grid, device: torch.device) -> Tensor | None:
+    """Where a subject isn't excluded (*shape); None: nowhere."""
+    if subject.exclude is None:
+        return None
+    valid = torch.from_numpy(grid.squeeze(valid_voxels(layout, subject, [], grid))).to(device)
+    return None if valid.all() else valid
 
 
 def ambiguous_voxels(atlases: AlignedAtlases) -> Tensor:

@@ -16,7 +16,7 @@ from atlasmith.core.world import resample
 from atlasmith.fusion.fuser import Fuser, FusionInputs, LabelProbabilities, Predictor
 from atlasmith.fusion.native import native_labels
 from atlasmith.fusion.probabilities import label_probabilities
-from atlasmith.fusion.propagated import PropagatedAtlases, read_propagated
+from atlasmith.fusion.propagated import PropagatedAtlases, read_propagated, without_atlases
 from atlasmith.fusion.quality import VOLUME_COLUMNS, predict_quality, record_sizes, volume_table
 from atlasmith.fusion.suitability import review_reasons
 from atlasmith.fusion.table import FUSERS
@@ -74,12 +74,19 @@ class SubjectFusion:
             Each label, in rising order, a box of the fusion grid, and its probability there.
         """
         fusion, fuser = self.config.fusion, look_up(FUSERS, method, "fusion method")
-        settings = fusion.section(fuser.section) if fuser.section else fuser.settings_type()
-        inputs = FusionInputs.of(self.atlases, settings, partial(self.prediction, fuser))
-        return label_probabilities(fuser, inputs, fusion.prior, fusion.prior_fallback)
+        return label_probabilities(fuser, self._inputs(fuser), fusion.prior, fusion.prior_fallback)
+
+    def _inputs(self, fuser: Fuser) -> FusionInputs:
+        settings = self.config.fusion.section(fuser.section) if fuser.section else fuser.settings_type()
+        return FusionInputs.of(self.atlases, settings, partial(self.prediction, fuser))
 
     def prediction(self, fuser: Fuser) -> Any:
-        """Return what the network of a method predicts for the subject, or None where it has no network."""
+        """Return what the network of a method predicts for the subject, or None where it has no network.
+
+        Of an ensemble, the members' label probabilities.
+        """
+        if fuser.members:
+            return [FUSERS[name](self._inputs(FUSERS[name])) for name in fuser.members]
         section, training = fuser.section, fuser.training
         if section is None or training is None:
             return None
@@ -123,13 +130,34 @@ def fuse_subject(
         _write_fused(config, subject, method, fusion, predict, residual)
 
 
+@cpu_if_memory_is_short
+def segment_subject(
+    config: Config, subject_id: str, predictors: dict[tuple[str, str], Predictor] | None = None
+) -> None:
+    """Write a subject's segmentation by the method that does without atlases, and so without registration.
+
+    Args:
+        config: The run's config, with such a method: see `FusionSection.without_atlases`.
+        subject_id: Participant id without `sub-`.
+        predictors: Networks that were read already, see `SubjectFusion`.
+    """
+    layout, device = config.layout, select_device(config.device)
+    subject = look_up({s.id: s for s in read_cohort(layout.cohort)}, subject_id, "subject")
+    native = read_grid(subject.image)
+    grid = native.resampled(config.fusion.spacing) if config.fusion.spacing else native
+    atlases = without_atlases(layout, subject, grid, device)
+    method = config.fusion.without_atlases
+    assert method is not None  # checked where the run is opened
+    _write_fused(config, subject, method, SubjectFusion(config, atlases, subject_id, predictors))
+
+
 def _write_fused(
     config: Config,
     subject: Subject,
     method: str,
     fusion: SubjectFusion,
-    predict: Callable[[list[dict[str, Any]]], dict[str, Any]] | None,
-    residual: Tensor | None,
+    predict: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
+    residual: Tensor | None = None,
 ) -> None:
     """Write the results of one method.
 
@@ -152,7 +180,7 @@ def _write_fused(
     expected = dict(zip(sizes, volumes, strict=True))
     rows = volume_table(labels, confidence, expected, names, native.voxel_volume)
     images = channel_paths(layout, subject, layout.preprocessed)
-    sources = [*images, layout.propagated_labels(subject.id)]
+    sources = [*images, *([layout.propagated_labels(subject.id)] if fusion.atlases.ids else [])]
     describe = partial(write_sidecar, layout, grid=native, sources=sources, reference=subject.image)
     describe(layout.confidence(subject.id, method), "Probability of the fused label", FusionMethod=method)
     facts: dict[str, Any] = {"FusionMethod": method, "Manual": False}

@@ -108,6 +108,22 @@ class FinishedRun:
         """Names of the covariates that a new image may have."""
         return list(dict.fromkeys([*self.config.cohort.covariates, *self.config.template.conditions]))
 
+    def last_method(self, fast: bool) -> str:
+        """Return the method whose segmentation counts: that without atlases, or the last of the config's.
+
+        Raises:
+            AtlasmithError: Where the run has no method that does without atlases.
+        """
+        if not fast:
+            return self.config.fusion.methods[-1]
+        method = self.config.fusion.without_atlases
+        if method is None or not self.config.layout.fuser_weights(method).exists():
+            raise AtlasmithError(
+                f"{self.config.output}: this run has no method that segments without registration. Run the "
+                "workflow with `ensemble` or `student` in fusion.methods."
+            )
+        return method
+
 
 def open_run(results: Path, device: str = "auto") -> FinishedRun:
     """Open a finished run to apply it to new images.

@@ -51,6 +51,7 @@ def predict(
     *,
     extrapolate: bool = False,
     device: str = "auto",
+    fast: bool = False,
 ) -> list[Prediction]: ...
 
 
@@ -62,6 +63,7 @@ def predict(
     *,
     extrapolate: bool = False,
     device: str = "auto",
+    fast: bool = False,
 ) -> list[Path] | list[Prediction]:
     """Segment raw images by a finished run.
 
@@ -73,6 +75,7 @@ def predict(
         out: Folder to write to.
         extrapolate: Accept covariates far outside the cohort's range.
         device: Where to compute, `auto`, `cpu` or `cuda`, whatever the run was made on.
+        fast: Segment by the student alone, from the image, without registration.
 
     Returns:
         Of one image, the files written: transforms, warped image, log-Jacobian, and labels, confidence and
@@ -91,9 +94,12 @@ def predict(
     """
     texts = {name: str(value) for name, value in (covariates or {}).items()}
     if isinstance(image, str | Path):
-        return register_image(Path(results), Path(image), texts, Path(out), True, extrapolate, device).files
+        return register_image(
+            Path(results), Path(image), texts, Path(out), True, extrapolate, device, fast
+        ).files
     images = [Path(path) for path in image]
-    return predict_all(Path(results), images, texts, Path(out), extrapolate=extrapolate, device=device)
+    options = {"extrapolate": extrapolate, "device": device, "fast": fast}
+    return predict_all(Path(results), images, texts, Path(out), **options)  # type: ignore[arg-type]
 
 
 def register_image(
@@ -104,6 +110,7 @@ def register_image(
     segment: bool = False,
     extrapolate: bool = False,
     device: str = "auto",
+    fast: bool = False,
 ) -> Prediction:
     """Register one raw image to a finished run's template.
 
@@ -120,12 +127,14 @@ def register_image(
         segment: Also segment the image.
         extrapolate: Accept covariates far outside the cohort's range.
         device: Where to compute, `auto`, `cpu` or `cuda`, whatever the run was made on.
+        fast: See `predict`.
 
     Raises:
         InputError: With all problems of the image and the covariates.
         AtlasmithError: When the run isn't finished, or `out` has this subject already.
     """
     run = open_run(results, device)
+    run.last_method(fast)
     if image.is_dir():
         raise AtlasmithError(f"{image}: this is a folder. Give one image, or use `atlasmith predict`.")
     (scan,) = find_scans(run.config, [image], covariates)
@@ -135,7 +144,7 @@ def register_image(
         raise AtlasmithError(f"{found} exists already. Choose another folder, or remove it.")
     _warn_masks(run)
     with one_thread():
-        prediction = predict_scan(run, scan, out, segment, extrapolate)
+        prediction = predict_scan(run, scan, out, segment, extrapolate, fast)
     _tell(run, prediction, "1 of 1")
     return prediction
 
@@ -148,6 +157,7 @@ def predict_all(
     table: Path | None = None,
     extrapolate: bool = False,
     device: str = "auto",
+    fast: bool = False,
 ) -> list[Prediction]:
     """Segment many raw images by a finished run; one that fails doesn't end the others.
 
@@ -159,6 +169,7 @@ def predict_all(
         table: A table of covariates, see `find_scans`.
         extrapolate: Accept covariates far outside the cohort's range.
         device: Where to compute, `auto`, `cpu` or `cuda`, whatever the run was made on.
+        fast: See `predict`.
 
     Returns:
         The prediction of each scan, or its error.
@@ -168,6 +179,7 @@ def predict_all(
         AtlasmithError: When the run isn't finished.
     """
     run = open_run(results, device)
+    run.last_method(fast)
     scans = find_scans(run.config, images, covariates, table)
     _warn_masks(run)
     _mark_output(run, out)
@@ -175,9 +187,9 @@ def predict_all(
 
     def process(scan: NewScan) -> Prediction:
         try:
-            if is_finished(run, scan, out, segment=True):
-                return read_prediction(run, scan, out)
-            return predict_scan(run, scan, out, segment=True, extrapolate=extrapolate)
+            if is_finished(run, scan, out, True, fast):
+                return read_prediction(run, scan, out, fast)
+            return predict_scan(run, scan, out, True, extrapolate, fast)
         except Exception as error:
             traceback.clear_frames(error.__traceback__)  # whose variables may fill a GPU
             return Prediction(scan.id, error=error)
@@ -187,7 +199,7 @@ def predict_all(
             prediction = future.result()
             done[prediction.scan] = prediction
             _tell(run, prediction, f"{len(done)} of {len(scans)}")
-    write_predictions(run, [scan.id for scan in scans if done[scan.id].error is None], out)
+    write_predictions(run, [scan.id for scan in scans if done[scan.id].error is None], out, fast)
     return [done[scan.id] for scan in scans]
 
 
@@ -218,7 +230,7 @@ def _tell(run: FinishedRun, prediction: Prediction, position: str) -> None:
             traceback.print_exception(fault)
         print(f"{name}: {describe_error(fault)}", file=sys.stderr, flush=True)
         return
-    method = run.config.fusion.methods[-1]
+    method = run.config.fusion.methods[-1]  # the one of which quality is predicted
     dice = prediction.predicted_dice
     parts = [] if dice is None else [f"predicted Dice {dice:.2f} by {method}"]
     parts += ["needs review"] if prediction.reasons else []

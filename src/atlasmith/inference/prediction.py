@@ -14,7 +14,7 @@ from atlasmith.affine import align_subject
 from atlasmith.cohort import check_image
 from atlasmith.config import Config
 from atlasmith.core.errors import AtlasmithError, InputError
-from atlasmith.fusion.stage import fuse_subject
+from atlasmith.fusion.stage import fuse_subject, segment_subject
 from atlasmith.fusion.suitability import review_reasons
 from atlasmith.inference.covariates import (
     Values,
@@ -77,8 +77,8 @@ def check_scan(run: FinishedRun, scan: NewScan, extrapolate: bool) -> Values:
     return values
 
 
-def is_finished(run: FinishedRun, scan: NewScan, out: Path, segment: bool) -> bool:
-    """Tell whether a folder has the results of a scan already.
+def is_finished(run: FinishedRun, scan: NewScan, out: Path, segment: bool, fast: bool = False) -> bool:
+    """Tell whether a folder has the results of a scan already, see `predict_scan`.
 
     Raises:
         AtlasmithError: When it has some of them alone.
@@ -87,7 +87,7 @@ def is_finished(run: FinishedRun, scan: NewScan, out: Path, segment: bool) -> bo
     folder = layout.subject_folder(scan.id)
     if not folder.exists():
         return False
-    last = layout.segmentation_sidecar(scan.id, run.config.fusion.methods[-1]) if segment else folder
+    last = layout.segmentation_sidecar(scan.id, run.last_method(fast)) if segment else folder
     if not last.exists():
         raise AtlasmithError(
             f"{folder} exists already, without all segmentations. Choose another folder, or remove it."
@@ -96,7 +96,12 @@ def is_finished(run: FinishedRun, scan: NewScan, out: Path, segment: bool) -> bo
 
 
 def predict_scan(
-    run: FinishedRun, scan: NewScan, out: Path, segment: bool, extrapolate: bool = False
+    run: FinishedRun,
+    scan: NewScan,
+    out: Path,
+    segment: bool,
+    extrapolate: bool = False,
+    fast: bool = False,
 ) -> Prediction:
     """Take a scan through the stages of a run: its results are those that the workflow has of a target.
 
@@ -106,6 +111,7 @@ def predict_scan(
         out: Folder to write to; either all files of a scan are written or none.
         segment: Also segment the scan.
         extrapolate: Accept covariates far outside the cohort's range.
+        fast: Segment by the method that does without atlases, and don't register.
 
     Raises:
         InputError: With all problems of the images and covariates.
@@ -119,31 +125,42 @@ def predict_scan(
         config, subject = _work_folder(run, scan, values, Path(folder))
         layout = config.layout
         preprocess_subject(config, subject.id)
-        align_subject(config, subject.id)
-        if config.template.subpopulations > 1 and values.get(SUBPOPULATION) is None:
-            nearest = nearest_subpopulation(config, subject)
-            subject.covariates[SUBPOPULATION] = nearest
-            print(f"sub-{scan.id}: subpopulation {nearest}, whose template is the nearest; see --set")
-            write_cohort(layout.cohort, [*run.atlases, subject], run.covariates)
-        with run.lock if run.registration.device.type == "cuda" else nullcontext():
-            register_subject(config, subject, run.registration)
-            propagate_from_template(config, subject.id)
-            if segment:
-                stacks = propagate_subject(config, subject.id, write_images=False)
-                fuse_subject(config, subject.id, run.predictors, stacks)
-                reasons = []
-            else:
-                reasons = review_reasons(layout, subject, run.quality, run.registration.device)
+        if fast:
+            segment_subject(config, subject.id, run.predictors)
+            reasons = []
+        else:
+            reasons = _register_and_fuse(run, scan, config, subject, segment)
         files = _publish(layout, subject.id, scan.id, out)
-    found = read_prediction(run, scan, out) if segment else Prediction(scan.id, reasons=reasons)
+    found = read_prediction(run, scan, out, fast) if segment else Prediction(scan.id, reasons=reasons)
     return replace(found, files=files, seconds=time.monotonic() - start)
 
 
-def read_prediction(run: FinishedRun, scan: NewScan, out: Path) -> Prediction:
+def _register_and_fuse(
+    run: FinishedRun, scan: NewScan, config: Config, subject: Subject, segment: bool
+) -> list[str]:
+    """Take a preprocessed scan through all other stages; why it needs review, where it isn't segmented."""
+    layout = config.layout
+    align_subject(config, subject.id)
+    if config.template.subpopulations > 1 and subject.covariates.get(SUBPOPULATION) is None:
+        nearest = nearest_subpopulation(config, subject)
+        subject.covariates[SUBPOPULATION] = nearest
+        print(f"sub-{scan.id}: subpopulation {nearest}, whose template is the nearest; see --set")
+        write_cohort(layout.cohort, [*run.atlases, subject], run.covariates)
+    with run.lock if run.registration.device.type == "cuda" else nullcontext():
+        register_subject(config, subject, run.registration)
+        propagate_from_template(config, subject.id)
+        if not segment:
+            return review_reasons(layout, subject, run.quality, run.registration.device)
+        stacks = propagate_subject(config, subject.id, write_images=False)
+        fuse_subject(config, subject.id, run.predictors, stacks)
+    return []
+
+
+def read_prediction(run: FinishedRun, scan: NewScan, out: Path, fast: bool = False) -> Prediction:
     """Read the quality of a scan's segmentations, of whose methods the last one counts."""
     layout = replace(run.config.layout, output=out)
     files = sorted(layout.subject_folder(scan.id).iterdir())
-    sidecar = layout.segmentation_sidecar(scan.id, run.config.fusion.methods[-1])
+    sidecar = layout.segmentation_sidecar(scan.id, run.last_method(fast))
     quality = read_json(sidecar) if sidecar.exists() else {}
     return Prediction(scan.id, files, quality.get("PredictedDice"), quality.get("ReviewReasons", []))
 

@@ -16,18 +16,18 @@ from atlasmith.io.tables import SCAN_COLUMNS, read_tsv, scan_columns, write_tsv
 COLUMNS = [*SCAN_COLUMNS, "method", *VOLUME_COLUMNS, "needs_review", "review_reasons"]
 
 
-def write_predictions(run: FinishedRun, scans: Sequence[str], out: Path) -> None:
+def write_predictions(run: FinishedRun, scans: Sequence[str], out: Path, fast: bool = False) -> None:
     """Write a row for each label of each method of each scan, `Layout.predictions`.
 
     Args:
         run: The finished run.
         scans: Ids of the scans, whose results `out` has.
         out: The folder of the predictions.
+        fast: Of the method that does without atlases alone.
     """
     layout = replace(run.config.layout, output=out)
-    rows = [
-        row for scan in scans for method in run.config.fusion.methods for row in _rows(layout, scan, method)
-    ]
+    methods = [run.last_method(fast)] if fast else run.config.fusion.methods
+    rows = [row for scan in scans for method in methods for row in _rows(layout, scan, method)]
     write_tsv(layout.predictions, rows, COLUMNS)
 
 

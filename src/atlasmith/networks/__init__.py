@@ -8,6 +8,7 @@ from atlasmith.networks.groupwise import Groupwise
 from atlasmith.networks.registration import NETWORKS, Network
 from atlasmith.networks.registration.lkunet import reparameterize
 from atlasmith.networks.segmenter import Segmenters, label_channels, label_codes
+from atlasmith.networks.subpixel import SubpixelUNet
 from atlasmith.networks.unet import UNet
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Groupwise",
     "Network",
     "Segmenters",
+    "SubpixelUNet",
     "UNet",
     "held_out_folds",
     "label_channels",

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from atlasmith.fusion.aligned import disagreement
+from atlasmith.fusion.library import Library, draw_patch, on_device
 from atlasmith.fusion.votenet.calibration import fit_calibration
 from atlasmith.fusion.votenet.network import VoteNet, agreement, input_channels
-from atlasmith.fusion.votenet.samples import Library, draw_patch, on_device
 from atlasmith.training.device import to_device
 
 PATCHES = 64

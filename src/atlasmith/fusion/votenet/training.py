@@ -11,11 +11,11 @@ from torch import Tensor
 
 from atlasmith.config import Config
 from atlasmith.fusion.aligned import AlignedAtlases, disagreement
+from atlasmith.fusion.library import Library, draw_patch, on_device
 from atlasmith.fusion.propagated import read_atlases
 from atlasmith.fusion.training import train_network
 from atlasmith.fusion.votenet.error_model import calibrate_network, estimate_correlation
 from atlasmith.fusion.votenet.network import VoteNet, agreement, input_channels
-from atlasmith.fusion.votenet.samples import Library, draw_patch, on_device
 from atlasmith.fusion.votenet.settings import SECTION, VoteNetSettings
 from atlasmith.io.tables import read_label_values
 from atlasmith.io.weights import write_weights

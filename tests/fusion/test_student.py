@@ -1,0 +1,183 @@
+"""The student, and the ensemble of it and auto-context fusion."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fusion_data import random_atlases, trained_shortly, with_fusion, write_phantom_cohort
+
+from atlasmith.config import parse_config
+from atlasmith.fusion import fuse_subject, train_fusers
+from atlasmith.fusion.ensemble import ENSEMBLE, LEAST
+from atlasmith.fusion.fuser import FusionInputs
+from atlasmith.fusion.library import Library
+from atlasmith.fusion.propagated import read_atlases
+from atlasmith.fusion.student.model import Student, tiles
+from atlasmith.fusion.student.settings import StudentSettings
+from atlasmith.fusion.student.training import draw_sample
+from atlasmith.io.images import read_labels
+from atlasmith.io.tables import read_cohort, read_tsv
+from atlasmith.networks import SubpixelUNet
+
+RANDOM = np.random.default_rng(0)
+VALUES = [0, 3, 9, 300]
+
+
+def untrained(
+    without: list[list[str]], ndim: int = 2, patch: int = 16, values: list[int] = VALUES
+) -> Student:
+    torch.manual_seed(0)
+    student = Student(values, [4, 8], without, ndim, 1, patch).eval()
+    for network in student.networks.each:
+        torch.nn.init.normal_(network.body.head.weight)  # its weights start near zero
+    return student
+
+
+@pytest.mark.parametrize("shape", [(13, 10), (9, 8, 7)])
+def test_the_subpixel_network_takes_any_size(shape: tuple[int, ...]) -> None:
+    network = SubpixelUNet(len(shape), 2, 3, [4, 8])
+    assert network(torch.rand(1, 2, *shape)).shape == (1, 3, *shape)
+
+
+@pytest.mark.parametrize("shape", [(40, 33), (21, 18, 35)])
+def test_tiles_cover_a_grid_once(shape: tuple[int, ...]) -> None:
+    covered = torch.zeros(shape)
+    for tile, around, inner in tiles(shape, 16):
+        covered[tile] += 1
+        assert torch.equal(torch.ones(shape)[around][inner], torch.ones(shape)[tile])
+        for own, part, wide in zip(tile, inner, around, strict=True):
+            assert wide.start + part.start == own.start and wide.stop - wide.start <= 16
+    assert bool((covered == 1).all())
+
+
+def test_votes_are_shares_and_many_labels_share_channels() -> None:
+    atlases = random_atlases(RANDOM, (20, 18), VALUES)
+    votes = untrained([[]]).votes(atlases.labels)
+    for channel, value in zip(votes, VALUES[1:], strict=True):
+        torch.testing.assert_close(channel, (atlases.labels == value).float().mean(dim=0))
+    voting = torch.ones(atlases.labels.shape, dtype=torch.bool)
+    voting[:2, :9] = False
+    some = untrained([[]]).votes(atlases.labels, voting)
+    torch.testing.assert_close(some[0, :9], (atlases.labels[2:, :9] == 3).float().mean(dim=0))
+    torch.testing.assert_close(some[:, 9:], votes[:, 9:])
+    assert untrained([[]], values=list(range(60))).votes(atlases.labels.clamp(max=59)).shape == (16, 20, 18)
+
+
+@pytest.mark.parametrize("excluded", [False, True])
+def test_probabilities_add_up_and_excluded_regions_are_voted_on(excluded: bool) -> None:
+    atlases = random_atlases(RANDOM, (40, 22), VALUES)
+    if excluded:
+        target_valid = torch.ones(40, 22, dtype=torch.bool)
+        target_valid[5:9] = False
+        atlases = replace(atlases, target_valid=target_valid)
+    total, first = torch.zeros(40, 22), torch.zeros(40, 22)
+    for value, box, probability in untrained([[]]).probabilities(atlases, "new"):  # type: ignore[arg-type]
+        total[box] += probability
+        if value == 3:
+            first[box] = probability
+    torch.testing.assert_close(total, torch.ones(40, 22))
+    share = (atlases.labels == 3).float().mean(dim=0)
+    assert torch.allclose(first[5:9], share[5:9]) == excluded
+    assert not torch.allclose(first[20:], share[20:])
+
+
+def test_an_atlas_is_segmented_by_the_networks_that_hold_it_out() -> None:
+    student, atlases = untrained([["a", "b"], ["c"]]), random_atlases(RANDOM, (20, 18), VALUES)
+
+    def found(subject: str) -> list[torch.Tensor]:
+        return [p for _, _, p in student.probabilities(atlases, subject)]  # type: ignore[arg-type]
+
+    before = found("a"), found("c")
+    torch.nn.init.zeros_(student.networks.each[1].body.head.weight)
+    assert all(map(torch.equal, before[0], found("a")))
+    assert not all(map(torch.equal, before[1], found("c")))
+
+
+def test_samples_are_of_the_atlases_and_their_votes(tmp_path: Path) -> None:
+    config = write_phantom_cohort(tmp_path)
+    atlases = read_atlases(config.layout)
+    library, student = Library(config.layout, atlases), untrained([[]], values=[0, 1, 2])
+    draws, agreements = {"warped": 0, "alone": 0, "without": 0}, list[float]()
+    for seed in range(40):
+        random = torch.Generator().manual_seed(seed)
+        sample = draw_sample(library, student, StudentSettings(patch=16), random)
+        assert sample.inputs.shape == (1, 3, 16, 16) and sample.labels.unique().tolist() == [0, 1, 2]
+        draws["warped" if len(sample.participants) == 2 else "alone"] += 1
+        draws["without"] += not sample.inputs[:, 1:].any()
+        if sample.inputs[:, 1:].any():  # votes go along with the labels, whatever the augmentation
+            agreed = sample.inputs[0, 1:].argmax(dim=0)[(sample.inputs[0, 1:].amax(0) > 0.9)]
+            labels = sample.labels[0][sample.inputs[0, 1:].amax(0) > 0.9]
+            agreements += (agreed + 1 == labels).float().tolist()
+    assert min(draws.values()) > 8
+    assert np.mean(agreements) > 0.9
+
+
+def test_student_and_ensemble_are_better_than_the_majority(tmp_path: Path) -> None:
+    config = write_phantom_cohort(tmp_path)
+    settings = config.fusion.section("student").model_copy(
+        update={"channels": [8, 16], "steps": 150, "patch": 32}
+    )
+    config = with_fusion(config, methods=["majority", "student", "ensemble"], student=settings)
+    assert config.fusion.networks == ["autocontext", "student"]
+    train_fusers(config)
+    rows = read_tsv(config.layout.fuser_training("student"))
+    assert sum(row["validation"] != "n/a" for row in rows) >= 5
+    dice: dict[str, list[float]] = {method: [] for method in config.fusion.methods}
+    for subject in read_cohort(config.layout.cohort)[8:]:
+        fuse_subject(config, subject.id)
+        truth = read_labels(subject.labels).data
+        for method in dice:
+            found = read_labels(config.layout.segmentation(subject.id, method)).data
+            for k in (1, 2):
+                both = ((found == k) & (truth == k)).sum()
+                dice[method].append(2 * both / ((found == k).sum() + (truth == k).sum()))
+    assert np.mean(dice["student"]) > np.mean(dice["majority"]) + 0.02
+    assert np.mean(dice["ensemble"]) > np.mean(dice["majority"]) + 0.05
+
+
+def test_training_again_gives_the_same_student(tmp_path: Path) -> None:
+    config = trained_shortly(with_fusion(write_phantom_cohort(tmp_path), methods=["student"]))
+    weights = []
+    for _ in range(2):
+        train_fusers(config)
+        weights.append(config.layout.fuser_weights("student").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_the_ensemble_is_the_geometric_mean() -> None:
+    atlases = random_atlases(RANDOM, (6, 5), VALUES)
+    whole, part = (slice(0, 6), slice(0, 5)), (slice(1, 4), slice(2, 5))
+    first, second = (torch.rand(3, 3) for _ in range(2))
+    zeros = torch.zeros(6, 5)
+    a, b = zeros.clone(), zeros.clone()
+    a[part], b[part] = first, second
+    members = [[(0, whole, 1 - a), (3, part, first)], [(0, whole, 1 - b), (3, part, second)]]
+    inputs = FusionInputs.of(atlases, ENSEMBLE.settings_type(), lambda: [iter(m) for m in members])
+    found = {value: (box, p) for value, box, p in ENSEMBLE(inputs)}
+    means = [((x + LEAST) * (y + LEAST)).sqrt() - LEAST for x, y in ((1 - a, 1 - b), (a, b))]
+    expected = means[1] / sum(means)
+    torch.testing.assert_close(found[3][1], expected[part])
+    torch.testing.assert_close(found[0][1][part], 1 - expected[part])
+
+
+def test_a_label_of_one_member_alone_can_win() -> None:
+    atlases = random_atlases(RANDOM, (4, 4), VALUES)
+    whole = (slice(0, 4), slice(0, 4))
+    members = [[(0, whole, torch.full((4, 4), 0.01)), (3, whole, torch.full((4, 4), 0.99))]]
+    members.append([(0, whole, torch.full((4, 4), 0.6)), (9, whole, torch.full((4, 4), 0.4))])
+    inputs = FusionInputs.of(atlases, ENSEMBLE.settings_type(), lambda: members)
+    total = sum(p for _, _, p in ENSEMBLE(inputs))
+    torch.testing.assert_close(total, torch.ones(4, 4))
+
+
+def test_the_config_knows_the_members_settings() -> None:
+    config = parse_config(
+        {"cohort": {"bids": "data"}, "fusion": {"methods": ["ensemble"], "student": {"steps": 7}}}
+    )
+    assert config.fusion.networks == ["autocontext", "student"]
+    assert list(config.fusion.trainings) == ["autocontext", "autocontext_second", "student"]
+    assert config.fusion.section("student").steps == 7
