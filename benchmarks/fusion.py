@@ -57,6 +57,7 @@ from atlasmith.training.device import select_device
 
 BINS = 15
 ANTS = "ANTs JLF"
+IMAGE_ALONE = "student without atlases"
 
 Method = Callable[[SubjectFusion, Grid], Array]  # labels on the target's own grid
 
@@ -102,6 +103,15 @@ def ants(fusion: SubjectFusion, native: Grid) -> Array:
     fused = values[np.rint(found).astype(int).clip(1, len(values)) - 1][None]
     weighted = weighted_probabilities(torch.from_numpy(fused), torch.ones(fused.shape))
     return native_labels(weighted, atlases.grid, native)[0].numpy()
+
+
+def image_alone(fusion: SubjectFusion, native: Grid) -> Array:
+    """Segment by the student without atlases, as `atlasmith predict --fast` does."""
+    atlases = fusion.atlases
+    alone = replace(atlases, labels=atlases.labels[:0], images=atlases.images[:, :0], ids=[], present=None)
+    return atlasmith(
+        "student", SubjectFusion(fusion.config, alone, fusion.subject, fusion.predictors), native
+    )
 
 
 def mean_hd95(grid: Grid, found: Array, truth: Array, values: Array) -> float:
@@ -234,7 +244,8 @@ def main() -> None:
     subjects, targets = choose_subjects(read_cohort(config.layout.cohort), options)
     fusers = [name for name in options.methods if name in FUSERS]
     fusion = config.fusion.model_copy(update={"methods": fusers, "atlas_selection": options.atlas_selection})
-    known: dict[str, Method] = {name: partial(atlasmith, name) for name in FUSERS} | {ANTS: ants}
+    known: dict[str, Method] = {name: partial(atlasmith, name) for name in FUSERS}
+    known |= {ANTS: ants, IMAGE_ALONE: image_alone}
     methods = {name: known[name] for name in options.methods}
     other_library = options.leave_one_out or options.atlases or options.atlas_selection
     figures, predictors = Figures(), {}

@@ -12,7 +12,7 @@ from fusion_data import random_atlases, trained_shortly, with_fusion, write_phan
 
 from atlasmith.config import parse_config
 from atlasmith.fusion import fuse_subject, train_fusers
-from atlasmith.fusion.ensemble import ENSEMBLE, LEAST
+from atlasmith.fusion.ensemble import ENSEMBLE, LEAST, WEIGHTS
 from atlasmith.fusion.fuser import FusionInputs
 from atlasmith.fusion.library import Library
 from atlasmith.fusion.propagated import read_atlases
@@ -121,7 +121,8 @@ def test_student_and_ensemble_are_better_than_the_majority(tmp_path: Path) -> No
     settings = config.fusion.section("student").model_copy(
         update={"channels": [8, 16], "steps": 150, "patch": 32}
     )
-    config = with_fusion(config, methods=["majority", "student", "ensemble"], student=settings)
+    methods = ["majority", "autocontext", "student", "ensemble"]
+    config = with_fusion(config, methods=methods, student=settings)
     assert config.fusion.networks == ["autocontext", "student"]
     train_fusers(config)
     rows = read_tsv(config.layout.fuser_training("student"))
@@ -135,6 +136,12 @@ def test_student_and_ensemble_are_better_than_the_majority(tmp_path: Path) -> No
             for k in (1, 2):
                 both = ((found == k) & (truth == k)).sum()
                 dice[method].append(2 * both / ((found == k).sum() + (truth == k).sum()))
+    for subject in read_cohort(config.layout.cohort)[8:]:  # the same if it is the only method
+        alone = with_fusion(config, methods=["ensemble"])
+        path = config.layout.segmentation(subject.id, "ensemble")
+        before = path.read_bytes()
+        fuse_subject(alone, subject.id)
+        assert path.read_bytes() == before
     assert np.mean(dice["student"]) > np.mean(dice["majority"]) + 0.02
     assert np.mean(dice["ensemble"]) > np.mean(dice["majority"]) + 0.05
 
@@ -158,7 +165,10 @@ def test_the_ensemble_is_the_geometric_mean() -> None:
     members = [[(0, whole, 1 - a), (3, part, first)], [(0, whole, 1 - b), (3, part, second)]]
     inputs = FusionInputs.of(atlases, ENSEMBLE.settings_type(), lambda: [iter(m) for m in members])
     found = {value: (box, p) for value, box, p in ENSEMBLE(inputs)}
-    means = [((x + LEAST) * (y + LEAST)).sqrt() - LEAST for x, y in ((1 - a, 1 - b), (a, b))]
+    weights = list(WEIGHTS.values())
+    means = [
+        (x + LEAST) ** weights[0] * (y + LEAST) ** weights[1] - LEAST for x, y in ((1 - a, 1 - b), (a, b))
+    ]
     expected = means[1] / sum(means)
     torch.testing.assert_close(found[3][1], expected[part])
     torch.testing.assert_close(found[0][1][part], 1 - expected[part])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class SubjectFusion:
         predictors: dict[tuple[str, str], Predictor] | None = None,
     ) -> None:
         self.config, self.atlases, self.subject = config, atlases, subject
-        self._predictors = {} if predictors is None else predictors
+        self.predictors = {} if predictors is None else predictors
         self._predictions: dict[str, Any] = {}
 
     def probabilities(self, method: str) -> LabelProbabilities:
@@ -92,10 +92,19 @@ class SubjectFusion:
             return None
         if section not in self._predictions:
             key = section, self.config.device
-            if key not in self._predictors:
-                self._predictors[key] = training.predictor(self.config.layout.fuser_weights(section), key[1])
-            self._predictions[section] = self._predictors[key](self.atlases, self.subject)
-        return self._predictions[section]
+            if key not in self.predictors:
+                self.predictors[key] = training.predictor(self.config.layout.fuser_weights(section), key[1])
+            found = self.predictors[key](self.atlases, self.subject)
+            # Label probabilities that an ensemble uses, too, are kept; else they stream, for less memory.
+            kept = isinstance(found, Iterator) and self._in_ensemble(section)
+            self._predictions[section] = list(found) if kept else found
+        found = self._predictions[section]
+        return iter(found) if isinstance(found, list) else found
+
+    def _in_ensemble(self, section: str) -> bool:
+        """Whether a method of a config section is a member of one of the run's ensembles."""
+        members = {name for method in self.config.fusion.methods for name in FUSERS[method].members}
+        return any(FUSERS[name].section == section for name in members)
 
 
 @cpu_if_memory_is_short

@@ -237,9 +237,5 @@ def bounding_box(occupied: Tensor, grid: Grid, margin: float | None = None) -> l
 def _pads(grid: Grid, margin: float | None) -> list[int]:
     """A margin in voxels of each axis."""
     size = MARGIN * min(grid.tensor_spacing) if margin is None else margin
-<<<<<<< HEAD
     # Less a millionth, so that 6 voxels that came out as 6.0000001 stay 6.
     return [math.ceil(size / own - 1e-6) for own in grid.spacing]
-=======
-    return [math.ceil(size / own) for own in grid.spacing]
->>>>>>> eea6fe7 (Student with the atlases' votes, ensemble, predict --fast (not measured yet))
