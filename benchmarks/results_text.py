@@ -76,7 +76,8 @@ Tables come in pairs: without and with instance optimization. A parametrization 
 and of the optimization after it. An optimizer follows the default network, or starts from the affine
 alignment. Other tools (peer) register the same aligned images to the same template; without optimization, all
 that starts from the affine alignment is that. Differences are to the default network, `unet_half`, over the
-same targets; each network was trained once, with one seed. HD95 is that of 5 atlases; memory is that of the
+same targets; each network was trained once, with one seed. Rows of 0.12.0 are from before Adam smoothed its
+updates, and differ from the default of that time. HD95 is that of 5 atlases; memory is that of the
 process, with the images of the cohort; time is that of one registration, on one core. Folding and inverse
 consistency are those of the maps to and from the template.""",
     ),
