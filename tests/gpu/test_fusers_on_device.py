@@ -22,7 +22,7 @@ from atlasmith.fusion.quality import record_sizes
 from atlasmith.fusion.table import FUSERS
 from atlasmith.fusion.uncertainty import Uncertainty, registration_residual
 
-UNTRAINED = [name for name, fuser in FUSERS.items() if fuser.training is None]
+UNTRAINED = [name for name, fuser in FUSERS.items() if not fuser.is_trained]
 SHAPES = {"2d": (15, 14), "3d": (10, 9, 11)}
 ATLASES = 4
 ONE = (slice(None), *[-1] * 2)  # a voxel at the image's corner, or a row at its edge

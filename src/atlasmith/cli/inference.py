@@ -85,7 +85,8 @@ def register_image(args: argparse.Namespace) -> None:
     target = "atlasmith.inference.image:register_image"
     segment = args.verb == "segment"
     options = {"segment": segment, "extrapolate": args.extrapolate, "device": args.device or "auto"}
-    options["fast"] = segment and args.fast
+    if segment and args.fast:
+        options["fast"] = True
     _check([call(target, args.results, args.image, dict(args.set), args.out, **options)], args.strict)
 
 
@@ -93,7 +94,8 @@ def predict_images(args: argparse.Namespace) -> None:
     """Segment many new images."""
     target = "atlasmith.inference.image:predict_all"
     options = {"table": args.covariates, "extrapolate": args.extrapolate, "device": args.device or "auto"}
-    options["fast"] = args.fast
+    if args.fast:
+        options["fast"] = True
     _check(call(target, args.results, args.images, dict(args.set), args.out, **options), args.strict)
 
 

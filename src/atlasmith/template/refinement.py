@@ -170,7 +170,8 @@ class _Refinement:
         objective = instance_objective(
             template.float(), image.float(), mask, model.grid, **self.config.objective
         )
-        return optimize(objective, start, settings.steps, settings.learning_rate)
+        # Smooth updates in so few steps would move scans that are the same by 0.1 voxels.
+        return optimize(objective, start, settings.steps, settings.learning_rate, settings={"smoothing": 0.0})
 
     def _update_mean_coefficients(self) -> None:
         """Add to the model's mean coefficients the network's mean over all subjects.

@@ -63,6 +63,7 @@ class CandidateClassifier(nn.Module):
         self.score = nn.Linear(width, 1)
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
+        self.score.bias.requires_grad_(False)  # it cancels in the softmax: its gradient would be rounding
         self.sharpness = nn.Parameter(torch.ones(()))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
