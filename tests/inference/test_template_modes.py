@@ -49,11 +49,7 @@ def test_images_along_the_modes(toy: Config, tmp_path: Path) -> None:
                 np.abs(x - template[..., 0]).mean()
                 for x in (moved[0, 0].numpy(), back[FORWARD], back[INVERSE])
             )
-            # All that is left is what two interpolations take off the template.
-            there = warp(torch.from_numpy(template[..., 0])[None, None], full[INVERSE], padding="border")
-            blurred = warp(there, full[FORWARD], padding="border")[0, 0].numpy()
-            assert right < 1.1 * np.abs(blurred - template[..., 0]).mean() < before
-            assert wrong > 1.4 * before
+            assert right < 0.8 * before and wrong > 1.4 * before
             changes.append(before)
             assert (
                 f"at {sd} standard deviations of mode {number}"

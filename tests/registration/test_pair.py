@@ -178,18 +178,12 @@ def test_the_channel_that_shows_a_structure_aligns_it() -> None:
     nucleus = (moving["T2w"] > 0.65).astype(float)
     one = register(fixed["T1w"], moving["T1w"], device="cpu")
     both = register(fixed, moving, device="cpu")
+    swapped, back = ({name: image[name] for name in ("T2w", "T1w")} for image in (fixed, moving))
+    again = register(swapped, back, device="cpu")
     assert nucleus_after(one, nucleus) < 0.7 < 0.9 < nucleus_after(both, nucleus)
     assert not one.warped_channels and [*both.warped_channels] == ["T1w", "T2w"]
     np.testing.assert_array_equal(both.warped, both.warped_channels["T1w"])
-
-
-def test_the_order_of_channels_does_not_matter() -> None:
-    """In few steps, since more of them amplify what rounding changes."""
-    fixed, moving = with_nucleus(0.0), with_nucleus(3.0)
-    swapped, back = ({name: image[name] for name in ("T2w", "T1w")} for image in (fixed, moving))
-    one, other = (register(*pair, steps=12, device="cpu") for pair in ((fixed, moving), (swapped, back)))
-    np.testing.assert_allclose(one.warped_channels["T2w"], other.warped_channels["T2w"], atol=1e-4)
-    assert np.abs(one.warped_channels["T2w"] - moving["T2w"]).max() > 0.1
+    np.testing.assert_allclose(again.warped_channels["T2w"], both.warped_channels["T2w"], atol=1e-3)
 
 
 def test_a_channel_of_inverted_contrast_needs_its_own_similarity() -> None:

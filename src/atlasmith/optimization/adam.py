@@ -76,57 +76,67 @@ def descend(
     stages = 1 if smoothing == last_smoothing else STAGES
     sigmas = np.linspace(smoothing, last_smoothing, stages).tolist()
     start = smooth(start, [last_smoothing] * (start.ndim - 2))
+    change = torch.zeros_like(start, requires_grad=True)
+    # One for all, whose second moments go on: the first steps of another would follow the gradient's sign, which
+    # rounding decides where the gradient is small.
+    optimizer = torch.optim.Adam([change], lr=learning_rate)
     candidates: list[Tensor] = []
     for index, sigma in enumerate(sigmas):
-        count = steps * (index + 1) // len(sigmas) - steps * index // len(sigmas)
+        count = steps * (index + 1) // stages - steps * index // stages
         if count:
-            found = _descend(objective, start, count, learning_rate, sigma)
+            found = _descend(objective, start, change, sigma, optimizer, count)
             candidates, start = [*candidates[-1:], *found], found[-1]
     return candidates
 
 
 def _descend(
-    objective: ObjectiveFunction, start: Tensor, steps: int, learning_rate: float, sigma: float
+    objective: ObjectiveFunction,
+    start: Tensor,
+    change: Tensor,
+    sigma: float,
+    optimizer: torch.optim.Adam,
+    steps: int,
 ) -> list[Tensor]:
-    """Take steps of Adam with updates that are smoothed by `sigma` voxels."""
-    change, sigmas = torch.zeros_like(start, requires_grad=True), [sigma] * (start.ndim - 2)
+    """Take steps of Adam on a change of the start that is smoothed by `sigma` voxels, and is 0 afterwards."""
 
     def coefficients() -> Tensor:
-        return start + smooth(change, sigmas)
+        return start + smooth(change, [sigma] * (start.ndim - 2))
 
     def loss(direction: int) -> Tensor:
         # The gradient of the sum over images is each one's own.
         return len(start) * objective(coefficients(), [direction]).loss
 
-    return minimize(loss, [change], coefficients, steps, learning_rate)
+    found = minimize(loss, optimizer, coefficients, steps)
+    with torch.no_grad():
+        change.zero_()
+        optimizer.state[change]["exp_avg"].zero_()  # of a change that is made
+    return found
 
 
 def minimize(
     loss: Callable[[int], Tensor],
-    parameters: Sequence[Tensor],
+    optimizer: torch.optim.Adam,
     iterate: Callable[[], Tensor],
     steps: int,
-    learning_rate: float,
 ) -> list[Tensor]:
     """Minimize a sum over images by Adam, with a learning rate that follows a cosine to zero.
 
     Args:
         loss: The scalar for one of the two directions, which take turns.
-        parameters: Leaves that it depends on.
+        optimizer: Of the leaves that it depends on, with the initial learning rate, which it has afterwards.
         iterate: The coefficients (B, channels, *half) that the parameters stand for.
         steps: Number of steps.
-        learning_rate: Initial learning rate, in units of the parameters.
 
     Returns:
         A few of the iterates, the last one among them.
     """
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-    schedule = CosineAnnealingLR(optimizer, steps)
+    (group,) = optimizer.param_groups
+    learning_rate, schedule = group["lr"], CosineAnnealingLR(optimizer, steps)
     candidates = []
     for step in range(steps):
         optimizer.zero_grad()
         loss(DIRECTIONS[step % 2]).backward()
-        for parameter in parameters:
+        for parameter in group["params"]:
             assert parameter.grad is not None
             # Where an image isn't finite: torch crashes when it samples at NaN, to which infinite steps lead.
             parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
@@ -135,6 +145,7 @@ def minimize(
         if (step + 1) % max(steps // CANDIDATES, 1) == 0 or step + 1 == steps:
             with torch.no_grad():
                 candidates.append(iterate())
+    group["lr"] = learning_rate
     return candidates
 
 

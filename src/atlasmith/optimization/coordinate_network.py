@@ -87,7 +87,7 @@ def coordinate_network(
             value = value + jacobian * volume_change(slope * network.jacobian(points)[:, :, :ndim])
         return len(start) * value
 
-    return minimize(loss, network.parameters, coefficients, steps, rate)
+    return minimize(loss, torch.optim.Adam(network.parameters, lr=rate), coefficients, steps)
 
 
 def volume_change(gradient: Tensor) -> Tensor:

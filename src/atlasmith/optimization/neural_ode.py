@@ -127,7 +127,7 @@ def neural_ode(
         loss = partial(_loss, level, flow, resize_displacement(moved, half), voxels, penalties)
         result = partial(_coefficients, objective, flow, moved, spacing)
         iterate = result if size == sizes[-1] else start.clone  # coarse levels are no candidates
-        candidates = minimize(loss, network.parameters, iterate, steps, rate)
+        candidates = minimize(loss, torch.optim.Adam(network.parameters, lr=rate), iterate, steps)
         with torch.no_grad():
             moved = flow.follow(moved, spacing)[0]
     return candidates
