@@ -108,10 +108,10 @@ def ants(fusion: SubjectFusion, native: Grid) -> Array:
 def image_alone(fusion: SubjectFusion, native: Grid) -> Array:
     """Segment by the student without atlases, as `atlasmith predict --fast` does."""
     atlases = fusion.atlases
-    alone = replace(atlases, labels=atlases.labels[:0], images=atlases.images[:, :0], ids=[], present=None)
-    return atlasmith(
-        "student", SubjectFusion(fusion.config, alone, fusion.subject, fusion.predictors), native
-    )
+    none = {"labels": atlases.labels[:0], "images": atlases.images[:, :0], "ids": []}
+    alone = replace(atlases, **none, present=None, valid=None)
+    by_image = SubjectFusion(fusion.config, alone, fusion.subject, fusion.predictors)
+    return atlasmith("student", by_image, native)
 
 
 def mean_hd95(grid: Grid, found: Array, truth: Array, values: Array) -> float:
@@ -187,8 +187,7 @@ def score(
         propagate_subject(config, target.id)
     device = select_device(config.device)
     atlases, native = read_propagated(config.layout, target, device), read_grid(target.image)
-    if spacing:
-        native = native.resampled(spacing)
+    native = native.resampled(spacing)
     values = np.array(read_label_values(config.layout.labels))
     truth = labels_of(target.labels, spacing).data
     fusion = SubjectFusion(config, atlases, target.id, predictors)

@@ -3,11 +3,11 @@
     python benchmarks/nnunet.py results-hippocampus --folder nnunet-hippocampus --atlases 30 --targets 50 \\
         --iterations 1000 --batch 2 --record
 
-The package `nnunetv2` makes its own fingerprint, plan (`3d_fullres`), preprocessing, augmentation and
-network, and trains it on all atlases with its own optimizer and schedule; only the number of iterations is
-ours, and on a CPU the batch. Its published recipe is 250,000 iterations with the batch of the plan. Prints
-Dice and HD95 of the targets on their own grids, the seconds of an iteration and of a target. A trained
-network is found again in the folder.
+The package `nnunetv2` (`pip install .[peers]`) makes its own fingerprint, plan (`3d_fullres`), preprocessing,
+augmentation and network, and trains it on all atlases with its own optimizer and schedule; only the number of
+iterations is ours, and on a CPU the batch. Its published recipe is 250,000 iterations with the batch of the
+plan. Prints Dice and HD95 of the targets on their own grids, the seconds of an iteration and of a target. A
+trained network is found again in the folder.
 """
 
 from __future__ import annotations
@@ -74,9 +74,8 @@ def train(folder: Path, iterations: int, batch: int | None, device: torch.device
         planning.plan_experiments([DATASET])
         planning.preprocess([DATASET], configurations=["3d_fullres"], num_processes=[1])
     plans = json.loads(planned.read_text())
-    plans["configurations"]["3d_fullres"]["batch_size"] = (
-        batch or plans["configurations"]["3d_fullres"]["batch_size"]
-    )
+    if batch is not None:
+        plans["configurations"]["3d_fullres"]["batch_size"] = batch
     plans["continue_training"] = False
     description = json.loads((folder / "raw" / NAME / "dataset.json").read_text())
     torch.manual_seed(0)
@@ -96,13 +95,13 @@ def train(folder: Path, iterations: int, batch: int | None, device: torch.device
     return trainer
 
 
-def predict(trainer: Any, subject: Subject, path: Path, mirror: bool) -> float:
+def predict(trainer: Any, subject: Subject, path: Path) -> float:
     """Segment a target into `path`, without its ending; return the seconds."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     image = path.with_name(f"{path.name}_0000.nii.gz")
     write_image(subject, image)
-    predictor = nnUNetPredictor(use_mirroring=mirror, device=trainer.device, allow_tqdm=False)
+    predictor = nnUNetPredictor(use_mirroring=True, device=trainer.device, allow_tqdm=False)
     trainer.set_deep_supervision_enabled(False)
     trainer.network.eval()
     predictor.manual_initialization(
@@ -150,13 +149,13 @@ def judge(options: argparse.Namespace) -> tuple[dict[str, list[float]], int, Any
     found: dict[str, list[float]] = {"dice": [], "hd95_mm": [], "seconds": []}
     for target in targets:
         path = folder / "results" / target.id
-        found["seconds"].append(predict(trainer, target, path, mirror=True))
+        found["seconds"].append(predict(trainer, target, path))
         truth, labels = (read_labels(p) for p in (target.labels, path.with_name(f"{path.name}.nii.gz")))
         index = label_index(truth.data, np.array(values))
         counts = count_overlap(index.ravel(), labels.data.astype(int).ravel(), len(values))
         found["dice"].append(float(np.nanmean(dice(counts))))
-        scores = mean_hd95(truth.grid, labels.data, index, np.arange(1, len(values) + 1))
-        found["hd95_mm"].append(scores)
+        positions = np.arange(1, len(values) + 1)
+        found["hd95_mm"].append(mean_hd95(truth.grid, labels.data, index, positions))
     return found, len(atlases), trainer
 
 

@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 from atlasmith.config import Config, parse_config
 from atlasmith.core.grid import Array, Grid
 from atlasmith.core.intensity import normalize
+from atlasmith.fusion import fuse_subject
 from atlasmith.fusion.aligned import AlignedAtlases
 from atlasmith.fusion.autocontext.candidates import candidate_probabilities, find_candidates, label_positions
 from atlasmith.fusion.autocontext.features import candidate_features
@@ -23,8 +24,8 @@ from atlasmith.fusion.probabilities import most_probable_labels, weighted_probab
 from atlasmith.fusion.propagated import PropagatedAtlases
 from atlasmith.fusion.table import FUSERS
 from atlasmith.io.files import write_json
-from atlasmith.io.images import write_image
-from atlasmith.io.tables import Subject, write_cohort, write_tsv
+from atlasmith.io.images import read_labels, write_image
+from atlasmith.io.tables import Subject, read_cohort, write_cohort, write_tsv
 
 
 def tensors(labels: Any, images: Any, target: Any, **masks: Any) -> dict[str, Any]:
@@ -168,6 +169,22 @@ def write_phantom_cohort(folder: Path, atlases: int = 8) -> Config:
     write_cohort(layout.cohort, subjects, [])
     write_tsv(layout.labels, [{"index": 1, "name": "ring"}, {"index": 2, "name": "core"}], ["index", "name"])
     return config
+
+
+def fused_dice(config: Config) -> dict[str, float]:
+    """Segment the phantom cohort's targets; each method's mean Dice over them and the labels."""
+    dice: dict[str, list[float]] = {method: [] for method in config.fusion.methods}
+    for subject in read_cohort(config.layout.cohort):
+        if subject.role != "target":
+            continue
+        fuse_subject(config, subject.id)
+        truth = read_labels(subject.labels).data
+        for method, values in dice.items():
+            found = read_labels(config.layout.segmentation(subject.id, method)).data
+            for k in (1, 2):
+                both = ((found == k) & (truth == k)).sum()
+                values.append(2 * both / ((found == k).sum() + (truth == k).sum()))
+    return {method: float(np.mean(values)) for method, values in dice.items()}
 
 
 def with_fusion(config: Config, **values: object) -> Config:

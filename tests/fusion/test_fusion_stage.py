@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusion_data import tensors, trained_shortly, with_fusion, write_phantom_cohort
+from fusion_data import fused_dice, tensors, trained_shortly, with_fusion, write_phantom_cohort
 
 from atlasmith.config import Config
 from atlasmith.core.errors import AtlasmithError
@@ -30,17 +30,7 @@ def test_networks_find_the_half_in_which_an_atlas_is_reliable(tmp_path: Path) ->
     for network in ("votenet", "autocontext"):
         rows = read_tsv(config.layout.fuser_training(network))
         assert sum(row["validation"] != "n/a" for row in rows) >= 5
-    scores: dict[str, list[float]] = {method: [] for method in config.fusion.methods}
-    for subject in read_cohort(config.layout.cohort)[8:]:
-        fuse_subject(config, subject.id)
-        truth = read_labels(subject.labels).data
-        for method in scores:
-            fused = read_labels(config.layout.segmentation(subject.id, method)).data
-            scores[method] += [  # Dice
-                2 * ((fused == k) & (truth == k)).sum() / ((fused == k).sum() + (truth == k).sum())
-                for k in (1, 2)
-            ]
-    mean = {method: np.mean(values) for method, values in scores.items()}
+    mean = fused_dice(config)
     assert mean["votenet"] > mean["majority"] + 0.03
     assert mean["votenet_hard"] > mean["majority"] + 0.03
     assert mean["autocontext"] > mean["majority"] + 0.05

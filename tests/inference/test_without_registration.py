@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from calibrated import calibrate
 
 from atlasmith.cli.main import main
 from atlasmith.config import Config, parse_config
-from atlasmith.fusion import train_fusers
 from atlasmith.inference import predict
 from atlasmith.io.images import read_grid, read_labels
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import read_cohort, read_tsv
-from atlasmith.propagation import label_template, propagate_subject
+from atlasmith.propagation import label_template
 
 STUDENT = {"channels": [8, 16], "steps": 200, "count": 2, "patch": 32}
 
@@ -30,11 +30,7 @@ def finished(toy_registered: Config, tmp_path_factory: pytest.TempPathFactory) -
     values["fusion"] |= {"methods": ["majority", "student"], "student": STUDENT}
     config = parse_config(values)
     config.layout.config.write_text(yaml.safe_dump(values))
-    for subject in read_cohort(config.layout.cohort):
-        if subject.role == "atlas":
-            propagate_subject(config, subject.id)
-    label_template(config)
-    train_fusers(config)
+    calibrate(config)
     return config
 
 

@@ -109,13 +109,15 @@ class Grid:
         affine[:3, 3] += affine[:3, :3] @ start
         return Grid((shape[0], shape[1], shape[2]), affine)
 
-    def resampled(self, spacing: float) -> Grid:
+    def resampled(self, spacing: float | None) -> Grid:
         """Return a coarser grid of the same field of view.
 
         Args:
             spacing: Voxel size, mm, rounded so that the field of view is a whole number of voxels; axes with
-                larger voxels keep them.
+                larger voxels keep them. None: the grid as it is.
         """
+        if spacing is None:
+            return self
         sizes = np.array(self.shape)
         old = np.array(self.spacing)
         new = np.where(sizes == 1, 1, np.maximum(1, np.round(sizes * old / np.maximum(spacing, old)))).astype(

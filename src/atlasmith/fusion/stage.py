@@ -152,8 +152,7 @@ def segment_subject(
     """
     layout, device = config.layout, select_device(config.device)
     subject = look_up({s.id: s for s in read_cohort(layout.cohort)}, subject_id, "subject")
-    native = read_grid(subject.image)
-    grid = native.resampled(config.fusion.spacing) if config.fusion.spacing else native
+    grid = read_grid(subject.image).resampled(config.fusion.spacing)
     atlases = without_atlases(layout, subject, grid, device)
     method = config.fusion.without_atlases
     assert method is not None  # checked where the run is opened

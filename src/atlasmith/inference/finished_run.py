@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
@@ -107,6 +108,11 @@ class FinishedRun:
     def covariates(self) -> list[str]:
         """Names of the covariates that a new image may have."""
         return list(dict.fromkeys([*self.config.cohort.covariates, *self.config.template.conditions]))
+
+    @property
+    def turn(self) -> AbstractContextManager[Any]:
+        """What a scan holds while it computes: the lock on a GPU, and nothing on the CPU."""
+        return self.lock if self.registration.device.type == "cuda" else nullcontext()
 
     def last_method(self, fast: bool) -> str:
         """Return the method whose segmentation counts: that without atlases, or the last of the config's.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -126,7 +126,8 @@ def predict_scan(
         layout = config.layout
         preprocess_subject(config, subject.id)
         if fast:
-            segment_subject(config, subject.id, run.predictors)
+            with run.turn:
+                segment_subject(config, subject.id, run.predictors)
             reasons = []
         else:
             reasons = _register_and_fuse(run, scan, config, subject, segment)
@@ -146,7 +147,7 @@ def _register_and_fuse(
         subject.covariates[SUBPOPULATION] = nearest
         print(f"sub-{scan.id}: subpopulation {nearest}, whose template is the nearest; see --set")
         write_cohort(layout.cohort, [*run.atlases, subject], run.covariates)
-    with run.lock if run.registration.device.type == "cuda" else nullcontext():
+    with run.turn:
         register_subject(config, subject, run.registration)
         propagate_from_template(config, subject.id)
         if not segment:

@@ -77,8 +77,8 @@ def descend(
     sigmas = np.linspace(smoothing, last_smoothing, stages).tolist()
     start = smooth(start, [last_smoothing] * (start.ndim - 2))
     change = torch.zeros_like(start, requires_grad=True)
-    # One for all, whose second moments go on: the first steps of another would follow the gradient's sign, which
-    # rounding decides where the gradient is small.
+    # One for all, whose second moments go on: the first steps of another would follow the gradient's sign,
+    # which rounding decides where the gradient is small.
     optimizer = torch.optim.Adam([change], lr=learning_rate)
     candidates: list[Tensor] = []
     for index, sigma in enumerate(sigmas):

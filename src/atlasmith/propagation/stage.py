@@ -71,8 +71,7 @@ def propagate_subject(config: Config, subject_id: str, write_images: bool = True
     atlases = select_atlases(config, subject, atlases_for(subject, usable))
     if not atlases:
         raise AtlasmithError(f"sub-{subject_id}: no other participant has atlases. Add some.")
-    native = read_grid(subject.image)
-    grid = native.resampled(config.fusion.spacing) if config.fusion.spacing else native
+    grid = read_grid(subject.image).resampled(config.fusion.spacing)
     label_free = config.template.label_similarity and subject.role == "atlas"
     inverse = layout.inverse_label_free if label_free else layout.inverse
     to_template = read_composite(inverse(subject_id))

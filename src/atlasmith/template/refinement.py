@@ -170,7 +170,7 @@ class _Refinement:
         objective = instance_objective(
             template.float(), image.float(), mask, model.grid, **self.config.objective
         )
-        # Smooth updates in so few steps would move scans that are the same by 0.1 voxels.
+        # Not smooth updates: in so few steps they leave scans that are the same further from their template.
         return optimize(objective, start, settings.steps, settings.learning_rate, settings={"smoothing": 0.0})
 
     def _update_mean_coefficients(self) -> None:

@@ -124,8 +124,8 @@ def draw_sample(
         )
     )
     voting = None if atlases.votes is None else to_device(atlases.votes[:, *patch][members], device)
-    heard = float(torch.rand((), generator=random)) >= settings.without_votes
-    votes = student.votes(others, voting) if heard else student.votes(others[:0])
+    with_votes = float(torch.rand((), generator=random)) >= settings.without_votes
+    votes = student.votes(others, voting) if with_votes else student.votes(others[:0])
     image, _, moved = augment(image, torch.ones_like(image), random)
     maps = warp(torch.cat([votes[None], known], dim=1), moved)
     # Outside the patch nothing is known: a displacement that leads there weighs nothing.
