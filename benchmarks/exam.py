@@ -59,7 +59,7 @@ VARIANTS: list[Entry] = [
     Entry(
         "optimizer",
         "adam, smooth to the end",
-        optimizer_settings={"levels": 2, "smoothing": 4.0, "last_smoothing": 2.0},
+        optimizer_settings={"levels": 2, "last_smoothing": 1.0},
         factor=0.25,
     ),
 ]

@@ -107,6 +107,23 @@ def test_the_result_is_chosen_for_each_image() -> None:
     assert torch.equal(found[1:], start[1:])
 
 
+@pytest.mark.parametrize("count", [1, 40])
+def test_rounding_moves_nothing(count: int) -> None:
+    """Of a gradient, in voxels whose own is 0, whatever the number of images and voxels."""
+    rounding = 3e-8 * torch.from_numpy(np.random.default_rng(0).normal(size=(count, 2, 30, 4))).float()
+
+    def objective(
+        velocity: Tensor, directions: Sequence[int] = DIRECTIONS, chosen: slice = slice(None)
+    ) -> Objective:
+        squares = (velocity[..., :15, :] - 1).square()
+        loss = (squares.sum() + (rounding[chosen] * velocity)[..., 15:, :].sum()) / velocity[:, 0].numel()
+        return Objective({"distance": loss}, {FORWARD: 0 * velocity, INVERSE: 0 * velocity})
+
+    found = optimize(objective, torch.zeros(count, 2, 30, 4), 30, 0.2, "adam", {"smoothing": 0.0})
+    assert (found[..., :15, :] - 1).abs().max() < 0.1
+    assert found[..., 15:, :].abs().max() < 0.01
+
+
 @pytest.mark.parametrize("dims", SHAPES)
 def test_a_fold_at_one_voxel_is_smoothed_and_the_rest_is_kept(dims: str) -> None:
     half = [-(-n // 2) for n in SHAPES[dims]]

@@ -138,7 +138,7 @@ class InstanceOptimizationSection(Section):
         40, description="steps on each image after the network's prediction; 0: none"
     )
     learning_rate: Positive = Field(
-        0.15, description="initial learning rate, voxels of the coefficients' grid"
+        0.2, description="initial learning rate, voxels of the coefficients' grid"
     )
     optimizer: OptimizerSection = OptimizerSection()
     pairwise_steps: Annotated[int, Field(ge=0)] = Field(

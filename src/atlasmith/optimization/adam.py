@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ CANDIDATES = 4  # iterates that are compared with the start at the end
 SMALLEST_AXIS = 16  # voxels of an axis that a coarse level keeps
 SMOOTHING = 2.0  # of updates: standard deviation at first, voxels of the coefficients' grid
 STAGES = 3  # of a level, with less and less smoothing
+BETAS = 0.9, 0.95  # of Adam: some tens of steps are no longer than the usual memory of second moments, 0.999
+EPSILON = 1e-4  # of Adam, for a voxel's gradient: where there is none, rounding doesn't decide the updates
 
 
 @Optimizer.declare("Adam on the coefficients, on request from coarse to fine. The default.")
@@ -33,8 +36,8 @@ def adam(
     """Minimize an objective by Adam (Kingma and Ba 2015, arXiv:1412.6980), by smooth updates.
 
     Each step evaluates one of the two directions, in turn: it costs little more than half of a step on both,
-    and a third more such steps end at the same value. The learning rate follows a cosine to zero. A coarse
-    level adds to the start, which keeps its details.
+    and a third more such steps end at the same value. The learning rate follows a cosine to zero on each
+    level. A coarse level adds to the start, which keeps its details.
 
     What is added to the start is smoothed by a Gaussian, so that updates are smooth whatever the gradient: a
     fluid regularization, as in greedy and SyN (Avants et al. 2008, doi:10.1016/j.media.2007.06.004), which
@@ -77,40 +80,36 @@ def descend(
     sigmas = np.linspace(smoothing, last_smoothing, stages).tolist()
     start = smooth(start, [last_smoothing] * (start.ndim - 2))
     change = torch.zeros_like(start, requires_grad=True)
-    # One for all, whose second moments go on: the first steps of another would follow the gradient's sign,
-    # which rounding decides where the gradient is small.
-    optimizer = torch.optim.Adam([change], lr=learning_rate)
+    # One for all stages: a rate that begins anew with each leaves deformations less smooth at the end.
+    optimizer = torch.optim.Adam([change], lr=learning_rate, betas=BETAS, eps=EPSILON)
+    schedule = CosineAnnealingLR(optimizer, max(steps, 1))
     candidates: list[Tensor] = []
     for index, sigma in enumerate(sigmas):
         count = steps * (index + 1) // stages - steps * index // stages
         if count:
-            found = _descend(objective, start, change, sigma, optimizer, count)
+            smoothed = _Smoothed(objective, start, change, sigma)
+            found = minimize(smoothed.loss, optimizer, smoothed.coefficients, count, schedule)
             candidates, start = [*candidates[-1:], *found], found[-1]
+            with torch.no_grad():
+                change.zero_()
     return candidates
 
 
-def _descend(
-    objective: ObjectiveFunction,
-    start: Tensor,
-    change: Tensor,
-    sigma: float,
-    optimizer: torch.optim.Adam,
-    steps: int,
-) -> list[Tensor]:
-    """Take steps of Adam on a change of the start that is smoothed by `sigma` voxels, and is 0 afterwards."""
+@dataclass(frozen=True, eq=False)
+class _Smoothed:
+    """An objective of a change of the start that is smoothed by `sigma` voxels."""
 
-    def coefficients() -> Tensor:
-        return start + smooth(change, [sigma] * (start.ndim - 2))
+    objective: ObjectiveFunction
+    start: Tensor
+    change: Tensor
+    sigma: float
 
-    def loss(direction: int) -> Tensor:
-        # The gradient of the sum over images is each one's own.
-        return len(start) * objective(coefficients(), [direction]).loss
+    def coefficients(self) -> Tensor:
+        return self.start + smooth(self.change, [self.sigma] * (self.start.ndim - 2))
 
-    found = minimize(loss, optimizer, coefficients, steps)
-    with torch.no_grad():
-        change.zero_()
-        optimizer.state[change]["exp_avg"].zero_()  # of a change that is made
-    return found
+    def loss(self, direction: int) -> Tensor:
+        # Of the sum over voxels and images: each one's gradient is its own, whatever their number.
+        return self.start[:, 0].numel() * self.objective(self.coefficients(), [direction]).loss
 
 
 def minimize(
@@ -118,20 +117,22 @@ def minimize(
     optimizer: torch.optim.Adam,
     iterate: Callable[[], Tensor],
     steps: int,
+    schedule: CosineAnnealingLR | None = None,
 ) -> list[Tensor]:
-    """Minimize a sum over images by Adam, with a learning rate that follows a cosine to zero.
+    """Minimize a sum over images by Adam.
 
     Args:
         loss: The scalar for one of the two directions, which take turns.
-        optimizer: Of the leaves that it depends on, with the initial learning rate, which it has afterwards.
+        optimizer: Of the leaves that it depends on, with the initial learning rate.
         iterate: The coefficients (B, channels, *half) that the parameters stand for.
         steps: Number of steps.
+        schedule: Of the learning rate, one step for each; None: a cosine to zero.
 
     Returns:
         A few of the iterates, the last one among them.
     """
     (group,) = optimizer.param_groups
-    learning_rate, schedule = group["lr"], CosineAnnealingLR(optimizer, steps)
+    schedule = schedule or CosineAnnealingLR(optimizer, steps)
     candidates = []
     for step in range(steps):
         optimizer.zero_grad()
@@ -145,7 +146,6 @@ def minimize(
         if (step + 1) % max(steps // CANDIDATES, 1) == 0 or step + 1 == steps:
             with torch.no_grad():
                 candidates.append(iterate())
-    group["lr"] = learning_rate
     return candidates
 
 

@@ -62,7 +62,7 @@ def register(
     affine: Array | None = None,
     network: Callable[[Tensor, Tensor], Tensor] | None = None,
     steps: int = 40,
-    learning_rate: float = 0.15,
+    learning_rate: float = 0.2,
     levels: int = 3,
     exclude_fixed: Array | None = None,
     exclude_moving: Array | None = None,

@@ -170,8 +170,7 @@ class _Refinement:
         objective = instance_objective(
             template.float(), image.float(), mask, model.grid, **self.config.objective
         )
-        # Not smooth updates: in so few steps they leave scans that are the same further from their template.
-        return optimize(objective, start, settings.steps, settings.learning_rate, settings={"smoothing": 0.0})
+        return optimize(objective, start, settings.steps, settings.learning_rate)
 
     def _update_mean_coefficients(self) -> None:
         """Add to the model's mean coefficients the network's mean over all subjects.
