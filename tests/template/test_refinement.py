@@ -133,12 +133,12 @@ def test_an_interrupted_refinement_resumes_with_the_subjects_that_are_missing(
     uninterrupted = refined(rings, config_of(tmp_path / "complete", 3), rings.codes)
     real, calls = refinement.optimize, 0
 
-    def interrupted(*args: Any, **settings: Any) -> Tensor:
+    def interrupted(*args: Any) -> Tensor:
         nonlocal calls
         calls += 1
         if calls == interrupt_at:
             raise KeyboardInterrupt
-        return real(*args, **settings)
+        return real(*args)
 
     monkeypatch.setattr(refinement, "optimize", interrupted)
     config = config_of(tmp_path / "interrupted", 3)

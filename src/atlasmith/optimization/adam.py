@@ -82,7 +82,7 @@ def descend(
     change = torch.zeros_like(start, requires_grad=True)
     # One for all stages: a rate that begins anew with each leaves deformations less smooth at the end.
     optimizer = torch.optim.Adam([change], lr=learning_rate, betas=BETAS, eps=EPSILON)
-    schedule = CosineAnnealingLR(optimizer, max(steps, 1))
+    schedule = CosineAnnealingLR(optimizer, steps)
     candidates: list[Tensor] = []
     for index, sigma in enumerate(sigmas):
         count = steps * (index + 1) // stages - steps * index // stages
