@@ -3,11 +3,13 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Grid
+from atlasmith.core.sampling import coarsen, resize
 from atlasmith.io.weights import read_weights, write_tensors
 from atlasmith.networks import DECODERS, CovariateCode, Groupwise
 from atlasmith.networks.registration.base import VELOCITY_SCALE
@@ -39,6 +41,42 @@ def test_model_starts_at_its_base_and_at_the_identity(grid: Grid, names: list[st
     velocity = model.coefficients(template, torch.rand_like(template)).mean
     assert velocity.shape == (4, grid.ndim, *[-(-n // 2) for n in grid.tensor_shape])
     assert velocity.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("network", ["unet_half", "lapirn", "sdhnet"])
+@pytest.mark.parametrize(
+    ("grid", "spacing", "levels"),
+    [(Grid((32, 48, 1), np.eye(4)), 2.0, 2), (Grid((33, 32, 16), GRIDS[1].affine), 3.0, 3)],
+)
+def test_a_network_on_a_coarser_grid(
+    network: str, grid: Grid, spacing: float, levels: int, tmp_path: Path
+) -> None:
+    """It gives what it gives there, in the voxels of the template's grid."""
+    torch.manual_seed(0)
+    coarse_grid = grid.coarser(spacing)
+    corners = [g.affine @ [*(np.array(g.shape) - 1), 1] for g in (grid, coarse_grid)]
+    np.testing.assert_allclose(*corners)
+    coarse = Groupwise(coarse_grid, CovariateCode({}, {}), network, None, 5, cascades=2).eval()
+    for name, weights in coarse.network.named_parameters():
+        if name.endswith("weight"):
+            torch.nn.init.normal_(weights, std=0.05)
+    torch.nn.init.uniform_(coarse.base)
+    fine = coarse.at(grid).eval()
+    fine.save(tmp_path / "fine.safetensors")
+    loaded = Groupwise.load(tmp_path / "fine.safetensors")
+    assert loaded.levels == levels and coarse.levels == 1
+    images = torch.rand(2, 1, 1, *grid.tensor_shape)
+    with torch.no_grad():
+        expected = coarse.coefficients(*(coarsen(x, coarse_grid.tensor_shape) for x in images)).mean
+        found = loaded.coefficients(*images).mean
+    assert expected.abs().max() > 1e-4
+    own = [g.coarser_spacing(x.shape[2:]) for g, x in ((coarse_grid, expected), (grid, found))]
+    expected, found = (
+        x * torch.tensor(mm).view(1, -1, *[1] * grid.ndim)
+        for x, mm in zip((expected, found), own, strict=True)
+    )
+    torch.testing.assert_close(found, resize(expected, found.shape[2:]))
+    torch.testing.assert_close(coarsen(fine.base, coarse_grid.tensor_shape), coarse.base, rtol=0, atol=0.8)
 
 
 def test_weights_by_version_0_11_are_converted(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from atlasmith.core.grid import Grid
 from atlasmith.core.sampling import resize, warp
 from atlasmith.losses import REGULARIZERS, Objective
 from atlasmith.optimization import InstanceObjective, instance_objective, optimize
+from atlasmith.optimization.adam import adam
 from atlasmith.transforms import DIRECTIONS, FORWARD, INVERSE, deformation_model
 
 SHAPES = {"2d": (22, 20), "3d": (14, 13, 12)}
@@ -140,6 +143,25 @@ def test_a_fold_at_one_voxel_is_smoothed_and_the_rest_is_kept(dims: str) -> None
     found = optimize(objective, torch.zeros_like(target), 60, 0.3)
     assert objective(found).folds == 0
     torch.testing.assert_close(found[:, :, -2:], target[:, :, -2:], atol=0.05, rtol=0)
+
+
+def test_finer_levels_have_fewer_steps() -> None:
+    shape = (64, 56)
+    fixed, moving = images(shape, 1), images(shape, 1, seed=1)
+    calls: dict[tuple[int, ...], int] = {}
+
+    def counted(self: InstanceObjective, coefficients: Tensor, *args: Any) -> Objective:
+        size = tuple(self.fixed.shape[2:])
+        calls[size] = calls.get(size, 0) + 1
+        return InstanceObjective.__call__(self, coefficients, *args)
+
+    class Counted(InstanceObjective):
+        __call__ = counted
+
+    plain = setting(shape, fixed, moving, torch.ones_like(moving))
+    objective = Counted(**{field.name: getattr(plain, field.name) for field in fields(plain)})
+    adam(objective, velocities(shape, 1), 12, 0.1, levels=2, steps_ratio=0.5)
+    assert list(calls.values()) == [12, 6] and list(calls) == [(33, 29), shape]
 
 
 @pytest.mark.parametrize("seed", [0, 1])

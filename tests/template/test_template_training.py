@@ -12,9 +12,10 @@ from atlasmith.core.grid import Grid
 from atlasmith.evaluation.metrics import foreground, gradient_energy_per_mm2
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_image
-from atlasmith.io.tables import read_tsv
+from atlasmith.io.tables import read_cohort, read_tsv
 from atlasmith.networks import CovariateCode, Groupwise
-from atlasmith.template import stage, train
+from atlasmith.registration import register_subjects
+from atlasmith.template import refinement, stage, train
 from atlasmith.template.refinement import initialize_template
 
 
@@ -167,3 +168,39 @@ def test_without_a_network_refinement_alone_builds_the_template(toy: Config, tmp
     assert read_tsv(config.layout.template_training) == []
     moved = [float(row["moved_mm"]) for row in read_tsv(config.layout.template_refinement)]
     assert moved[-1] < 0.5 * moved[0]
+
+
+def test_a_network_is_trained_coarser_than_the_template(
+    toy: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With labels in the objective; killed in the refinement, it ends at the same file."""
+    values = toy.resolved()
+    values["template"] |= {"training_spacing": 2.0, "steps": 40, "refinement": {"rounds": 2, "steps": 10}}
+    values["template"] |= {"label_similarity": {"dice": {"weight": 0.5}}}
+    values["template"]["segmenter"] = {"channels": [4, 8], "steps": 3}
+    complete, killed = (
+        linked(toy, parse_config(values | {"output": str(tmp_path / name)}))
+        for name in ("complete", "killed")
+    )
+    train(complete)
+    model = Groupwise.load(complete.layout.template_weights)
+    assert model.levels == 2 and model.network_shape == model.grid.coarser(2.0).tensor_shape
+    template, reference = energies(complete, toy)
+    assert template > 1.05 * reference
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(refinement, "_center", interrupted)
+        train(killed)
+    train(killed)
+    assert killed.layout.template_weights.read_bytes() == complete.layout.template_weights.read_bytes()
+
+    (subject,) = [s for s in read_cohort(complete.layout.cohort) if s.id == "09"]
+    register_subjects(complete, [subject.id])
+    warped = read_image(complete.layout.warped(subject.id, complete.layout.suffix))
+    aligned = read_image(complete.layout.affine_image(subject.id, complete.layout.suffix))
+    fixed = read_image(complete.layout.template_image).data
+    assert warped.data.shape == fixed.shape
+    assert np.square(warped.data - fixed).mean() < 0.7 * np.square(aligned.data - fixed).mean()

@@ -97,21 +97,26 @@ def decide_grid(extents: Sequence[Array], flat: int | None, template: TemplateSe
 
 def _check_memory(grid: Grid, extents: Sequence[Array], flat: int | None, template: TemplateSection) -> None:
     """Raise `InputError`, with a voxel size that fits, if training would exceed the machine's memory."""
-    required, available = training_bytes(math.prod(grid.shape), template.batch_size), total_memory()
+    training, available = grid.coarser(template.coarse_spacing), total_memory()
+    required = training_bytes(math.prod(training.shape), template.batch_size)
     if required <= available:
         return
     if template.shape is None:
-        spacing = template.spacing
-        fitting = grid
+        spacing = template.coarse_spacing
+        fitting = training
         while training_bytes(math.prod(fitting.shape), template.batch_size) > available:
             spacing = math.ceil(10.5 * spacing) / 10  # 5 % more, to a tenth of a mm
             fitting = decide_grid(extents, flat, template.model_copy(update={"spacing": spacing}))
-        remedy = f"Set template.spacing to {spacing:g} mm or more, or lower template.batch_size."
+        remedy = (
+            f"Set template.training_spacing (the network's alone) or template.spacing to {spacing:g} mm or "
+            "more, or lower template.batch_size."
+        )
     else:
-        remedy = "Lower template.shape (and raise template.spacing), or template.batch_size."
+        remedy = "Raise template.training_spacing, or lower template.shape or template.batch_size."
     refuse(
         "config: template",
-        f"training on a grid of {' x '.join(map(str, grid.shape))} voxels of {template.spacing:g} mm "
-        f"needs about {required / GIB:.1f} GiB, and this machine has {available / GIB:.1f}",
+        f"training on a grid of {' x '.join(map(str, training.shape))} voxels of "
+        f"{template.coarse_spacing:g} mm needs about {required / GIB:.1f} GiB, and this machine has "
+        f"{available / GIB:.1f}",
         remedy,
     )

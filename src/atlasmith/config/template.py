@@ -80,6 +80,11 @@ class TemplateSection(Section):
 
     name: Label = Field("Template", description="name of the template in file names: letters and digits")
     spacing: Positive = Field(1.0, description="voxel size of the template, mm")
+    training_spacing: Positive | None = Field(
+        None,
+        description="voxel size at which the network is trained and applied, mm; "
+        "refinement and instance optimization are at `spacing`; null: `spacing`",
+    )
     shape: list[Count] | None = Field(
         None, description="size of the template's grid, voxels; null: from the images"
     )
@@ -152,6 +157,11 @@ class TemplateSection(Section):
         False, description="recompute the integration of velocities in the backward pass: slower, less memory"
     )
     checkpoint_every: Count = Field(100, description="steps between checkpoints of the training")
+
+    @property
+    def coarse_spacing(self) -> float:
+        """The voxel size of training, mm."""
+        return self.training_spacing or self.spacing
 
     @property
     def objective(self) -> dict[str, Any]:

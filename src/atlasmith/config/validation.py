@@ -24,7 +24,16 @@ def cross_key_problems(config: Config, where: str | Path) -> list[Problem]:
     Returns:
         A problem for each violated rule.
     """
-    checks = (_window, _channels, _covariates, _subpopulations, _processes, _adversary, _registration)
+    checks = (
+        _window,
+        _channels,
+        _covariates,
+        _subpopulations,
+        _processes,
+        _adversary,
+        _spacing,
+        _registration,
+    )
     return [
         Problem(f"{where}: {key}", found, remedy) for check in checks for key, found, remedy in check(config)
     ]
@@ -99,6 +108,16 @@ def _adversary(config: Config) -> Iterator[Finding]:
             found,
             "Set template.refinement.rounds: 0, or template.adversary.weight: 0.",
         )
+
+
+def _spacing(config: Config) -> Iterator[Finding]:
+    template, key = config.template, "template.training_spacing"
+    if template.coarse_spacing < template.spacing:
+        found = f"{template.coarse_spacing:g} mm is finer than template.spacing, {template.spacing:g} mm"
+        yield key, found, "Set it to template.spacing or more, or to null."
+    if template.coarse_spacing > template.spacing and not template.refinement.rounds:
+        found = "template.refinement.rounds is 0, and refinement makes the template at template.spacing"
+        yield key, found, "Set the rounds above 0, or this to null."
 
 
 def _registration(config: Config) -> Iterator[Finding]:

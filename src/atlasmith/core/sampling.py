@@ -329,6 +329,17 @@ def antialias(maps: Tensor, ratios: Sequence[float]) -> Tensor:
     return smooth(maps, [float(antialiasing_sigma(np.ones(1), ratio)[0]) for ratio in ratios])
 
 
+def coarsen(image: Tensor, shape: Sequence[int]) -> Tensor:
+    """Resample images (B, C, *old), antialiased, to a coarser grid of `shape` whose corner voxels coincide.
+
+    Example:
+        >>> coarsen(torch.ones(1, 1, 8, 6), (4, 3)).shape
+        torch.Size([1, 1, 4, 3])
+    """
+    ratios = [(n - 1) / max(m - 1, 1) for n, m in zip(image.shape[2:], shape, strict=True)]
+    return resize(antialias(image, ratios), shape)
+
+
 def smooth(maps: Tensor, sigmas: Sequence[float]) -> Tensor:
     """Convolve maps with a Gaussian; border values repeat.
 

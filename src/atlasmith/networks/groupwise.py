@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from atlasmith.core.errors import AtlasmithError, look_up
 from atlasmith.core.fields import per_channel, resize_displacement
 from atlasmith.core.grid import Grid
-from atlasmith.core.sampling import coordinates, half_shape, sample, warp
+from atlasmith.core.sampling import MASK_THRESHOLD, coarsen, coordinates, half_shape, resize, sample, warp
 from atlasmith.io.weights import read_weights, write_weights
 from atlasmith.networks.blocks import bounded_weights, single_precision
 from atlasmith.networks.covariate_code import CovariateCode
@@ -65,6 +66,8 @@ class Groupwise(nn.Module):
         parametrization: A name in PARAMETRIZATIONS.
         network_settings: Settings of the network; None: its defaults.
         parametrization_settings: Settings of the parametrization; None: its defaults.
+        network_shape: Size of the coarser grid, with the same corner voxels, on which the network and the
+            segmenters are trained and applied; None: that of `grid`.
 
     Raises:
         AtlasmithError: If there is no network, decoder or parametrization of that name, or for a setting that
@@ -90,8 +93,10 @@ class Groupwise(nn.Module):
         parametrization: str = "stationary_velocity",
         network_settings: Mapping[str, Any] | None = None,
         parametrization_settings: Mapping[str, Any] | None = None,
+        network_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        self.network_shape = None if network_shape is None else tuple(network_shape)
         self.grid, self.code, self.integration_steps, self.cascades = grid, code, integration_steps, cascades
         self.settings: dict[str, Any] = {
             "network": network,
@@ -104,6 +109,7 @@ class Groupwise(nn.Module):
             "parametrization": parametrization,
             "network_settings": dict(network_settings or {}),
             "parametrization_settings": dict(parametrization_settings or {}),
+            "network_shape": None if network_shape is None else list(network_shape),
         }
         self.deformation = deformation_model(parametrization, parametrization_settings, integration_steps)
         shape, self.image_channels = grid.tensor_shape, image_channels
@@ -183,7 +189,9 @@ class Groupwise(nn.Module):
         if self.segmenters is None:
             return image
         with torch.no_grad():
-            labels = self.segmenters(image, ids)
+            labels = self.segmenters(self._at_network(image), ids)
+            if self.network_shape is not None:
+                labels = resize(labels.float(), image.shape[2:])
         return torch.cat([image, labels.to(image)], dim=1)
 
     def template_features(self, code: Tensor) -> Tensor:
@@ -202,8 +210,21 @@ class Groupwise(nn.Module):
 
         Returns:
             The coefficients (B, channels, *half), composed of those of the cascades; a probabilistic model's
-            log-variance is that of the last one.
+            log-variance, on the grid of training alone, is that of the last one.
         """
+        found = self._predicted(self._at_network(template), self._at_network(image))
+        if self.network_shape is None:
+            return replace(found, mean=found.mean - self.mean_coefficients)
+        half = self.mean_coefficients.shape[2:]
+        finer = self.deformation.resize(found.mean, half, self._spacing(found.mean))
+        return Coefficients(finer - self.mean_coefficients)
+
+    def _at_network(self, image: Tensor) -> Tensor:
+        """Images (B, C, *shape) on the grid of the network."""
+        return image if self.network_shape is None else coarsen(image.float(), self.network_shape)
+
+    def _predicted(self, template: Tensor, image: Tensor) -> Coefficients:
+        """The coefficients of images on the grid of the network, without the mean coefficients."""
         identity = self.deformation.initial(template, half_shape(template.shape[2:]))
         if isinstance(self.network, RegistrationNetwork):
             self.network.displace = partial(self._forward_displacement, identity)
@@ -216,8 +237,7 @@ class Groupwise(nn.Module):
             mean = VELOCITY_SCALE * mean
             total = mean if total is None else self.deformation.compose(total, mean, self._spacing(mean))
         assert total is not None  # there is at least one cascade
-        total = total + identity
-        return Coefficients(total - self.mean_coefficients, *(LOG_VARIANCE + x for x in log_variance))
+        return Coefficients(total + identity, *(LOG_VARIANCE + x for x in log_variance))
 
     @property
     def network_terms(self) -> dict[str, Tensor]:
@@ -256,7 +276,7 @@ class Groupwise(nn.Module):
 
     def _level_spacing(self, sizes: Sequence[float]) -> list[float]:
         """Spacing (d), mm, of a grid in whose voxels those of half the resolution have these sizes."""
-        half = self._spacing(self.mean_coefficients)
+        half = self.grid.coarser_spacing(half_shape(self.network_shape or self.grid.tensor_shape))
         return [mm / size for mm, size in zip(half, sizes, strict=True)]
 
     def _forward_displacement(self, identity: Tensor, coefficients: Tensor, sizes: Sequence[float]) -> Tensor:
@@ -288,6 +308,27 @@ class Groupwise(nn.Module):
         """Features (B, C + L, *shape) warped by coefficients (B, channels, *half)."""
         maps = self.deformation.maps(coefficients, self._spacing(coefficients), [FORWARD])
         return warp(image.float(), resize_displacement(maps[FORWARD], image.shape[2:]))
+
+    @property
+    def levels(self) -> int:
+        """Levels of resolution from the network's grid to the template's, each half of the next."""
+        sizes = zip(self.grid.tensor_shape, self.network_shape or self.grid.tensor_shape, strict=True)
+        return 1 + round(math.log2(max(n / m for n, m in sizes)))
+
+    def at(self, grid: Grid) -> Groupwise:
+        """Return the model on a finer grid with the same corner voxels: the network stays on its own.
+
+        The template is interpolated, for refinement to sharpen; mean coefficients and covariate velocity,
+        which refinement finds, are zero, and the decoder is untrained.
+        """
+        settings = self.settings | {"network_shape": list(self.grid.tensor_shape)}
+        finer = Groupwise(grid, self.code, **settings, image_channels=self.image_channels)
+        finer.network.load_state_dict(self.network.state_dict())
+        if finer.segmenters is not None and self.segmenters is not None:
+            finer.segmenters.load_state_dict(self.segmenters.state_dict())
+        finer.base.data.copy_(resize(self.base.data, grid.tensor_shape))
+        finer.fov_mask.copy_((resize(self.fov_mask, grid.tensor_shape) > MASK_THRESHOLD).float())
+        return finer.to(self.base.device)
 
     def save(self, path: str | Path) -> None:
         """Write the model to a safetensors file, from which `load` builds it again."""

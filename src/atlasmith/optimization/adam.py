@@ -30,6 +30,7 @@ def adam(
     steps: int,
     learning_rate: float,
     levels: int = 1,
+    steps_ratio: float = 1.0,
     smoothing: float = SMOOTHING,
     last_smoothing: float = 0.0,
 ) -> list[Tensor]:
@@ -47,9 +48,11 @@ def adam(
     Args:
         objective: As in `Optimizer`.
         start: As in `Optimizer`.
-        steps: Number of steps on each level.
+        steps: Number of steps on the coarsest level.
         learning_rate: Initial learning rate, voxels of the level's coefficients.
         levels: Levels of resolution, each in voxels twice as large as the next.
+        steps_ratio: Steps of each level over those of the coarser one before: below 1, the finest levels,
+            whose steps take the longest, have fewer.
         smoothing: Standard deviation of the Gaussian at first, voxels of the level's coefficients.
         last_smoothing: Standard deviation in the last third of the steps; 0: none, for the finest details.
 
@@ -64,6 +67,7 @@ def adam(
             before = resize(initial, shape, objective.spacing(initial.shape[2:]))
             found = descend(coarse, before, steps, learning_rate, smoothing, last_smoothing)[-1]
             initial = initial + resize(found - before, initial.shape[2:], objective.spacing(shape))
+            steps = max(1, round(steps * steps_ratio))
     return descend(objective, initial, steps, learning_rate, smoothing, last_smoothing)
 
 

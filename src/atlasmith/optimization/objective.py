@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from atlasmith.core.grid import Grid
-from atlasmith.core.sampling import MASK_THRESHOLD, antialias, resize
+from atlasmith.core.sampling import MASK_THRESHOLD, coarsen, resize
 from atlasmith.losses import Objective, find_regularizers, registration_objective, required_inputs
 from atlasmith.optimization.points import PointSets
 from atlasmith.transforms import DIRECTIONS, Coefficients, DeformationModel
@@ -94,8 +94,7 @@ class InstanceObjective:
         Returns:
             The objective of antialiased images; masks are 1 where most of a coarse voxel is known.
         """
-        ratios = [(n - 1) / max(m - 1, 1) for n, m in zip(self.fixed.shape[2:], shape, strict=True)]
-        fixed, moving = (resize(antialias(x, ratios), shape) for x in (self.fixed, self.moving))
+        fixed, moving = (coarsen(x, shape) for x in (self.fixed, self.moving))
         mask, fixed_mask = (
             None if x is None else (resize(x, shape) > MASK_THRESHOLD).to(x)
             for x in (self.mask, self.fixed_mask)

@@ -81,7 +81,8 @@ class TemplateTraining:
     def __init__(self, config: Config, subjects: Sequence[Subject]) -> None:
         self.config, self.subjects = config, subjects
         self.settings, self.layout = config.template, config.layout
-        self.grid = Grid.from_dict(read_json(self.layout.grid))
+        self.finest_grid = Grid.from_dict(read_json(self.layout.grid))
+        self.grid = self.finest_grid.coarser(self.settings.coarse_spacing)
         self.device = select_device(config.device)
         torch.manual_seed(config.seed)
         # Half of the free space is left to the other outputs.
@@ -89,7 +90,7 @@ class TemplateTraining:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
         self.cache = Cache(folder, free // (2 * distributed.world_size()))
-        self.images = AlignedImages(self.layout, subjects, self.grid, self.cache, self.device)
+        self.images = self._images(self.grid)
         self.batches = Prefetch(self._load, self.settings.steps)
         covariates = [subject.covariates for subject in subjects]
         self.code = CovariateCode.of(self.settings.conditions, covariates)
@@ -123,8 +124,11 @@ class TemplateTraining:
                 every=settings.checkpoint_every,
                 description="template",
             )
+        if self.grid.shape != self.finest_grid.shape:
+            torch.manual_seed(config.seed)
+            model = model.at(self.finest_grid)
         model.set_factor(1.0)
-        refine_template(config, model, self.images, self.codes, digest)
+        refine_template(config, model, self._images(self.finest_grid), self.codes, digest)
         if not distributed.is_main_process():
             return
         write_template(config, model.cpu(), self.subjects)
@@ -185,6 +189,9 @@ class TemplateTraining:
             real = intensities * mask
             terms |= self.adversary.terms(moved, real, codes, adversary.weight, adversary.r1, random)
         return {"loss": weighted_loss(terms.values(), factor), **{n: t.detach() for n, t in terms.items()}}
+
+    def _images(self, grid: Grid) -> AlignedImages:
+        return AlignedImages(self.layout, self.subjects, grid, self.cache, self.device)
 
     def _load(self, index: int) -> tuple[list[int], list[Tensor], list[Tensor]]:
         """Load this process's subjects of a step, their images and masks, as `AlignedImages.load`."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from atlasmith.core.grid import Grid, Step
 from atlasmith.core.labels import label_index
-from atlasmith.core.sampling import MASK_THRESHOLD, sample
+from atlasmith.core.sampling import MASK_THRESHOLD, coarsen, sample
 from atlasmith.core.world import displacement_to_field, resample, resampling_coordinates
 from atlasmith.io.channels import known_voxels, read_channels
 from atlasmith.io.images import read_grid, read_labels
@@ -87,7 +87,7 @@ class AlignedImages:
     Args:
         layout: Names of the run's files.
         subjects: Whose images these are, in the order of their indices.
-        grid: The template's grid, of d axes.
+        grid: The template's grid, of d axes, or a coarser one with the same corner voxels.
         cache: Where to keep what is read several times; None reads it again.
         device: Where batches and resampled images go.
     """
@@ -104,7 +104,7 @@ class AlignedImages:
         self.cache, self.device = cache, device
 
     def _cached(self, kind: str, index: int, make: Callable[[], Tensor]) -> Tensor:
-        tensor = make() if self.cache is None else self.cache.get((kind, index), make)
+        tensor = make() if self.cache is None else self.cache.get((kind, self.grid.shape, index), make)
         return pinned_for(tensor, self.device)
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -123,8 +123,11 @@ class AlignedImages:
         """
 
         def image(subject: Subject) -> Tensor:
-            data = read_channels(self.layout, subject, self.layout.affine_image).data
-            return torch.from_numpy(data.reshape(len(data), *self.grid.tensor_shape)).half()
+            aligned = read_channels(self.layout, subject, self.layout.affine_image)
+            data = torch.from_numpy(aligned.data.reshape(-1, *aligned.grid.tensor_shape))
+            if aligned.grid.shape != self.grid.shape:
+                data = coarsen(data[None].float(), self.grid.tensor_shape)[0]
+            return data.half()
 
         images, masks = [], []
         for index in indices:

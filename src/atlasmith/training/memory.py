@@ -53,7 +53,8 @@ def check_memory(
         remedy = f"template.batch_size: {fits}, " if fits > 1 else ""
         raise AtlasmithError(
             f"template: a training step on {step}, and {free / GIB:.1f} GiB are free on {device}. "
-            f"Try {remedy}a larger template.spacing, `save_memory`, or more `processes` on other GPUs."
+            f"Try {remedy}a larger template.training_spacing, `save_memory`, or more `processes` on other "
+            "GPUs."
         )
     distributed.log(f"template: a step on {step} of the {free / GIB:.1f} GiB that are free on {device}")
 

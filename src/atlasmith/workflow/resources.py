@@ -33,7 +33,7 @@ STARTUP_MINUTES = 10.0
 
 
 def training_bytes(
-    voxels: int,
+    voxels: float,
     batch_size: int,
     saved_per_voxel: float = SAVED_BYTES,
     weights: int = 0,
@@ -58,6 +58,11 @@ def training_bytes(
     return overhead * saved_per_voxel * batch_size * voxels + 4 * WEIGHT_COPIES * weights
 
 
+def training_voxels(config: Config, voxels: float) -> float:
+    """Estimate the voxels of the grid of training, of those of the template's grid (in 3-D)."""
+    return voxels * (config.template.spacing / config.template.coarse_spacing) ** 3
+
+
 def memory_mb(stage: str, config: Config, voxels: int, atlases: int) -> int:
     """Estimate the memory of one job on a CPU, with a reserve.
 
@@ -75,7 +80,7 @@ def memory_mb(stage: str, config: Config, voxels: int, atlases: int) -> int:
     saved = SAVED_BYTES + CHANNEL_BYTES * (channels - 1)
     propagated = PROPAGATED_GIB * _propagated_maps(config) / 2 * _selected(config, atlases) * millions
     more = {
-        "template": training_bytes(voxels, config.template.batch_size, saved) / GIB,
+        "template": training_bytes(training_voxels(config, voxels), config.template.batch_size, saved) / GIB,
         "template_labels": TEMPLATE_LABELS_GIB * millions,
         "propagate": propagated,
         "fuse": propagated,
@@ -126,7 +131,7 @@ def expected_seconds(stage: str, config: Config, voxels: int, subjects: int, atl
         "affine_reference": averaged * (0.5 + millions),
         "preprocess": subjects * channels * (0.5 + (23 if config.preprocess.n4 else 3) * millions),
         "affine": subjects * (0.5 + 3 * millions),
-        "template": template.steps * template.batch_size * 1.7 * step
+        "template": template.steps * template.batch_size * 1.7 * step * training_voxels(config, 1)
         + optimized * rounds.steps * optimization_step,
         "register": subjects * (0.5 + instance.steps * optimization_step + 5 * millions),
         "propagate": subjects
