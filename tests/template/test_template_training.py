@@ -170,14 +170,17 @@ def test_without_a_network_refinement_alone_builds_the_template(toy: Config, tmp
     assert moved[-1] < 0.5 * moved[0]
 
 
+@pytest.mark.parametrize("conditions", [["age"], []])
 def test_a_network_is_trained_coarser_than_the_template(
-    toy: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    conditions: list[str], toy: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With labels in the objective; killed in the refinement, it ends at the same file."""
+    """Once with labels in the objective; killed in the refinement, it ends at the same file."""
     values = toy.resolved()
     values["template"] |= {"training_spacing": 2.0, "steps": 40, "refinement": {"rounds": 2, "steps": 10}}
-    values["template"] |= {"label_similarity": {"dice": {"weight": 0.5}}}
-    values["template"]["segmenter"] = {"channels": [4, 8], "steps": 3}
+    values["template"] |= {"condition_on": conditions, "evaluate_at": {}}
+    if conditions:
+        values["template"] |= {"label_similarity": {"dice": {"weight": 0.5}}}
+        values["template"]["segmenter"] = {"channels": [4, 8], "steps": 3}
     complete, killed = (
         linked(toy, parse_config(values | {"output": str(tmp_path / name)}))
         for name in ("complete", "killed")

@@ -221,7 +221,10 @@ class Groupwise(nn.Module):
 
     def _at_network(self, image: Tensor) -> Tensor:
         """Images (B, C, *shape) on the grid of the network."""
-        return image if self.network_shape is None else coarsen(image.float(), self.network_shape)
+        if self.network_shape is None:
+            return image
+        with single_precision(image):
+            return coarsen(image.float(), self.network_shape)
 
     def _predicted(self, template: Tensor, image: Tensor) -> Coefficients:
         """The coefficients of images on the grid of the network, without the mean coefficients."""
@@ -316,7 +319,8 @@ class Groupwise(nn.Module):
         return 1 + round(math.log2(max(n / m for n, m in sizes)))
 
     def at(self, grid: Grid) -> Groupwise:
-        """Return the model on a finer grid with the same corner voxels: the network stays on its own.
+        """Return the model on a finer grid with the same corner voxels, for inference: the network stays on
+        its own.
 
         The template is interpolated, for refinement to sharpen; mean coefficients and covariate velocity,
         which refinement finds, are zero, and the decoder is untrained.
@@ -328,7 +332,7 @@ class Groupwise(nn.Module):
             finer.segmenters.load_state_dict(self.segmenters.state_dict())
         finer.base.data.copy_(resize(self.base.data, grid.tensor_shape))
         finer.fov_mask.copy_((resize(self.fov_mask, grid.tensor_shape) > MASK_THRESHOLD).float())
-        return finer.to(self.base.device)
+        return finer.to(self.base.device).eval().requires_grad_(False)
 
     def save(self, path: str | Path) -> None:
         """Write the model to a safetensors file, from which `load` builds it again."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atlasmith.core.sampling import gaussian_kernel
+from atlasmith.core.sampling import gaussian_kernel, multiply_along
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,13 @@ class GaussianWindows(BoxWindows):
     def sums(self, x: Tensor) -> Tensor:
         """Sum images (B, C, *shape), weighted, over each window, to (B, C, *windows)."""
         for axis, width, _ in self._axes():
-            x = _apply(x, axis, self._matrix(width, x.shape[axis], x))
+            x = multiply_along(x, axis, self._matrix(width, x.shape[axis], x))
         return x
 
     def spread(self, values: Tensor, shape: Sequence[int]) -> Tensor:
         """Sum values (B, C, *windows), weighted, at each voxel over the windows that hold it."""
         for axis, width, _ in self._axes():
-            values = _apply(values, axis, self._matrix(width, shape[axis - 2], values).T)
+            values = multiply_along(values, axis, self._matrix(width, shape[axis - 2], values).T)
         return values
 
     def _matrix(self, width: int, size: int, like: Tensor) -> Tensor:
@@ -162,11 +162,6 @@ def gaussian_mean(x: Tensor, window: Sequence[int], sigma: float) -> Tensor:
     return GaussianWindows(window, sigma=sigma).sums(x)
 
 
-def _apply(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
-    """Multiply by a matrix (m, n) along `axis` of size n."""
-    return (x.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
-
-
 def gaussian_blur(x: Tensor, sigma: float, derivative: Sequence[int] = ()) -> Tensor:
     """Convolve with a Gaussian or its derivatives, on the same grid, with zeros outside.
 
@@ -188,5 +183,5 @@ def gaussian_blur(x: Tensor, sigma: float, derivative: Sequence[int] = ()) -> Te
             matrix = -distance / sigma * matrix
         elif order == 2:
             matrix = (distance.square() - 1) / sigma**2 * matrix
-        x = _apply(x, axis, matrix)
+        x = multiply_along(x, axis, matrix)
     return x
