@@ -103,6 +103,8 @@ class Task:
 
     def __init__(self, run: Path, atlases: int | None, targets: int | None) -> None:
         self.config = load_config(run / "config.yaml").model_copy(update={"output": run})
+        if self.config.template.training_spacing is not None:
+            raise SystemExit(f"{run}: the exam trains its networks at template.spacing; take another run")
         layout = self.config.layout
         self.cohort = read_cohort(layout.cohort)
         self.truth = truth_layout(self.config.cohort.bids)

@@ -17,6 +17,7 @@ from atlasmith.networks import CovariateCode, Groupwise
 from atlasmith.registration import register_subjects
 from atlasmith.template import refinement, stage, train
 from atlasmith.template.refinement import initialize_template
+from atlasmith.training.checkpoints import Checkpoint
 
 
 def test_similarity_improves_and_the_table_has_each_term(toy: Config) -> None:
@@ -207,3 +208,12 @@ def test_a_network_is_trained_coarser_than_the_template(
     fixed = read_image(complete.layout.template_image).data
     assert warped.data.shape == fixed.shape
     assert np.square(warped.data - fixed).mean() < 0.7 * np.square(aligned.data - fixed).mean()
+
+
+def test_a_checkpoint_of_another_config_leaves_no_empty_template(toy: Config, tmp_path: Path) -> None:
+    values = toy.resolved() | {"output": str(tmp_path)}
+    values["template"] |= {"steps": 2, "condition_on": [], "evaluate_at": {}, "refinement": {"rounds": 0}}
+    config = linked(toy, parse_config(values))
+    Checkpoint(config.layout.template_checkpoint, "another").save({}, {"base": torch.zeros(1)})
+    train(config)
+    assert Groupwise.load(config.layout.template_weights).base.mean() > 0.05

@@ -97,25 +97,28 @@ def decide_grid(extents: Sequence[Array], flat: int | None, template: TemplateSe
 
 def _check_memory(grid: Grid, extents: Sequence[Array], flat: int | None, template: TemplateSection) -> None:
     """Raise `InputError`, with a voxel size that fits, if training would exceed the machine's memory."""
-    training, available = grid.coarser(template.coarse_spacing), total_memory()
-    required = training_bytes(math.prod(training.shape), template.batch_size)
+    available, coarse = total_memory(), grid.coarser(template.coarse_spacing)
+
+    def needed(training: Grid, finest: Grid) -> float:
+        step = training_bytes(math.prod(training.shape), template.batch_size)
+        return max(step, training_bytes(math.prod(finest.shape), 1))  # of training; of refinement
+
+    required = needed(coarse, grid)
     if required <= available:
         return
     if template.shape is None:
-        spacing = template.coarse_spacing
-        fitting = training
-        while training_bytes(math.prod(fitting.shape), template.batch_size) > available:
+        spacing, fitting = template.spacing, grid
+        while needed(fitting.coarser(template.coarse_spacing), fitting) > available:
             spacing = math.ceil(10.5 * spacing) / 10  # 5 % more, to a tenth of a mm
             fitting = decide_grid(extents, flat, template.model_copy(update={"spacing": spacing}))
-        remedy = (
-            f"Set template.training_spacing (the network's alone) or template.spacing to {spacing:g} mm or "
-            "more, or lower template.batch_size."
-        )
+        remedy = f"Set template.spacing to {spacing:g} mm or more, or lower template.batch_size."
     else:
-        remedy = "Raise template.training_spacing, or lower template.shape or template.batch_size."
+        remedy = "Lower template.shape (and raise template.spacing), or template.batch_size."
+    if template.refinement.rounds:
+        remedy += " A larger template.training_spacing lowers what training needs, and nothing else."
     refuse(
         "config: template",
-        f"training on a grid of {' x '.join(map(str, training.shape))} voxels of "
+        f"training on a grid of {' x '.join(map(str, coarse.shape))} voxels of "
         f"{template.coarse_spacing:g} mm needs about {required / GIB:.1f} GiB, and this machine has "
         f"{available / GIB:.1f}",
         remedy,

@@ -82,8 +82,8 @@ class TemplateSection(Section):
     spacing: Positive = Field(1.0, description="voxel size of the template, mm")
     training_spacing: Positive | None = Field(
         None,
-        description="voxel size at which the network is trained and applied, mm; "
-        "refinement and instance optimization are at `spacing`; null: `spacing`",
+        description="voxel size, about, at which the network is trained and applied, mm; refinement and "
+        "instance optimization are at `spacing`; null: `spacing`",
     )
     shape: list[Count] | None = Field(
         None, description="size of the template's grid, voxels; null: from the images"

@@ -87,22 +87,24 @@ class Grid:
         sizes = zip(self.tensor_shape, self.tensor_spacing, shape, strict=True)
         return tuple(spacing * (n - 1) / max(coarser - 1, 1) for n, spacing, coarser in sizes)
 
-    def coarser(self, spacing: float, multiple: int = 8) -> Grid:
-        """Return a coarser grid with the same corner voxels.
+    def coarser(self, spacing: float) -> Grid:
+        """Return a coarser grid with the same corner voxels, for networks, which halve it several times.
 
         Args:
-            spacing: Voxel size, mm, about; axes of such or larger voxels keep them.
-            multiple: Of what the sizes that change are a multiple, so that networks halve them.
+            spacing: Voxel size, mm; axes of such or larger voxels keep them. Long axes get a multiple of 8
+                voxels, whose size is that within some per cent.
 
         Example:
             >>> Grid((160, 192, 1), np.eye(4)).coarser(2.0).shape
             (80, 96, 1)
         """
-        finer = zip(self.shape, self.spacing, strict=True)
-        x, y, z = (
-            n if own > 0.999 * spacing else min(n, multiple * max(1, round(n * own / spacing / multiple)))
-            for n, own in finer
-        )
+
+        def size(n: int, own: float) -> int:
+            count = n * own / spacing
+            multiple = 8 if count >= 64 else 2
+            return n if own > 0.999 * spacing else min(n, max(2, multiple * round(count / multiple)))
+
+        x, y, z = map(size, self.shape, self.spacing)
         scale = [
             (n - 1) / max(m - 1, 1) if n > 1 else 1.0 for n, m in zip(self.shape, (x, y, z), strict=True)
         ]

@@ -126,6 +126,8 @@ class Plan:
             if self.grid
             else f"{size}; stage cohort decides the size"
         )
+        if config.template.training_spacing is not None:
+            size += f"; the network's of {config.template.training_spacing:g} mm"
         time = f"about {format_seconds(self.seconds())} from the start to the report"
         where = "on a cluster" if cluster else f"on {self.cores} cores"
         lines = {

@@ -212,22 +212,26 @@ class Groupwise(nn.Module):
             The coefficients (B, channels, *half), composed of those of the cascades; a probabilistic model's
             log-variance, on the grid of training alone, is that of the last one.
         """
-        found = self._predicted(self._at_network(template), self._at_network(image))
-        if self.network_shape is None:
-            return replace(found, mean=found.mean - self.mean_coefficients)
         half = self.mean_coefficients.shape[2:]
-        finer = self.deformation.resize(found.mean, half, self._spacing(found.mean))
-        return Coefficients(finer - self.mean_coefficients)
+        identity = self.deformation.initial(template, half)
+        found = self._predicted(self._at_network(template), self._at_network(image))
+        if self.network_shape is not None:
+            found = Coefficients(self.deformation.resize(found.mean, half, self._spacing(found.mean)))
+        return replace(found, mean=found.mean + identity - self.mean_coefficients)
 
-    def _at_network(self, image: Tensor) -> Tensor:
-        """Images (B, C, *shape) on the grid of the network."""
+    def _at_network(self, features: Tensor) -> Tensor:
+        """Features (B, C + L, *shape) on the grid of the network, from which label probabilities came."""
         if self.network_shape is None:
-            return image
-        with single_precision(image):
-            return coarsen(image.float(), self.network_shape)
+            return features
+        images, labels = features.float().tensor_split([self.image_channels], dim=1)
+        with single_precision(features):
+            coarse = coarsen(images, self.network_shape)
+        if labels.shape[1]:
+            coarse = torch.cat([coarse, resize(labels, self.network_shape)], dim=1)
+        return coarse
 
     def _predicted(self, template: Tensor, image: Tensor) -> Coefficients:
-        """The coefficients of images on the grid of the network, without the mean coefficients."""
+        """The coefficients of features on the grid of the network, without identity and mean."""
         identity = self.deformation.initial(template, half_shape(template.shape[2:]))
         if isinstance(self.network, RegistrationNetwork):
             self.network.displace = partial(self._forward_displacement, identity)
@@ -240,7 +244,7 @@ class Groupwise(nn.Module):
             mean = VELOCITY_SCALE * mean
             total = mean if total is None else self.deformation.compose(total, mean, self._spacing(mean))
         assert total is not None  # there is at least one cascade
-        return Coefficients(total + identity, *(LOG_VARIANCE + x for x in log_variance))
+        return Coefficients(total, *(LOG_VARIANCE + x for x in log_variance))
 
     @property
     def network_terms(self) -> dict[str, Tensor]:
@@ -322,8 +326,8 @@ class Groupwise(nn.Module):
         """Return the model on a finer grid with the same corner voxels, for inference: the network stays on
         its own.
 
-        The template is interpolated, for refinement to sharpen; mean coefficients and covariate velocity,
-        which refinement finds, are zero, and the decoder is untrained.
+        The template is interpolated, for refinement to sharpen; slopes, mean coefficients and covariate
+        velocity, which refinement finds, are zero, and the decoder is untrained.
         """
         settings = self.settings | {"network_shape": list(self.grid.tensor_shape)}
         finer = Groupwise(grid, self.code, **settings, image_channels=self.image_channels)

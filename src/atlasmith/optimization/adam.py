@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from atlasmith.core.choices import Positive
 from atlasmith.core.sampling import half_shape, smooth
 from atlasmith.optimization.objective import InstanceObjective, ObjectiveFunction
 from atlasmith.optimization.optimizer import Optimizer
@@ -30,7 +31,7 @@ def adam(
     steps: int,
     learning_rate: float,
     levels: int = 1,
-    steps_ratio: float = 1.0,
+    steps_ratio: Positive = 1.0,
     smoothing: float = SMOOTHING,
     last_smoothing: float = 0.0,
 ) -> list[Tensor]:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from atlasmith.core.errors import look_up
 from atlasmith.core.fields import compose, resize_displacement
 from atlasmith.networks import Groupwise, reparameterize
-from atlasmith.optimization import instance_objective, optimize
+from atlasmith.optimization import OPTIMIZERS, instance_objective, optimize
 from atlasmith.registration.deformation import displacements
 from atlasmith.training.device import autocast, select_device
 from atlasmith.transforms import FORWARD
@@ -27,7 +28,8 @@ class TemplateRegistration:
         precision: Of the network: see `autocast`.
         device: See `select_device`.
         optimizer: A name in OPTIMIZERS.
-        optimizer_settings: Its settings; None: the defaults.
+        optimizer_settings: Its settings; None: the defaults, with as many levels as it takes from the
+            network's resolution to the template's.
     """
 
     def __init__(
@@ -43,7 +45,9 @@ class TemplateRegistration:
     ) -> None:
         self.device, self.precision = select_device(device), precision
         self.objective, self.steps, self.learning_rate = objective, steps, learning_rate
-        self.optimizer, self.optimizer_settings = optimizer, optimizer_settings
+        self.optimizer, self.optimizer_settings = optimizer, dict(optimizer_settings or {})
+        if model.levels > 1 and "levels" in look_up(OPTIMIZERS, optimizer, "optimizer").settings:
+            self.optimizer_settings.setdefault("levels", model.levels)
         self.model = model.requires_grad_(False)
         reparameterize(self.model.network)
         self.model.to(self.device)

@@ -124,14 +124,15 @@ def _template_text(config: Config, subjects: list[Subject], entries: Entries) ->
     regularization = _terms(template.regularization, entries.get("regularizer", []))
     rounds = count_text(template.refinement.rounds, "round")
     refined = f" The template was then refined by {rounds} of averaging registered images ({AVERAGING})."
+    coarse = "" if template.training_spacing is None else f" at {template.training_spacing:g} mm"
     steps = config.register_.instance_optimization.steps
     optimizer = _described(entries["optimizer"], cite=True)
     optimized = f", followed by {count_text(steps, 'step')} of instance optimization ({optimizer})"
     return (
         f"A template{conditional} was learned from {builders} together with a registration network "
         f"({_described(entries['network'])}; template decoder {_described(entries['decoder'])}) in "
-        f"{template.steps} steps. The loss was the sum of similarity terms, {similarity}, and regularizers, "
-        f"{regularization}. {_deformations_text(config, entries['parametrization'])}"
+        f"{template.steps} steps{coarse}. The loss was the sum of similarity terms, {similarity}, and "
+        f"regularizers, {regularization}. {_deformations_text(config, entries['parametrization'])}"
         f"{refined if template.refinement.rounds else ''} Each image was registered to the template by the "
         f"network{optimized if steps else ''}."
     )

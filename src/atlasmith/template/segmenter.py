@@ -46,7 +46,9 @@ def train_segmenters(config: Config, segmenters: Segmenters, images: AlignedImag
             optimizer=torch.optim.AdamW(segmenters.parameters(), lr=settings.learning_rate),
             step=training.step,
             steps=settings.steps,
-            checkpoint=Checkpoint(layout.segmenter_checkpoint, f"{digest}-{settings.model_dump_json()}"),
+            checkpoint=Checkpoint(
+                layout.segmenter_checkpoint, f"{digest}-{images.grid.shape}-{settings.model_dump_json()}"
+            ),
             table=layout.segmenter_training,
             every=config.template.checkpoint_every,
             description="segmenters",

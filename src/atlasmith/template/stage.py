@@ -109,7 +109,7 @@ class TemplateTraining:
         digest = training_digest(config, sections, self.subjects)
         checkpoint = Checkpoint(layout.template_checkpoint, digest)
         model.to(self.device)
-        if not checkpoint.path.exists():
+        if checkpoint.load() is None:
             initialize_template(model, self.images, self.codes)
         check_memory(model, settings.batch_size, settings.precision, settings.save_memory, config.objective)
         optimizer = self._build_optimizer()
@@ -124,9 +124,10 @@ class TemplateTraining:
                 every=settings.checkpoint_every,
                 description="template",
             )
+        del optimizer
         if self.grid.shape != self.finest_grid.shape:
             torch.manual_seed(config.seed)
-            model = model.at(self.finest_grid)
+            self.model = model = model.at(self.finest_grid)
         model.set_factor(1.0)
         refine_template(config, model, self._images(self.finest_grid), self.codes, digest)
         if not distributed.is_main_process():

@@ -71,7 +71,7 @@ def saved_bytes_per_voxel(
         objective: The other terms of `training_objective`.
 
     Returns:
-        Bytes per voxel of the template's grid, with what the network's padding adds.
+        Bytes per voxel of the grid of training, with what the network's padding adds.
     """
     device = model.base.device
     x, y, z = (min(n, SIDE) for n in model.grid.shape)

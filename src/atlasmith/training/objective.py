@@ -24,7 +24,7 @@ def training_objective(
     """Evaluate the objective of deformations between a batch of templates and images.
 
     Args:
-        grid: The template's grid, of d axes.
+        grid: The grid of the images, of d axes.
         template: Features (B, C + L, *shape): C channels of intensities, then label probabilities.
         image: Features (B, C + L, *shape) of the affinely aligned images.
         mask: (B, C, *shape), 1 where a channel of an image has data.

@@ -42,7 +42,7 @@ def training_bytes(
     """Estimate the peak memory of a training step.
 
     Args:
-        voxels: Of the template's grid.
+        voxels: Of the grid of training.
         batch_size: Images of a step, in one process.
         saved_per_voxel: Bytes that one image's step keeps for its gradient, for each voxel.
         weights: Number of weights; they count with their gradients and moments.
@@ -59,8 +59,9 @@ def training_bytes(
 
 
 def training_voxels(config: Config, voxels: float) -> float:
-    """Estimate the voxels of the grid of training, of those of the template's grid (in 3-D)."""
-    return voxels * (config.template.spacing / config.template.coarse_spacing) ** 3
+    """Estimate the voxels of the grid of training from those of the template's grid: too many in 3-D, where
+    they could be the cube's share."""
+    return voxels * (config.template.spacing / config.template.coarse_spacing) ** 2
 
 
 def memory_mb(stage: str, config: Config, voxels: int, atlases: int) -> int:
@@ -80,7 +81,11 @@ def memory_mb(stage: str, config: Config, voxels: int, atlases: int) -> int:
     saved = SAVED_BYTES + CHANNEL_BYTES * (channels - 1)
     propagated = PROPAGATED_GIB * _propagated_maps(config) / 2 * _selected(config, atlases) * millions
     more = {
-        "template": training_bytes(training_voxels(config, voxels), config.template.batch_size, saved) / GIB,
+        "template": max(
+            training_bytes(training_voxels(config, voxels), config.template.batch_size, saved),
+            training_bytes(voxels, 1, saved),  # of refinement
+        )
+        / GIB,
         "template_labels": TEMPLATE_LABELS_GIB * millions,
         "propagate": propagated,
         "fuse": propagated,
