@@ -23,7 +23,7 @@ from figures import Record, make_parser, print_header, print_row
 from torch import Tensor
 
 from atlasmith.config import Config, load_config, parse_config
-from atlasmith.core.fields import compose
+from atlasmith.core.fields import compose, resize_displacement
 from atlasmith.core.grid import Array, Grid
 from atlasmith.core.sampling import warp
 from atlasmith.evaluation import metrics, statistics
@@ -101,7 +101,9 @@ class AtlasSubset:
             code = registration.model.code.encode(subject.covariates)
             start = time.perf_counter()
             features = registration.model.features(image, [subject.id])
-            displacements += registration.to_template_space(code[None], mask, features)
+            for both in registration.to_template_space(code[None], mask, features):
+                forward, inverse = (resize_displacement(x, mask.shape[2:]) for x in both)
+                displacements.append((forward, inverse))
             seconds.append(time.perf_counter() - start)
         return displacements, float(np.median(seconds))
 

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from atlasmith.core.fields import resize_displacement
 from atlasmith.core.grid import Grid
+from atlasmith.core.sampling import half_shape
+from atlasmith.core.world import transform_points, world_points
 from atlasmith.registration.deformation import Deformation, quantile
 
 
@@ -47,3 +50,25 @@ def test_metrics_of_a_scaling() -> None:
     for name, (value, _) in expected.items():
         assert found[name][0] == pytest.approx(value, abs=1e-5), name
     assert deformation.log_jacobian == pytest.approx(np.full((size, size, 1), 2 * np.log(1.25)), abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(17, 12, 1), (16, 11, 9), (12, 9, 2)])
+def test_half_the_resolution_gives_the_same_deformation(shape: tuple[int, int, int]) -> None:
+    """In all that is written, within the field of view."""
+    random = np.random.default_rng(0)
+    grid = Grid(shape, np.diag([2.0, 1.0, 3.0, 1.0]))
+    half = half_shape(grid.tensor_shape)
+    forward, inverse = torch.from_numpy(random.normal(size=(2, 1, grid.ndim, *half))).float() * 0.3
+    full = (resize_displacement(x, grid.tensor_shape) for x in (forward, inverse))
+    affine = np.eye(4)
+    affine[:3, 3] = 1.5, -2.0, 0.5
+    coarse, fine = Deformation(forward, inverse, affine, grid), Deformation(*full, affine, grid)
+    points = world_points(grid)
+    for steps in ("forward_steps", "inverse_steps"):
+        inside = points if steps == "forward_steps" else transform_points([affine], points)
+        found, expected = (transform_points(getattr(x, steps), inside) for x in (coarse, fine))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(coarse.log_jacobian, fine.log_jacobian, atol=1e-5)
+    fixed = torch.ones(1, 1, *grid.tensor_shape)
+    for (_, found_value, _), (_, value, _) in zip(coarse.metrics(fixed), fine.metrics(fixed), strict=True):
+        assert found_value == pytest.approx(value, abs=1e-4)

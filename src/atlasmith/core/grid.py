@@ -104,11 +104,19 @@ class Grid:
             multiple = 8 if count >= 64 else 2
             return n if own > 0.999 * spacing else min(n, max(2, multiple * round(count / multiple)))
 
-        x, y, z = map(size, self.shape, self.spacing)
-        scale = [
-            (n - 1) / max(m - 1, 1) if n > 1 else 1.0 for n, m in zip(self.shape, (x, y, z), strict=True)
-        ]
-        return Grid((x, y, z), self.affine @ np.diag([*scale, 1.0]))
+        return self.resized([*map(size, self.tensor_shape, self.tensor_spacing)])
+
+    def resized(self, shape: Sequence[int]) -> Grid:
+        """Return the grid of another `tensor_shape` (d) with the same corner voxels.
+
+        Example:
+            >>> Grid((5, 1, 9), np.eye(4)).resized((3, 5)).spacing
+            (2.0, 1.0, 2.0)
+        """
+        sizes, scale = [1, 1, 1], [1.0, 1.0, 1.0, 1.0]
+        for axis, size in zip(self.axes, shape, strict=True):
+            sizes[axis], scale[axis] = size, (self.shape[axis] - 1) / max(size - 1, 1)
+        return Grid((sizes[0], sizes[1], sizes[2]), self.affine @ np.diag(scale))
 
     def same_as(self, other: Grid, tolerance: float = 1e-3) -> bool:
         """Return whether the voxels of both grids have the same positions.

@@ -35,8 +35,8 @@ class RegistrationResult:
         warped: The moving image, in its own intensities, on the fixed grid, interpolated once; in the shape
             of the fixed image, 0 outside the moving field of view. Of several channels the first.
         forward: The pull-back from the fixed to the moving world that resamples the moving image onto the
-            fixed grid: a displacement field and an affine, RAS mm, first applied first. `write_composite`
-            writes it for ITK.
+            fixed grid: a displacement field, with the fixed grid's corner voxels, and an affine, RAS mm,
+            first applied first. `write_composite` writes it for ITK.
         inverse: The pull-back that resamples the fixed image onto the moving grid.
         log_jacobian: Logarithm of the Jacobian determinant of the forward displacement, in the shape of the
             fixed image.

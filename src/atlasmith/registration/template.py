@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -78,9 +78,14 @@ class TemplateRegistration:
         )
 
     def _displacements(self, template: Tensor, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the forward and the inverse displacements (B, d, *shape) of `coefficients`."""
+        """Return the forward and the inverse displacements (B, d, *half) of `coefficients`."""
         found = self.coefficients(template, image, mask)
         return displacements(self.objective["deformation"], found, self.model.grid)
+
+    @staticmethod
+    def _resized(maps: tuple[Tensor, Tensor], shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        forward, inverse = (resize_displacement(x, shape) for x in maps)
+        return forward, inverse
 
     def to_template_space(self, codes: Tensor, mask: Tensor, *images: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Register images of some subjects to the template at the mean covariates.
@@ -94,23 +99,25 @@ class TemplateRegistration:
                 `Groupwise.features`.
 
         Returns:
-            For each of `images` the displacements (B, d, *shape), voxels, from the template space to the
-            aligned images and back.
+            For each of `images` the displacements (B, d, *size) from the template space to the aligned images
+            and back, in voxels of their own grid: that of the coefficients, or with covariates, to whose
+            templates they are composed, the template's.
         """
         mean = self.mean_template.expand(len(codes), *self.mean_template.shape[1:])
-        moves = codes.any(dim=1)
-        if not bool(moves.any()):
+        if not self.model.code.size:
             return [self._displacements(mean, image, mask) for image in images]
+        moves, shape = codes.any(dim=1), mask.shape[2:]
+        if not bool(moves.any()):
+            return [self._resized(self._displacements(mean, image, mask), shape) for image in images]
         codes = codes.to(self.device)
         template = self.model.template_features(codes)
         if self.model.has_covariate_velocity:
-            to_mean, from_mean = (
-                resize_displacement(x, mask.shape[2:]) for x in self.model.covariate_transform(codes)
-            )
+            to_mean, from_mean = self.model.covariate_transform(codes)
         else:
             from_mean, to_mean = self._displacements(mean, template, torch.ones_like(mask))
+        to_mean, from_mean = self._resized((to_mean, from_mean), shape)
         moves = moves.to(self.device).view(-1, *[1] * (from_mean.ndim - 1))  # others are at the mean already
-        maps = [self._displacements(template, image, mask) for image in images]
+        maps = [self._resized(self._displacements(template, image, mask), shape) for image in images]
         return [
             (
                 torch.where(moves, compose(forward, from_mean), forward),
