@@ -42,7 +42,7 @@ def test_a_segmenter_does_not_depend_on_its_held_out_labels(toy: Config, tmp_pat
     held_out = held_out_folds([subject.id for subject in subjects if subject.role == "atlas"], 2)[0]
     for index, subject in enumerate(subjects):
         if subject.id in held_out:
-            changed.cache.get(("labels", index), lambda: torch.ones(grid.tensor_shape).int())
+            changed.cache.get(("labels", grid.shape, index), lambda: torch.ones(grid.tensor_shape).int())
     expected, found = (trained_segmenters(toy, x, 4) for x in (images, changed))
     for name, value in expected.each[0].state_dict().items():
         assert torch.equal(found.each[0].state_dict()[name], value)

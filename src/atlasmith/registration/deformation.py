@@ -6,7 +6,7 @@ The stage and `register` share what is here.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -82,6 +82,10 @@ class Deformation:
     def inverse_steps(self) -> list[Step]:
         """The pull-back that resamples images on the fixed grid onto that of the image."""
         return [np.linalg.inv(self.affine), self._field(self.inverse)]
+
+    def on_grid(self) -> Deformation:
+        """Return the same deformation with displacements on the fixed grid."""
+        return replace(self, forward=self._resized(self.forward), inverse=self._resized(self.inverse))
 
     def _field(self, displacement: Tensor) -> Step:
         if 1 in displacement.shape[2:]:  # of a slab of two voxels: a grid of one has no direction there

@@ -35,8 +35,8 @@ class RegistrationResult:
         warped: The moving image, in its own intensities, on the fixed grid, interpolated once; in the shape
             of the fixed image, 0 outside the moving field of view. Of several channels the first.
         forward: The pull-back from the fixed to the moving world that resamples the moving image onto the
-            fixed grid: a displacement field, with the fixed grid's corner voxels, and an affine, RAS mm,
-            first applied first. `write_composite` writes it for ITK.
+            fixed grid: a displacement field on that grid and an affine, RAS mm, first applied first.
+            `write_composite` writes it for ITK.
         inverse: The pull-back that resamples the fixed image onto the moving grid.
         log_jacobian: Logarithm of the Jacobian determinant of the forward displacement, in the shape of the
             fixed image.
@@ -162,7 +162,8 @@ def register(
     found = optimize(objective, start, steps, learning_rate, optimizer, settings)
     with torch.no_grad():
         values = objective(found).terms
-        deformation = Deformation(*displacements(objective.deformation, found, grid), affine, grid)
+        maps = displacements(objective.deformation, found, grid)
+        deformation = Deformation(*maps, affine, grid).on_grid()
     warped = {name: deformation.warp(x).reshape(target.shape) for name, x in source.channels.items()}
     return RegistrationResult(
         warped=next(iter(warped.values())),
