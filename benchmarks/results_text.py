@@ -208,7 +208,7 @@ HEADLINES = (
         *("scaling", "hippocampus", "without atlas labels", "time_min", "whole workflow"),
     ),
     (
-        "Hippocampus: one new subject, `atlasmith segment`",
+        "Hippocampus: one new subject, `atlasmith predict`",
         *("scaling", "hippocampus", "whole command, start of Python included", "time_s"),
         "one new subject, 30 atlases",
     ),
