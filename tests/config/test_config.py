@@ -279,3 +279,14 @@ def test_keys_of_single_channels_name_channels() -> None:
     config.template.channel_similarity["T2w"] = {"mii": {"weight": 1.0}}
     with pytest.raises(InputError, match=r"channel_similarity\.T2w.*unknown similarity 'mii'"):
         check_choices(config)
+
+
+def test_training_is_not_finer_than_the_template_and_needs_refinement_where_coarser() -> None:
+    finer = with_section("template", spacing=2.0, training_spacing=1.0)
+    assert "template.training_spacing: 1 mm is finer than template.spacing, 2 mm" in message_of(finer)
+    unrefined = {"spacing": 1.0, "training_spacing": 2.0, "refinement": {"rounds": 0}}
+    found = message_of(with_section("template", **unrefined))
+    assert "template.training_spacing: template.refinement.rounds is 0" in found
+    for spacing in (1.0, None):  # as fine as the template
+        config = parse_config(with_section("template", **unrefined | {"training_spacing": spacing}))
+        assert config.template.coarse_spacing == 1.0

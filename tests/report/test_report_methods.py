@@ -153,3 +153,8 @@ def test_volumes_beside_those_of_the_atlases(tmp_path: Path) -> None:
     methods, rows = structure_rows(results)
     assert methods == ["votenet"] and rows[0]["dice"] == [(0.2, "0.100 to 0.900")]
     assert rows[1]["volume"] == pytest.approx(5.5) and rows[1]["count"] == 10
+
+
+def test_the_voxel_size_of_training_is_named_where_it_is_another(tmp_path: Path) -> None:
+    coarse = make_config(tmp_path, template={"spacing": 1.0, "training_spacing": 2.0, "steps": 30})
+    assert "in 30 steps at 2 mm. " in " ".join(methods_text(coarse, _subjects(tmp_path)))

@@ -12,7 +12,7 @@ from atlasmith.config import Config
 from atlasmith.config.template import TemplateSection
 from atlasmith.core.grid import Array, Grid
 from atlasmith.core.machine import total_memory
-from atlasmith.workflow.resources import GIB, training_bytes
+from atlasmith.workflow.resources import GIB, template_bytes
 
 
 def common_grid(
@@ -99,16 +99,16 @@ def _check_memory(grid: Grid, extents: Sequence[Array], flat: int | None, templa
     """Raise `InputError`, with a voxel size that fits, if training would exceed the machine's memory."""
     available, coarse = total_memory(), grid.coarser(template.coarse_spacing)
 
-    def needed(training: Grid, finest: Grid) -> float:
-        step = training_bytes(math.prod(training.shape), template.batch_size)
-        return max(step, training_bytes(math.prod(finest.shape), 1))  # of training; of refinement
+    def needed(finest: Grid) -> float:
+        training = finest.coarser(template.coarse_spacing)
+        return template_bytes(math.prod(training.shape), math.prod(finest.shape), template.batch_size)
 
-    required = needed(coarse, grid)
+    required = needed(grid)
     if required <= available:
         return
     if template.shape is None:
         spacing, fitting = template.spacing, grid
-        while needed(fitting.coarser(template.coarse_spacing), fitting) > available:
+        while needed(fitting) > available:
             spacing = math.ceil(10.5 * spacing) / 10  # 5 % more, to a tenth of a mm
             fitting = decide_grid(extents, flat, template.model_copy(update={"spacing": spacing}))
         remedy = f"Set template.spacing to {spacing:g} mm or more, or lower template.batch_size."

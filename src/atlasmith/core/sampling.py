@@ -359,9 +359,20 @@ def smooth(maps: Tensor, sigmas: Sequence[float]) -> Tensor:
         offsets = torch.arange(-radius, radius + 1, device=maps.device)
         index = (torch.arange(size, device=maps.device)[:, None] + offsets).clamp(0, size - 1)
         # The product with a banded matrix is 20 times as fast on a CPU as a convolution along one axis.
-        matrix = maps.new_zeros(size, size).scatter_add(1, index, weights.expand(size, -1))
-        maps = multiply_along(maps, axis, matrix)
+        maps = multiply_along(maps, axis, banded_matrix(weights, index, size))
     return maps
+
+
+def banded_matrix(weights: Tensor, columns: Tensor, size: int) -> Tensor:
+    """Make the matrix (m, size) that has in each row `weights` (k) at `columns` (m, k), summed where several
+    are the same.
+
+    Example:
+        >>> banded_matrix(torch.tensor([1.0, 2.0]), torch.tensor([[0, 1], [2, 2]]), 3)
+        tensor([[1., 2., 0.],
+                [0., 0., 3.]])
+    """
+    return weights.new_zeros(len(columns), size).scatter_add(1, columns, weights.expand(len(columns), -1))
 
 
 def multiply_along(maps: Tensor, axis: int, matrix: Tensor) -> Tensor:

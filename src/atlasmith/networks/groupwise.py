@@ -214,9 +214,13 @@ class Groupwise(nn.Module):
         """
         half = self.mean_coefficients.shape[2:]
         identity = self.deformation.initial(template, half)
-        found = self._predicted(self._at_network(template), self._at_network(image))
-        if self.network_shape is not None:
-            found = Coefficients(self.deformation.resize(found.mean, half, self._spacing(found.mean)))
+        if self.network_shape is None:
+            found = self._predicted(template, image, identity)
+        else:
+            coarse = self._at_network(template)
+            start = self.deformation.initial(coarse, half_shape(self.network_shape))
+            mean = self._predicted(coarse, self._at_network(image), start).mean
+            found = Coefficients(self.deformation.resize(mean, half, self._spacing(mean)))
         return replace(found, mean=found.mean + identity - self.mean_coefficients)
 
     def _at_network(self, features: Tensor) -> Tensor:
@@ -230,9 +234,8 @@ class Groupwise(nn.Module):
             coarse = torch.cat([coarse, resize(labels, self.network_shape)], dim=1)
         return coarse
 
-    def _predicted(self, template: Tensor, image: Tensor) -> Coefficients:
-        """The coefficients of features on the grid of the network, without identity and mean."""
-        identity = self.deformation.initial(template, half_shape(template.shape[2:]))
+    def _predicted(self, template: Tensor, image: Tensor, identity: Tensor) -> Coefficients:
+        """The coefficients of features on the grid of the network, to be added to the identity's."""
         if isinstance(self.network, RegistrationNetwork):
             self.network.displace = partial(self._forward_displacement, identity)
             self.network.compose = self._composed

@@ -44,6 +44,7 @@ def optimize(
     learning_rate: float,
     optimizer: str = "adam",
     settings: Mapping[str, Any] | None = None,
+    levels: int = 1,
 ) -> Tensor:
     """Minimize an objective, no image ending worse than it started.
 
@@ -54,6 +55,7 @@ def optimize(
         learning_rate: Initial learning rate, in voxels.
         optimizer: A name in OPTIMIZERS.
         settings: Its settings; None: the defaults.
+        levels: Levels of resolution, unless the settings say how many, of optimizers that have them.
 
     Returns:
         For each image the latest of a few candidates that is better than `start` and has no more folds, if
@@ -62,7 +64,8 @@ def optimize(
     Raises:
         AtlasmithError: If there is no optimizer of that name, or for a setting that can't be used.
     """
-    found, settings = look_up(OPTIMIZERS, optimizer, "optimizer"), settings or {}
+    found = look_up(OPTIMIZERS, optimizer, "optimizer")
+    settings = ({"levels": levels} if "levels" in found.settings else {}) | dict(settings or {})
     found.check_settings(settings)
     if steps == 0:
         return start

@@ -6,7 +6,8 @@ The stage and `register` share what is here.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -83,17 +84,18 @@ class Deformation:
         """The pull-back that resamples images on the fixed grid onto that of the image."""
         return [np.linalg.inv(self.affine), self._field(self.inverse)]
 
+    @cached_property
     def on_grid(self) -> Deformation:
-        """Return the same deformation with displacements on the fixed grid."""
-        return replace(self, forward=self._resized(self.forward), inverse=self._resized(self.inverse))
+        """The same deformation with displacements on the fixed grid."""
+        shape = self.grid.tensor_shape
+        forward, inverse = (resize_displacement(x, shape) for x in (self.forward, self.inverse))
+        return Deformation(forward, inverse, self.affine, self.grid)
 
     def _field(self, displacement: Tensor) -> Step:
-        if 1 in displacement.shape[2:]:  # of a slab of two voxels: a grid of one has no direction there
-            displacement = self._resized(displacement)
-        return displacement_to_field(displacement[0], self.grid.resized(displacement.shape[2:]))
-
-    def _resized(self, displacement: Tensor) -> Tensor:
-        return resize_displacement(displacement, self.grid.tensor_shape)
+        shape: Sequence[int] = displacement.shape[2:]
+        if 1 in shape:  # of a slab of two voxels: a grid of one has no direction there
+            shape = self.grid.tensor_shape
+        return displacement_to_field(resize_displacement(displacement, shape)[0], self.grid.resized(shape))
 
     def warp(self, image: Image) -> Array:
         """Resample an image in its native space onto the fixed grid (X, Y, Z), interpolated once."""
@@ -103,7 +105,7 @@ class Deformation:
 
     @cached_property
     def _determinant(self) -> Tensor:
-        return jacobian_determinant(self._resized(self.forward))
+        return jacobian_determinant(self.on_grid.forward)
 
     @property
     def log_jacobian(self) -> Array:
@@ -125,7 +127,7 @@ class Deformation:
         """
         spacing = self.grid.tensor_spacing
         inside = fixed[:, 0] > OBJECT_LEVEL * quantile(fixed, 0.99)
-        forward, inverse = self._resized(self.forward), self._resized(self.inverse)
+        forward, inverse = self.on_grid.forward, self.on_grid.inverse
         round_trip = inverse + warp(forward, inverse, padding="border")
         values = {
             ("nonpositive_jacobian_percent", "%"): 100 * (self._determinant <= 0).float().mean(),

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from atlasmith.config.choices import term_problems
 from atlasmith.config.template import TemplateSection
-from atlasmith.core.errors import InputError, look_up
+from atlasmith.core.errors import InputError
 from atlasmith.core.grid import Array, Grid, Step
 from atlasmith.core.inpainting import fill
 from atlasmith.core.intensity import antialias, normalize
 from atlasmith.core.sampling import MASK_THRESHOLD, half_shape
 from atlasmith.core.world import apply_affine, resample
 from atlasmith.io.images import Image, as_image
-from atlasmith.optimization import OPTIMIZERS, InstanceObjective, PointSets, instance_objective, optimize
+from atlasmith.optimization import InstanceObjective, PointSets, instance_objective, optimize
 from atlasmith.registration.deformation import Deformation, displacements
 from atlasmith.training.device import select_device
 from atlasmith.transforms import deformation_model
@@ -155,15 +155,12 @@ def register(
     chosen = {"similarity": similarity, "regularization": regularization}
     terms |= {name: given for name, given in chosen.items() if given is not None}
     objective = _objective(target, source, names, affine, terms, processor)
-    settings = dict(optimizer_settings or {})
-    if network is None and "levels" in look_up(OPTIMIZERS, optimizer, "optimizer").settings:
-        settings = {"levels": levels} | settings
-    start = _start(objective, network)
-    found = optimize(objective, start, steps, learning_rate, optimizer, settings)
+    start, levels = _start(objective, network), levels if network is None else 1
+    found = optimize(objective, start, steps, learning_rate, optimizer, optimizer_settings, levels)
     with torch.no_grad():
         values = objective(found).terms
         maps = displacements(objective.deformation, found, grid)
-        deformation = Deformation(*maps, affine, grid).on_grid()
+        deformation = Deformation(*maps, affine, grid).on_grid
     warped = {name: deformation.warp(x).reshape(target.shape) for name, x in source.channels.items()}
     return RegistrationResult(
         warped=next(iter(warped.values())),

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atlasmith.core.errors import look_up
 from atlasmith.core.fields import compose, resize_displacement
 from atlasmith.networks import Groupwise, reparameterize
-from atlasmith.optimization import OPTIMIZERS, instance_objective, optimize
+from atlasmith.optimization import instance_objective, optimize
 from atlasmith.registration.deformation import displacements
 from atlasmith.training.device import autocast, select_device
 from atlasmith.transforms import FORWARD
@@ -45,9 +44,7 @@ class TemplateRegistration:
     ) -> None:
         self.device, self.precision = select_device(device), precision
         self.objective, self.steps, self.learning_rate = objective, steps, learning_rate
-        self.optimizer, self.optimizer_settings = optimizer, dict(optimizer_settings or {})
-        if model.levels > 1 and "levels" in look_up(OPTIMIZERS, optimizer, "optimizer").settings:
-            self.optimizer_settings.setdefault("levels", model.levels)
+        self.optimizer, self.optimizer_settings = optimizer, optimizer_settings
         self.model = model.requires_grad_(False)
         reparameterize(self.model.network)
         self.model.to(self.device)
@@ -74,7 +71,13 @@ class TemplateRegistration:
             spacing = objective.spacing(start.shape[2:])
             start = objective.fit(predicted.maps(start, spacing, [FORWARD])[FORWARD])
         return optimize(
-            objective, start, self.steps, self.learning_rate, self.optimizer, self.optimizer_settings
+            objective,
+            start,
+            self.steps,
+            self.learning_rate,
+            self.optimizer,
+            self.optimizer_settings,
+            self.model.levels,
         )
 
     def _displacements(self, template: Tensor, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

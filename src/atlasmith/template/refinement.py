@@ -170,8 +170,7 @@ class _Refinement:
         objective = instance_objective(
             template.float(), image.float(), mask, model.grid, **self.config.objective
         )
-        levels = {"levels": model.levels}
-        return optimize(objective, start, settings.steps, settings.learning_rate, "adam", levels)
+        return optimize(objective, start, settings.steps, settings.learning_rate, "adam", None, model.levels)
 
     def _update_mean_coefficients(self) -> None:
         """Add to the model's mean coefficients the network's mean over all subjects.

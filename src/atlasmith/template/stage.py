@@ -110,6 +110,7 @@ class TemplateTraining:
         checkpoint = Checkpoint(layout.template_checkpoint, digest)
         model.to(self.device)
         if checkpoint.load() is None:
+            checkpoint.remove()  # of another config
             initialize_template(model, self.images, self.codes)
         check_memory(model, settings.batch_size, settings.precision, settings.save_memory, config.objective)
         optimizer = self._build_optimizer()

@@ -58,6 +58,24 @@ def training_bytes(
     return overhead * saved_per_voxel * batch_size * voxels + 4 * WEIGHT_COPIES * weights
 
 
+def template_bytes(
+    training: float, finest: float, batch_size: int, saved_per_voxel: float = SAVED_BYTES
+) -> float:
+    """Estimate the peak memory of stage template: of a training step, or of refinement, an image at a time.
+
+    Args:
+        training: Voxels of the grid of training.
+        finest: Voxels of the template's grid.
+        batch_size: As of `training_bytes`.
+        saved_per_voxel: As of `training_bytes`.
+
+    Returns:
+        Bytes, without the process itself.
+    """
+    step = training_bytes(training, batch_size, saved_per_voxel)
+    return max(step, training_bytes(finest, 1, saved_per_voxel))
+
+
 def training_voxels(config: Config, voxels: float) -> float:
     """Estimate the voxels of the grid of training from those of the template's grid: too many in 3-D, where
     they could be the cube's share."""
@@ -81,10 +99,7 @@ def memory_mb(stage: str, config: Config, voxels: int, atlases: int) -> int:
     saved = SAVED_BYTES + CHANNEL_BYTES * (channels - 1)
     propagated = PROPAGATED_GIB * _propagated_maps(config) / 2 * _selected(config, atlases) * millions
     more = {
-        "template": max(
-            training_bytes(training_voxels(config, voxels), config.template.batch_size, saved),
-            training_bytes(voxels, 1, saved),  # of refinement
-        )
+        "template": template_bytes(training_voxels(config, voxels), voxels, config.template.batch_size, saved)
         / GIB,
         "template_labels": TEMPLATE_LABELS_GIB * millions,
         "propagate": propagated,

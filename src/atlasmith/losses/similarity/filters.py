@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atlasmith.core.sampling import gaussian_kernel, multiply_along
+from atlasmith.core.sampling import banded_matrix, gaussian_kernel, multiply_along
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,9 @@ class GaussianWindows(BoxWindows):
 
     def _matrix(self, width: int, size: int, like: Tensor) -> Tensor:
         """A banded matrix (windows, size): on a CPU its product is faster than a narrow convolution."""
-        matrix = like.new_zeros(size - width + 1, size)
-        index = torch.arange(size - width + 1, device=like.device)[:, None]
-        matrix[index, index + torch.arange(width, device=like.device)] = gaussian_kernel(
-            self.sigma, width, like
-        )
-        return matrix
+        first = torch.arange(size - width + 1, device=like.device)[:, None]
+        columns = first + torch.arange(width, device=like.device)
+        return banded_matrix(gaussian_kernel(self.sigma, width, like), columns, size)
 
 
 def box_mean(x: Tensor, window: Sequence[int]) -> Tensor:
