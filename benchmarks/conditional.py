@@ -9,8 +9,8 @@ table:
 - specificity: NCC and mean squared difference between each held-out subject's aligned image and the template
   at that subject's covariate, minus those of the unconditional template; with the paired Wilcoxon test;
 - slope over the covariate of a label's fraction of all labels: of the template, from the labels of the
-  training's atlases, and of held-out subjects, from their own manual labels; their ratio with a 95 % interval
-  over subjects.
+  training's atlases, with `--method` also from the segmentations of all its subjects, and of held-out
+  subjects, from their own manual labels; their ratio with a 95 % interval over subjects.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ from scipy.stats import wilcoxon
 from atlasmith.config import Config, load_config, parse_config
 from atlasmith.core.grid import Array
 from atlasmith.evaluation.metrics import ncc
+from atlasmith.fusion import fuse_subject, train_fusers
 from atlasmith.inference.conditional_labels import ConditionalLabels
 from atlasmith.io.images import read_labels
 from atlasmith.io.tables import Subject, read_cohort, read_label_values
 from atlasmith.networks import Groupwise
+from atlasmith.propagation import propagate_subject
 from atlasmith.registration import register_subjects
 from atlasmith.template import train
 from atlasmith.training.dataset import AlignedImages
@@ -42,13 +44,23 @@ from atlasmith.training.dataset import AlignedImages
 RESAMPLES = 2000
 
 
-def trained(config: Config, subjects: Sequence[Subject], folder: Path, with_labels: bool) -> Groupwise:
-    """Train a template of some subjects in `folder`; with the atlases registered to it for its labels."""
+def trained(
+    config: Config, subjects: Sequence[Subject], folder: Path, registered: Sequence[str]
+) -> Groupwise:
+    """Train a template of some subjects in `folder`, and register some of these to it."""
     config = link_affine_stage(config.output, config, folder, subjects)
     train(config)
-    if with_labels:
-        register_subjects(config, [subject.id for subject in subjects if subject.role == "atlas"])
+    register_subjects(config, registered)
     return Groupwise.load(config.layout.template_weights)
+
+
+def segment(config: Config, subjects: Sequence[Subject]) -> None:
+    """Train the fusion method of a config, and segment its subjects, atlases by all other atlases."""
+    for subject in subjects:
+        propagate_subject(config, subject.id)
+    train_fusers(config)
+    for subject in subjects:
+        fuse_subject(config, subject.id)
 
 
 def slope(x: Sequence[float] | Array, y: Sequence[float] | Array) -> float:
@@ -86,6 +98,8 @@ class Experiment:
         run = options.run.resolve()
         settings = load_config(run / "config.yaml").model_copy(update={"output": run}).resolved()
         settings["template"] |= {"condition_on": [self.name], "evaluate_at": {}}
+        if options.method:
+            settings["fusion"] |= {"methods": [options.method], "quality": False}
         if options.steps:
             settings["template"]["steps"] = options.steps
         self.conditional = parse_config(settings)
@@ -108,12 +122,16 @@ class Experiment:
         start, plain = time.monotonic(), None
         folder = Path(tempfile.mkdtemp())
         try:
-            model = trained(self.conditional, kept, folder / "with", with_labels=True)
-            if not self.options.all_labels:  # the unconditional template serves specificity alone
-                plain = trained(self.unconditional, kept, folder / "without", with_labels=False)
-            layout = self.conditional.model_copy(update={"output": folder / "with"}).layout
+            used = [s.id for s in kept if s.role == "atlas" or self.options.method]
+            model = trained(self.conditional, kept, folder / "with", used)
+            if not (self.options.all_labels or self.options.method):  # this one serves specificity alone
+                plain = trained(self.unconditional, kept, folder / "without", [])
+            config = self.conditional.model_copy(update={"output": folder / "with"})
+            if self.options.method:
+                segment(config, kept)
             with torch.inference_mode():
-                labels = ConditionalLabels(layout, model, kept, self.values)
+                method = config.fusion.methods[-1]
+                labels = ConditionalLabels(config.layout, model, kept, self.values, method)
         finally:
             shutil.rmtree(folder)
         seconds = time.monotonic() - start
@@ -189,6 +207,9 @@ def main() -> None:
     parser.add_argument("--range", type=float, nargs=2, required=True)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--steps", type=int, help="training steps, instead of the run's")
+    parser.add_argument(
+        "--method", help="fusion method that segments all subjects of the training; the slope alone"
+    )
     parser.add_argument(
         "--all-labels",
         action="store_true",

@@ -10,16 +10,19 @@ import pytest
 import torch
 from fusion_data import fused_dice, random_atlases, trained_shortly, with_fusion, write_phantom_cohort
 
-from atlasmith.config import parse_config
+from atlasmith.config import Config, parse_config
+from atlasmith.core.grid import Grid
 from atlasmith.fusion import fuse_subject, train_fusers
 from atlasmith.fusion.ensemble import ENSEMBLE, LEAST, WEIGHTS
 from atlasmith.fusion.fuser import FusionInputs
 from atlasmith.fusion.library import Library
 from atlasmith.fusion.propagated import read_atlases
 from atlasmith.fusion.student.model import Student, tiles
+from atlasmith.fusion.student.pseudo_labels import PseudoLabels, read_unlabelled
 from atlasmith.fusion.student.settings import StudentSettings
 from atlasmith.fusion.student.training import draw_sample
-from atlasmith.io.tables import read_cohort, read_tsv
+from atlasmith.io.images import read_image, read_labels, write_image
+from atlasmith.io.tables import read_cohort, read_tsv, write_cohort
 from atlasmith.networks import SubpixelUNet
 
 RANDOM = np.random.default_rng(0)
@@ -103,7 +106,7 @@ def test_samples_are_of_the_atlases_and_their_votes(tmp_path: Path) -> None:
     draws, agreements = {"warped": 0, "alone": 0, "without": 0}, list[float]()
     for seed in range(40):
         random = torch.Generator().manual_seed(seed)
-        sample = draw_sample(library, student, StudentSettings(patch=16), random)
+        sample = draw_sample(library, None, student, StudentSettings(patch=16), random)
         assert sample.inputs.shape == (1, 3, 16, 16) and sample.labels.unique().tolist() == [0, 1, 2]
         draws["warped" if len(sample.participants) == 2 else "alone"] += 1
         draws["without"] += not sample.inputs[:, 1:].any()
@@ -113,6 +116,67 @@ def test_samples_are_of_the_atlases_and_their_votes(tmp_path: Path) -> None:
             agreements += (agreed + 1 == labels).float().tolist()
     assert min(draws.values()) > 8
     assert np.mean(agreements) > 0.9
+
+
+def with_train_subjects(config: Config) -> Config:
+    """The phantom cohort with all but two targets as subjects for training, which are segmented, too."""
+    cohort = read_cohort(config.layout.cohort)
+    write_cohort(config.layout.cohort, [*cohort[:10], *(replace(s, role="train") for s in cohort[10:])], [])
+    return with_fusion(config, train_subjects=True)
+
+
+def test_unlabelled_scans_have_the_labels_of_the_method_before_the_student(tmp_path: Path) -> None:
+    config = with_train_subjects(with_fusion(write_phantom_cohort(tmp_path), methods=["majority", "student"]))
+    assert config.fusion.pseudo_label_method == "majority"
+    fuse_subject(with_fusion(config, methods=["majority"]), "10")
+    labels = read_labels(config.layout.segmentation("10", "majority")).data[..., 0]
+    confidence = read_image(config.layout.confidence("10", "majority")).data[..., 0]
+    unlabelled = PseudoLabels(config, read_unlabelled(config))
+    assert [subject.id for subject in unlabelled.subjects] == ["10", "11"]
+    scan = unlabelled[0]
+    np.testing.assert_array_equal(scan.labels, labels)
+    np.testing.assert_allclose(scan.confidence, confidence, atol=1e-3)
+    assert unlabelled[0] is scan and not scan.image.is_inference()
+
+    library, student = Library(config.layout, read_atlases(config.layout)), untrained([[]], values=[0, 1, 2])
+    settings, drawn = StudentSettings(patch=48), set[frozenset[str]]()
+    for seed in range(20):
+        random = torch.Generator().manual_seed(seed)
+        sample = draw_sample(library, unlabelled, student, settings, random)
+        drawn.add(sample.participants)
+        if sample.participants <= {"10", "11"}:
+            assert not sample.inputs[:, 1:].any()
+            between = (sample.weight > 0.3) & (sample.weight < 0.99)
+            assert float(between.float().mean()) > 0.05 and float(sample.weight.max()) < 1.001
+    assert {frozenset(["10"]), frozenset(["11"])} < drawn
+    nothing = with_fusion(config, train_subjects=False)
+    assert not PseudoLabels(nothing, read_unlabelled(nothing))
+
+
+def test_what_is_excluded_of_an_unlabelled_scan_weighs_nothing(tmp_path: Path) -> None:
+    config = with_train_subjects(with_fusion(write_phantom_cohort(tmp_path), methods=["majority"]))
+    valid = np.ones((48, 48, 1), np.uint8)
+    valid[:10] = 0
+    cohort = read_cohort(config.layout.cohort)
+    write_image(tmp_path / "lesion.nii.gz", 1 - valid, Grid(valid.shape, np.eye(4)))
+    write_image(config.layout.valid_mask("10"), valid, Grid(valid.shape, np.eye(4)))
+    cohort[10] = replace(cohort[10], exclude=tmp_path / "lesion.nii.gz")
+    scan = PseudoLabels(config, cohort[10:])[0]
+    assert not scan.confidence[:10].any() and bool((scan.confidence[10:] > 0).all())
+
+
+@pytest.mark.parametrize(
+    ("methods", "found"),
+    [
+        (["student"], "majority"),
+        (["local_weighted", "majority", "student"], "local_weighted"),
+        (["ensemble"], "autocontext"),
+        (["autocontext", "votenet", "ensemble"], "autocontext"),
+    ],
+)
+def test_the_method_that_labels_unlabelled_scans(methods: list[str], found: str) -> None:
+    config = parse_config({"cohort": {"bids": "data"}, "fusion": {"methods": methods}})
+    assert config.fusion.pseudo_label_method == found
 
 
 def test_student_and_ensemble_are_better_than_the_majority(tmp_path: Path) -> None:
@@ -138,7 +202,8 @@ def test_student_and_ensemble_are_better_than_the_majority(tmp_path: Path) -> No
 
 
 def test_training_again_gives_the_same_student(tmp_path: Path) -> None:
-    config = trained_shortly(with_fusion(write_phantom_cohort(tmp_path), methods=["student"]))
+    config = with_train_subjects(with_fusion(write_phantom_cohort(tmp_path), methods=["student"]))
+    config = trained_shortly(config)
     weights = []
     for _ in range(2):
         train_fusers(config)

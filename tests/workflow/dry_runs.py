@@ -60,7 +60,7 @@ def planned(directory: Path, *arguments: object) -> dict[str, int]:
     jobs: dict[str, int] = {}
     table = result.stdout.partition("Job stats:")[2].partition("total")[0]
     for rule, count in re.findall(r"^(\w+) +(\d+)$", table, flags=re.MULTILINE):
-        name = re.sub(r"_(?:atlases_|targets_)?\d+$", "", rule)
+        name = re.sub(r"_(?:atlases_|targets_|others_)?\d+$", "", rule)
         jobs[name] = jobs.get(name, 0) + int(count)
     return jobs
 

@@ -54,6 +54,15 @@ def test_one_more_subject_adds_one_job_to_each_stage_of_its_role(
     assert difference == dict.fromkeys(added, 1)
 
 
+def test_subjects_for_training_are_segmented_where_the_config_asks_for_it(tmp_path: Path) -> None:
+    cohort = make_cohort(tmp_path / "cohort", [*ROLES, "train", "train", "train"])
+    without = planned(tmp_path, "--configfile", write_config(tmp_path, cohort))
+    config = write_config(tmp_path, cohort, fusion={"train_subjects": True, "methods": ["student"]})
+    jobs = planned(tmp_path, "--configfile", config)
+    more = {"propagate": 2, "fuse": 2}
+    assert jobs == {stage: count + more.get(stage, 0) for stage, count in without.items()}
+
+
 def test_majority_voting_alone_trains_nothing(tmp_path: Path) -> None:
     bids = make_cohort(tmp_path / "bids", ROLES)
     jobs = planned(tmp_path, "--configfile", write_config(tmp_path, bids, fusion={"methods": ["majority"]}))

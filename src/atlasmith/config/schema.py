@@ -203,6 +203,11 @@ class FusionSection(Section):
     margin: NotNegative | None = Field(
         None, description="margin around the propagated labels, mm; null: 6 voxels of the fusion grid"
     )
+    train_subjects: bool = Field(
+        False,
+        description="segment the subjects with the role `train`, too: the student learns from them, and the "
+        "labels of a conditional template follow them",
+    )
     uncertainty: bool = Field(False, description="write maps of the fused labels' uncertainty")
     quality: bool = Field(
         True,
@@ -245,6 +250,13 @@ class FusionSection(Section):
     def without_atlases(self) -> str | None:
         """The method that segments an image without atlases; None where there is none."""
         return next((name for name, fuser in self._used().items() if not fuser.needs_atlases), None)
+
+    @property
+    def pseudo_label_method(self) -> str:
+        """The method whose labels stand in for manual ones: the last in the order of the table that needs
+        atlases and is no ensemble."""
+        others = [name for name, fuser in self._used().items() if fuser.needs_atlases and not fuser.members]
+        return others[-1] if others else "majority"
 
     def _trained(self) -> list[Any]:
         return [fuser for fuser in self._used().values() if fuser.training is not None]

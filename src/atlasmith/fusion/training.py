@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from atlasmith.config import Config
 from atlasmith.fusion.propagated import read_atlases
-from atlasmith.io.tables import read_cohort
+from atlasmith.io.tables import Subject, read_cohort
 from atlasmith.training.checkpoints import Checkpoint
 from atlasmith.training.loop import fit
 from atlasmith.workflow.provenance import training_digest
@@ -23,8 +23,9 @@ def train_network(
     step: Callable[[int], dict[str, Tensor]],
     weight_decay: float = 0.01,
     keep_best: bool = False,
+    unlabelled: Sequence[Subject] = (),
 ) -> None:
-    """Train a network on the atlases with AdamW.
+    """Train a network on the atlases, and perhaps on other scans, with AdamW.
 
     Args:
         config: The run's config.
@@ -34,10 +35,11 @@ def train_network(
         step: The losses of a step, see `atlasmith.training.loop.fit`.
         weight_decay: Of AdamW.
         keep_best: Whether to keep the weights with the least validation loss, see `fit`.
+        unlabelled: What it is trained on besides the atlases.
     """
     settings, layout = config.fusion.section(section), config.layout
     template_subjects = [s for s in read_cohort(layout.cohort, passed="affine") if s.in_template]
-    sources = [*template_subjects, *read_atlases(layout)]
+    sources = [*template_subjects, *read_atlases(layout), *unlabelled]
     stages = ("cohort", "preprocess", "affine", "template", "register", "fusion")
     fit(
         module=network,

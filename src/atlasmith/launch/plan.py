@@ -59,13 +59,14 @@ class Plan:
         config, roles = self.config, Counter(p.role for p in self.participants)
         trained, several = bool(config.fusion.networks), roles["atlas"] > 1
         atlases = roles["atlas"] if several and (trained or config.fusion.quality) else 0
+        segmented = atlases + roles["target"] + (roles["train"] if config.fusion.train_subjects else 0)
         counts = {
             "subpopulations": len(self.participants) if config.template.subpopulations > 1 else 0,
             "template": sum(p.in_template for p in self.participants),
             "template_labels": roles["atlas"],
-            "propagate": roles["target"] + atlases,
+            "propagate": segmented,
             "fuse_train": roles["atlas"] if trained else 0,
-            "fuse": roles["target"] + atlases,
+            "fuse": segmented,
             "fuse_quality": roles["atlas"] if config.fusion.quality and several else 0,
         }
         return counts.get(stage, len(self.participants))

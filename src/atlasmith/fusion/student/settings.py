@@ -9,6 +9,7 @@ from pydantic import Field
 from atlasmith.config.section import Count, Positive, Section
 
 SECTION = "student"
+MOST_UNLABELLED = 200  # scans from which the student learns, the first ones of the table
 
 
 class StudentSettings(Section):
@@ -25,6 +26,11 @@ class StudentSettings(Section):
     patch: Annotated[int, Field(ge=16)] = Field(64, description="side of a training patch, voxels")
     warped: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5, description="share of the training images that are atlases warped to other atlases"
+    )
+    pseudo_labels: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.5,
+        description="share of the training images that are scans without manual labels, with those that the "
+        "method before the student finds; with `fusion.train_subjects`",
     )
     without_votes: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.5, description="share of the training images of which the network doesn't get the votes"

@@ -1,4 +1,4 @@
-"""Training of the student on the atlases, and on the atlases as propagated to each other."""
+"""Training of the student on atlases, on atlases as propagated to each other, and on unlabelled scans."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from atlasmith.core.sampling import warp
 from atlasmith.fusion.library import Library, draw_patch
 from atlasmith.fusion.propagated import read_atlases
 from atlasmith.fusion.student.model import Student
+from atlasmith.fusion.student.pseudo_labels import PseudoLabels, read_unlabelled
 from atlasmith.fusion.student.settings import SECTION, StudentSettings
 from atlasmith.fusion.training import train_network
 from atlasmith.io.tables import participant_of, read_label_values
@@ -46,8 +47,9 @@ def train_student(config: Config) -> None:
     """Train on the atlases and on their warped images; write weights and training table.
 
     An atlas as warped to another one is an image of a further anatomy, whose labels are those of the atlas,
-    warped alike. Each network is trained on what is made of none of the atlases that it holds out, but for
-    their votes, and validated on the others. A killed run resumes from its checkpoint to the same weights.
+    warped alike. Unlabelled scans have the labels that another method finds by the atlases. Each network is
+    trained on what is made of none of the atlases that it holds out, but for their votes, and validated on
+    the others. A killed run resumes from its checkpoint to the same weights.
 
     Args:
         config: The run's config; its `fusion.student` section decides.
@@ -56,6 +58,7 @@ def train_student(config: Config) -> None:
     settings: StudentSettings = config.fusion.section(SECTION)
     atlases = read_atlases(layout)
     library = Library(layout, atlases)
+    pseudo_labels = PseudoLabels(config, read_unlabelled(config))
     device = select_device(config.device)
     torch.manual_seed(config.seed)
     student = Student(
@@ -72,7 +75,7 @@ def train_student(config: Config) -> None:
         validate = (index + 1) % VALIDATE_EVERY == 0
         losses: dict[str, list[Tensor]] = {"loss": [], "validation": []}
         for _ in range(settings.batch_size):
-            sample = draw_sample(library, student, settings, random)
+            sample = draw_sample(library, pseudo_labels, student, settings, random)
             for network, without in zip(student.networks.each, student.networks.without, strict=True):
                 if not sample.participants & without:
                     with autocast(device, config.template.precision):
@@ -85,22 +88,75 @@ def train_student(config: Config) -> None:
             losses["loss"].append(0 * torch.stack([p.sum() for p in student.parameters()]).sum())
         return {name: torch.stack(found).mean() for name, found in losses.items() if found}
 
-    train_network(config, SECTION, SECTION, student, step)
+    train_network(config, SECTION, SECTION, student, step, unlabelled=pseudo_labels.subjects)
     write_weights(layout.fuser_weights(SECTION), student, student.settings)
     layout.fuser_checkpoint(SECTION).unlink()
 
 
 def draw_sample(
-    library: Library, student: Student, settings: StudentSettings, random: torch.Generator
+    library: Library,
+    pseudo_labels: PseudoLabels | None,
+    student: Student,
+    settings: StudentSettings,
+    random: torch.Generator,
 ) -> Sample:
-    """Draw a patch of an atlas, or of one that is warped to another, with the others' votes; augment it.
+    """Draw a patch of an atlas, of one that is warped to another, or of an unlabelled scan; augment it.
+
+    The votes of the other atlases are given with some of the patches, and with none of unlabelled scans,
+    whose labels were made from them.
 
     Args:
         library: The atlases, each with the others propagated to it.
+        pseudo_labels: Of unlabelled scans; None: there are none.
         student: The networks, on the device of the result.
         settings: Of the student.
         random: The random generator.
     """
+    if pseudo_labels and float(torch.rand((), generator=random)) < settings.pseudo_labels:
+        drawn = _draw_unlabelled(pseudo_labels, settings, random)
+    else:
+        drawn = _draw_atlas(library, settings, random)
+    device = student.values.device
+    image, known, weight, own, others = (
+        to_device(x.contiguous(), device)
+        for x in (
+            drawn.image[None],
+            drawn.known[None, None].float(),
+            drawn.weight[None, None].float(),
+            drawn.labels,
+            drawn.others,
+        )
+    )
+    voting = None if drawn.votes is None else to_device(drawn.votes, device)
+    votes = student.votes(others, voting)
+    image, _, moved = augment(image, torch.ones_like(image), random)
+    maps = warp(torch.cat([votes[None], weight, known], dim=1), moved)
+    # Outside the patch nothing is known: a displacement that leads there weighs nothing.
+    weight = maps[:, -2] * (maps[:, -1] > 0.5)
+    positions = student.positions(own)[None, None].float()
+    moved_labels = warp(positions, moved, "nearest")[:, 0].long()
+    return Sample(torch.cat([image, maps[:, :-2]], dim=1), moved_labels, weight, drawn.participants)
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """A patch as it was drawn, on the CPU.
+
+    image: (C, *shape). labels: (*shape). known: (*shape), where labels are. weight: (*shape), of what is
+    known. others: Labels of the atlases that vote, (N, *shape). votes: Which of them do where; None: all.
+    """
+
+    participants: frozenset[str]
+    image: Tensor
+    labels: Tensor
+    known: Tensor
+    weight: Tensor
+    others: Tensor
+    votes: Tensor | None = None
+
+
+def _draw_atlas(library: Library, settings: StudentSettings, random: torch.Generator) -> _Drawn:
+    """Draw a patch of an atlas, or of one that is warped to another, perhaps with the others' votes."""
     target = int(torch.randint(len(library.subjects), (1,), generator=random))
     atlases, labels, _ = library[target]
     participants, image, valid = {library.subjects[target].participant}, atlases.target, atlases.target_valid
@@ -112,27 +168,28 @@ def draw_sample(
         valid = None if atlases.valid is None else atlases.valid[other]
         members = [i for i in members if participant_of(atlases.ids[i]) != participant_of(atlases.ids[other])]
     patch = draw_patch(labels.shape, labels.flatten().nonzero()[:, 0], settings.patch, random)
-    device = student.values.device
-    known = torch.ones(labels[patch].shape) if valid is None else valid[patch].float()
-    image, known, own, others = (
-        to_device(x.contiguous(), device)
-        for x in (
-            image[None, :, *patch],
-            known[None, None],
-            labels[patch],
-            atlases.labels[:, *patch][members],
-        )
+    if float(torch.rand((), generator=random)) < settings.without_votes:
+        members = []
+    own = labels[patch]
+    known = torch.ones(own.shape) if valid is None else valid[patch]
+    votes = None if atlases.votes is None else atlases.votes[:, *patch][members]
+    others = atlases.labels[:, *patch][members]
+    return _Drawn(frozenset(participants), image[:, *patch], own, known, torch.ones(own.shape), others, votes)
+
+
+def _draw_unlabelled(
+    pseudo_labels: PseudoLabels, settings: StudentSettings, random: torch.Generator
+) -> _Drawn:
+    """Draw a patch of an unlabelled scan; its voxels weigh as much as their labels are probable."""
+    index = int(torch.randint(len(pseudo_labels), (1,), generator=random))
+    scan = pseudo_labels[index]
+    shape = scan.labels.shape
+    patch = draw_patch(shape, scan.labels.flatten().nonzero()[:, 0], settings.patch, random)
+    own, weight = scan.labels[patch], scan.confidence[patch]
+    participants = frozenset([pseudo_labels.subjects[index].participant])
+    return _Drawn(
+        participants, scan.image[:, *patch].float(), own, torch.ones(own.shape), weight, own[None][:0]
     )
-    voting = None if atlases.votes is None else to_device(atlases.votes[:, *patch][members], device)
-    with_votes = float(torch.rand((), generator=random)) >= settings.without_votes
-    votes = student.votes(others, voting) if with_votes else student.votes(others[:0])
-    image, _, moved = augment(image, torch.ones_like(image), random)
-    maps = warp(torch.cat([votes[None], known], dim=1), moved)
-    # Outside the patch nothing is known: a displacement that leads there weighs nothing.
-    weight = (maps[:, -1] > 0.5).float()
-    positions = student.positions(own)[None, None].float()
-    moved_labels = warp(positions, moved, "nearest")[:, 0].long()
-    return Sample(torch.cat([image, maps[:, :-1]], dim=1), moved_labels, weight, frozenset(participants))
 
 
 def segmentation_loss(logits: Tensor, sample: Sample) -> Tensor:

@@ -18,12 +18,14 @@ def remaining(subjects, stage):
 
 
 LAYOUT = CONFIG.layout
-NUMBER = re.compile(r"_(?:atlases_|targets_)?\d+$")  # which follows a stage's name in that of a rule
+NUMBER = re.compile(r"_(?:atlases_|targets_|others_)?\d+$")  # which follows a stage's name in that of a rule
 LABELS = CONFIG.cohort.bids / (CONFIG.cohort.labels or "")
 VERSION = atlasmith.__version__
 SUBJECTS = [participant.id for participant in PARTICIPANTS]
 ATLASES = [participant.id for participant in PARTICIPANTS if participant.role == "atlas"]
 TARGETS = [participant.id for participant in PARTICIPANTS if participant.role == "target"]
+# Of the others those that are segmented, too.
+OTHERS = [p.id for p in PARTICIPANTS if p.role == "train" and CONFIG.fusion.train_subjects]
 PARTICIPANT_OF = {participant.id: participant for participant in PARTICIPANTS}
 TABLES = [
     path
@@ -40,6 +42,8 @@ FUSION_NETWORKS = CONFIG.fusion.networks
 QUALITY = CONFIG.fusion.quality and len({*map(participant_of, remaining(ATLASES, "fuse"))}) > 1
 # An atlas that can't be segmented by the others is no good to others either.
 LIBRARY = remaining(ATLASES, "propagate")
+# Scans without manual labels that trained fusion learns from.
+UNLABELLED = remaining(OTHERS, "propagate")[:MOST_UNLABELLED] if "student" in FUSION_NETWORKS else []
 # With labels in the objective, each atlas is registered a second time, without its own labels.
 LABEL_FREE = set(ATLASES) if CONFIG.template.label_similarity else set()
 # Jobs run the `atlasmith` of the active environment, or else that of Snakemake's own Python. A killed process can't
@@ -183,10 +187,10 @@ def jobs(subjects, stage):
 
 
 def segmented(stage):
-    """Divide atlases and targets into jobs: trained fusion and quality estimation depend on atlases alone."""
+    """Divide subjects into jobs by role: trained fusion and quality estimation depend on no targets."""
     return [
         (role, number, part)
-        for role, members in (("atlases", ATLASES), ("targets", TARGETS))
+        for role, members in (("atlases", ATLASES), ("targets", TARGETS), ("others", OTHERS))
         for number, part in jobs(members, stage)
     ]
 

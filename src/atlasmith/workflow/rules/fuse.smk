@@ -3,11 +3,11 @@ if FUSION_NETWORKS:
     rule fuse_train:
         input:
             cohort=checked(LAYOUT.cohort, ATLAS_LIBRARY),
-            preprocessed=preprocessed_of(LIBRARY),
-            labels=[LAYOUT.propagated_labels(atlas) for atlas in LIBRARY],
-            images=images_of(LAYOUT.propagated_images, LIBRARY)
-            + valid_masks(LAYOUT.propagated_valid, LIBRARY),
-            sidecars=[LAYOUT.propagated_sidecar(atlas) for atlas in LIBRARY],
+            preprocessed=preprocessed_of(LIBRARY + UNLABELLED),
+            labels=[LAYOUT.propagated_labels(subject) for subject in LIBRARY + UNLABELLED],
+            images=images_of(LAYOUT.propagated_images, LIBRARY + UNLABELLED)
+            + valid_masks(LAYOUT.propagated_valid, LIBRARY + UNLABELLED),
+            sidecars=[LAYOUT.propagated_sidecar(subject) for subject in LIBRARY + UNLABELLED],
         output:
             [LAYOUT.fuser_weights(name) for name in FUSION_NETWORKS],
             [LAYOUT.fuser_training(name) for name in CONFIG.fusion.trainings],
@@ -41,8 +41,8 @@ for role, number, subjects in segmented("fuse"):
             + valid_masks(LAYOUT.propagated_valid, subjects),
             sidecars=[LAYOUT.propagated_sidecar(subject) for subject in subjects],
             weights=[LAYOUT.fuser_weights(name) for name in FUSION_NETWORKS],
-            quality=[LAYOUT.quality_model] if QUALITY and role == "targets" else [],
-            registrations=to_review(subjects) if role == "targets" else [],
+            quality=[LAYOUT.quality_model] if QUALITY and role != "atlases" else [],
+            registrations=to_review(subjects) if role != "atlases" else [],
         output:
             segmentations=[
                 LAYOUT.segmentation(s, method) for s in subjects for method in CONFIG.fusion.methods
