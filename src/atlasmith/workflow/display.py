@@ -34,7 +34,7 @@ def stage_of(rule: str) -> str:
         >>> stage_of("propagate_targets_12"), stage_of("fuse_train")
         ('propagate', 'fuse_train')
     """
-    return re.sub(r"(_(atlases|targets))?_\d+$", "", rule)
+    return re.sub(r"(_(atlases|targets|others))?_\d+$", "", rule)
 
 
 @dataclass
