@@ -32,7 +32,7 @@ from atlasmith.config import Config, load_config, parse_config
 from atlasmith.core.grid import Array
 from atlasmith.evaluation.metrics import ncc
 from atlasmith.fusion import fuse_subject, train_fusers
-from atlasmith.inference.conditional_labels import ConditionalLabels
+from atlasmith.inference.conditional_labels import ConditionalLabels, segmentations_of
 from atlasmith.io.images import read_labels
 from atlasmith.io.tables import Subject, read_cohort, read_label_values
 from atlasmith.networks import Groupwise
@@ -99,7 +99,7 @@ class Experiment:
         settings = load_config(run / "config.yaml").model_copy(update={"output": run}).resolved()
         settings["template"] |= {"condition_on": [self.name], "evaluate_at": {}}
         if options.method:
-            settings["fusion"] |= {"methods": [options.method], "quality": False}
+            settings["fusion"] |= {"methods": [options.method], "train_subjects": True}
         if options.steps:
             settings["template"]["steps"] = options.steps
         self.conditional = parse_config(settings)
@@ -130,8 +130,8 @@ class Experiment:
             if self.options.method:
                 segment(config, kept)
             with torch.inference_mode():
-                method = config.fusion.methods[-1]
-                labels = ConditionalLabels(config.layout, model, kept, self.values, method)
+                segmentations = segmentations_of(config, kept) if self.options.method else {}
+                labels = ConditionalLabels(config.layout, model, kept, self.values, segmentations)
         finally:
             shutil.rmtree(folder)
         seconds = time.monotonic() - start

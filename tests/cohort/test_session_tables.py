@@ -211,3 +211,9 @@ class TestAtlasesOfOtherParticipants:
         longitudinal.write_table()
         write_sessions(longitudinal, "sub-01", "session_id role\nses-1 atlas\nses-2 target\n")
         only(longitudinal.problems(fusion=MAJORITY), "only atlases for sub-01_ses-2", "same subject")
+        write_sessions(longitudinal, "sub-01", "session_id role\nses-1 atlas\nses-2 train\n")
+        longitudinal.rows[1]["role"] = "target"
+        longitudinal.write_table()
+        check_cohort(longitudinal.config(fusion=MAJORITY))
+        segmented = {**MAJORITY, "train_subjects": True}
+        only(longitudinal.problems(fusion=segmented), "only atlases for sub-01_ses-2", "same subject")

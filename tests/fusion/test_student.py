@@ -18,8 +18,8 @@ from atlasmith.fusion.fuser import FusionInputs
 from atlasmith.fusion.library import Library
 from atlasmith.fusion.propagated import read_atlases
 from atlasmith.fusion.student.model import Student, tiles
-from atlasmith.fusion.student.pseudo_labels import PseudoLabels, read_unlabelled
-from atlasmith.fusion.student.settings import StudentSettings
+from atlasmith.fusion.student.pseudo_labels import STEPS, PseudoLabels, read_unlabelled
+from atlasmith.fusion.student.settings import StudentSettings, choose_unlabelled
 from atlasmith.fusion.student.training import draw_sample
 from atlasmith.io.images import read_image, read_labels, write_image
 from atlasmith.io.tables import read_cohort, read_tsv, write_cohort
@@ -131,12 +131,15 @@ def test_unlabelled_scans_have_the_labels_of_the_method_before_the_student(tmp_p
     fuse_subject(with_fusion(config, methods=["majority"]), "10")
     labels = read_labels(config.layout.segmentation("10", "majority")).data[..., 0]
     confidence = read_image(config.layout.confidence("10", "majority")).data[..., 0]
-    unlabelled = PseudoLabels(config, read_unlabelled(config))
+    unlabelled = PseudoLabels(config, read_unlabelled(config), "digest")
     assert [subject.id for subject in unlabelled.subjects] == ["10", "11"]
     scan = unlabelled[0]
     np.testing.assert_array_equal(scan.labels, labels)
-    np.testing.assert_allclose(scan.confidence, confidence, atol=1e-3)
-    assert unlabelled[0] is scan and not scan.image.is_inference()
+    np.testing.assert_allclose(scan.confidence / STEPS, confidence, atol=0.002)
+    again = vars(PseudoLabels(config, unlabelled.subjects, "digest")[0])
+    assert all(torch.equal(again[name], kept) for name, kept in vars(scan).items())
+    unlabelled.remove()
+    assert not list(config.layout.fuser_checkpoint("student").parent.iterdir())
 
     library, student = Library(config.layout, read_atlases(config.layout)), untrained([[]], values=[0, 1, 2])
     settings, drawn = StudentSettings(patch=48), set[frozenset[str]]()
@@ -150,7 +153,18 @@ def test_unlabelled_scans_have_the_labels_of_the_method_before_the_student(tmp_p
             assert float(between.float().mean()) > 0.05 and float(sample.weight.max()) < 1.001
     assert {frozenset(["10"]), frozenset(["11"])} < drawn
     nothing = with_fusion(config, train_subjects=False)
-    assert not PseudoLabels(nothing, read_unlabelled(nothing))
+    assert not PseudoLabels(nothing, read_unlabelled(nothing), "digest")
+
+
+def test_many_unlabelled_scans_are_chosen_evenly_whatever_the_order_of_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atlasmith.fusion.student.settings.MOST_UNLABELLED", 3)
+    config = with_fusion(write_phantom_cohort(tmp_path), methods=["student"], train_subjects=True)
+    names = ["5", "10", "1", "30", "2"]
+    one = read_cohort(config.layout.cohort)[0]
+    write_cohort(config.layout.cohort, [replace(one, id=name, role="train") for name in names], [])
+    assert [subject.id for subject in read_unlabelled(config)] == choose_unlabelled(names) == ["1", "2", "5"]
 
 
 def test_what_is_excluded_of_an_unlabelled_scan_weighs_nothing(tmp_path: Path) -> None:
@@ -161,7 +175,7 @@ def test_what_is_excluded_of_an_unlabelled_scan_weighs_nothing(tmp_path: Path) -
     write_image(tmp_path / "lesion.nii.gz", 1 - valid, Grid(valid.shape, np.eye(4)))
     write_image(config.layout.valid_mask("10"), valid, Grid(valid.shape, np.eye(4)))
     cohort[10] = replace(cohort[10], exclude=tmp_path / "lesion.nii.gz")
-    scan = PseudoLabels(config, cohort[10:])[0]
+    scan = PseudoLabels(config, cohort[10:], "digest")[0]
     assert not scan.confidence[:10].any() and bool((scan.confidence[10:] > 0).all())
 
 

@@ -20,7 +20,9 @@ from atlasmith.inference.conditional_labels import (
     _label_positions,
     _regressed,
     fit_label,
+    segmentations_of,
 )
+from atlasmith.io.files import write_json
 from atlasmith.io.tables import read_cohort, read_label_values
 from atlasmith.networks import Groupwise
 from atlasmith.training.regression import regression
@@ -94,19 +96,23 @@ def test_segmentations_like_the_manual_labels_count_as_these(toy_registered: Con
 
     @torch.inference_mode()
     def slopes(method: str) -> dict[int, Tensor]:
-        models = ConditionalLabels(layout, model, cohort, values, method).models
+        fusion = toy_registered.fusion.model_copy(update={"methods": [method], "train_subjects": True})
+        config = toy_registered.model_copy(update={"output": tmp_path / "run", "fusion": fusion})
+        segmentations = segmentations_of(config, cohort)
+        assert len(segmentations) == (14 if method == "staple" else 0)
+        models = ConditionalLabels(layout, model, cohort, values, segmentations).models
         return {position: found for position, _, _, found in models}
 
     before = slopes("majority")
     for subject in cohort:
         assert subject.labels is not None
-        shutil.copy(subject.labels, layout.segmentation(subject.id, "staple"))
-        if subject.role == "atlas":
-            shutil.copy(subject.labels, layout.segmentation(subject.id, "jlf"))
+        for method in ("staple", "jlf") if subject.role == "atlas" else ("staple",):
+            shutil.copy(subject.labels, layout.segmentation(subject.id, method))
+            write_json(layout.segmentation_sidecar(subject.id, method), {})
     assert all(map(torch.equal, slopes("jlf").values(), before.values()))  # the atlases' own say nothing
     codes = torch.stack([model.code.encode(subject.covariates) for subject in cohort])
     with torch.inference_mode():
-        paths = [subject.labels for subject in cohort]
+        paths = {s.id: s.labels for s in cohort if s.labels is not None}
         everyone = _label_positions(layout, model, cohort, values, paths)
         for (position, found), atlases in zip(slopes("staple").items(), before.values(), strict=True):
             box = dict(bounding_boxes(everyone[[s.role == "atlas" for s in cohort]]))[position + 1]

@@ -10,13 +10,14 @@ import pytest
 from synthetic_run import ATLASES, SHAPES, TARGETS, make_config, make_run
 
 from atlasmith.config import Config
+from atlasmith.core.ranks import choose_evenly
 from atlasmith.io.failures import Failure, write_failure
 from atlasmith.io.files import read_json, write_json
 from atlasmith.io.tables import SCAN_COLUMNS, read_cohort, read_tsv, scan_columns, write_tsv
 from atlasmith.report import write_report
 from atlasmith.report.results import Results
 from atlasmith.report.review import ATLAS, FAILED, SEGMENTATION, checks_made, find_review
-from atlasmith.report.subjects import choose_pages, spread
+from atlasmith.report.subjects import choose_pages
 
 
 def _results(config: Config) -> Results:
@@ -122,7 +123,7 @@ def test_pages_go_to_what_needs_review_then_spread(run: Config, tmp_path: Path) 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 10, 50])
 def test_spread_is_even_and_has_both_ends(count: int) -> None:
-    chosen = [int(x) for x in spread([str(n) for n in range(10)], count)]
+    chosen = [int(x) for x in choose_evenly([str(n) for n in range(10)], count)]
     assert len(chosen) == min(count, 10) and chosen == sorted(set(chosen))
     if count > 1:
         assert chosen[0] == 0 and chosen[-1] == 9

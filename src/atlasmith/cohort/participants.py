@@ -262,8 +262,13 @@ def _check_roles(config: Config, table: Path, scans: Mapping[str, Row], problems
         networks = config.fusion.networks
         least = 2 if networks else 1
         targets = [name for name, row in scans.items() if row[role] == "target"]
+        segmented = {"target", "train"} if config.fusion.train_subjects else {"target"}
         atlases = {participant_of(name) for name, row in scans.items() if row[role] == "atlas"}
-        alone = [f"sub-{name}" for name in targets if atlases == {participant_of(name)}]
+        alone = [
+            f"sub-{name}"
+            for name, row in scans.items()
+            if row[role] in segmented and atlases == {participant_of(name)}
+        ]
         if len(atlases) < least:
             reason = f", since fusion.methods has {' and '.join(networks)}" if networks else ""
             found = f"{len(atlases) or 'no'} subject has the role 'atlas'"

@@ -258,6 +258,13 @@ class FusionSection(Section):
         others = [name for name, fuser in self._used().items() if fuser.needs_atlases and not fuser.members]
         return others[-1] if others else "majority"
 
+    @property
+    def learns_from_unlabelled(self) -> bool:
+        """Whether a student learns from scans without manual labels."""
+        return (
+            self.train_subjects and "student" in self._used() and bool(self.section("student").pseudo_labels)
+        )
+
     def _trained(self) -> list[Any]:
         return [fuser for fuser in self._used().values() if fuser.training is not None]
 

@@ -23,7 +23,7 @@ def train_network(
     step: Callable[[int], dict[str, Tensor]],
     weight_decay: float = 0.01,
     keep_best: bool = False,
-    unlabelled: Sequence[Subject] = (),
+    digest: str | None = None,
 ) -> None:
     """Train a network on the atlases, and perhaps on other scans, with AdamW.
 
@@ -35,12 +35,9 @@ def train_network(
         step: The losses of a step, see `atlasmith.training.loop.fit`.
         weight_decay: Of AdamW.
         keep_best: Whether to keep the weights with the least validation loss, see `fit`.
-        unlabelled: What it is trained on besides the atlases.
+        digest: Of what it is trained on, where that is more than the atlases, see `fuser_digest`.
     """
     settings, layout = config.fusion.section(section), config.layout
-    template_subjects = [s for s in read_cohort(layout.cohort, passed="affine") if s.in_template]
-    sources = [*template_subjects, *read_atlases(layout), *unlabelled]
-    stages = ("cohort", "preprocess", "affine", "template", "register", "fusion")
     fit(
         module=network,
         optimizer=torch.optim.AdamW(
@@ -48,9 +45,23 @@ def train_network(
         ),
         step=step,
         steps=settings.steps,
-        checkpoint=Checkpoint(layout.fuser_checkpoint(table), training_digest(config, stages, sources)),
+        checkpoint=Checkpoint(layout.fuser_checkpoint(table), digest or fuser_digest(config)),
         table=layout.fuser_training(table),
         every=settings.checkpoint_every,
         description=table.replace("_", " "),
         keep_best=keep_best,
     )
+
+
+def fuser_digest(config: Config, unlabelled: Sequence[Subject] = ()) -> str:
+    """Identify what a network of fusion depends on.
+
+    Args:
+        config: The run's config.
+        unlabelled: The scans that it is trained on besides the atlases.
+    """
+    layout = config.layout
+    template_subjects = [s for s in read_cohort(layout.cohort, passed="affine") if s.in_template]
+    sources = [*template_subjects, *read_atlases(layout), *unlabelled]
+    stages = ("cohort", "preprocess", "affine", "template", "register", "fusion")
+    return training_digest(config, stages, sources)

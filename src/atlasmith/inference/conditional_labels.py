@@ -11,16 +11,20 @@ don't bias it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from atlasmith.config import Config
 from atlasmith.core.boxes import bounding_boxes
 from atlasmith.core.grid import Array
+from atlasmith.core.ranks import choose_evenly
 from atlasmith.core.sampling import local_mean
 from atlasmith.core.world import resample_labels
+from atlasmith.io.files import read_json
 from atlasmith.io.images import read_labels
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import Subject
@@ -29,10 +33,35 @@ from atlasmith.networks import Groupwise
 from atlasmith.training.dataset import AlignedImages
 from atlasmith.training.regression import regression
 
-RADIUS = 2  # voxels of the neighborhood in which the relation of labels to intensities is estimated
+RADIUS = 2  # voxels of the neighborhood in which the relation of labels to what predicts them is estimated
 NOISE = 1e-3  # variance of intensities in [0, 1], or of labels
 LARGEST = 4 * 2**30  # bytes of the segmentations that are used
+UNKNOWN = -1  # the position of a label out of the field of view
 GROUP = 32  # labels that are warped at once: all of a brain's would take their memory again
+
+
+def segmentations_of(config: Config, cohort: Sequence[Subject]) -> dict[str, Path]:
+    """Find a run's segmentations by its last fusion method, for `ConditionalLabels`.
+
+    Args:
+        config: Of the finished run.
+        cohort: Its subjects.
+
+    Returns:
+        By id, of atlases and of others that need no review; none unless all atlases and at least half of the
+        subjects are segmented, since intensities are known of all.
+    """
+    layout, fusion = config.layout, config.fusion
+    roles = {"target": True, "train": fusion.train_subjects, "atlas": fusion.quality or bool(fusion.networks)}
+    paths = {s.id: layout.segmentation(s.id, fusion.methods[-1]) for s in cohort if roles[s.role]}
+    sidecars = {name: layout.segmentation_sidecar(name, fusion.methods[-1]) for name in paths}
+    found = {
+        name: path
+        for name, path in paths.items()
+        if path.exists() and sidecars[name].exists() and not read_json(sidecars[name]).get("NeedsReview")
+    }
+    atlases = {subject.id for subject in cohort if subject.role == "atlas"}
+    return found if atlases < found.keys() and 2 * len(found) >= len(cohort) else {}
 
 
 class ConditionalLabels:
@@ -43,24 +72,29 @@ class ConditionalLabels:
         model: The trained template; its device computes.
         cohort: The run's subjects; the manual labels of those with the role `atlas` are used.
         values: The labels (L,), in the order of the probabilities.
-        method: The fusion method whose segmentations are used where all atlases, and others, have one.
+        segmentations: By id, of all atlases and of other subjects; none: intensities are used.
     """
 
     def __init__(
-        self, layout: Layout, model: Groupwise, cohort: Sequence[Subject], values: Array, method: str
+        self,
+        layout: Layout,
+        model: Groupwise,
+        cohort: Sequence[Subject],
+        values: Array,
+        segmentations: Mapping[str, Path],
     ) -> None:
         atlases = [subject for subject in cohort if subject.role == "atlas"]
         self.model = model
         self.shape = (len(values), *model.grid.tensor_shape)
         device = model.base.device
         codes = torch.stack([model.code.encode(atlas.covariates) for atlas in atlases]).to(device)
-        labels = _label_positions(layout, model, atlases, values, [atlas.labels for atlas in atlases])
-        segmented = {s.id: s for s in cohort if layout.segmentation(s.id, method).exists()}
-        others = [s for s in segmented.values() if s.role != "atlas"][: LARGEST // labels[0].nbytes]
-        if others and all(atlas.id in segmented for atlas in atlases):
-            predicted = _segmentations(layout, model, [*atlases, *others], values, method)
-        else:
-            predicted = _intensities(layout, model, atlases)
+        manual = {atlas.id: atlas.labels for atlas in atlases if atlas.labels is not None}
+        labels = _label_positions(layout, model, atlases, values, manual)
+        predicted = (
+            _segmentations(layout, model, cohort, values, segmentations)
+            if segmentations
+            else _intensities(layout, model, atlases)
+        )
         self.models = []
         for position, box in bounding_boxes(labels):
             if position:
@@ -81,13 +115,9 @@ class ConditionalLabels:
 
 
 def _label_positions(
-    layout: Layout,
-    model: Groupwise,
-    subjects: Sequence[Subject],
-    values: Array,
-    paths: Sequence[Path | None],
+    layout: Layout, model: Groupwise, subjects: Sequence[Subject], values: Array, paths: Mapping[str, Path]
 ) -> Tensor:
-    """Resample label files to the template's grid at the mean covariates.
+    """Resample the label files of subjects, by id, to the template's grid at the mean covariates.
 
     Returns:
         (N, *shape) int16, from 1 the positions of labels among `values`, 0 for any other.
@@ -95,9 +125,8 @@ def _label_positions(
     device = model.base.device
     known = torch.as_tensor(values, dtype=torch.int32, device=device)
     positions = torch.empty(len(subjects), *model.grid.tensor_shape, dtype=torch.int16, device=device)
-    for out, subject, path in zip(positions, subjects, paths, strict=True):
-        assert path is not None  # the cohort's checks made sure
-        own, steps = read_labels(path), read_composite(layout.forward(subject.id))
+    for out, subject in zip(positions, subjects, strict=True):
+        own, steps = read_labels(paths[subject.id]), read_composite(layout.forward(subject.id))
         found = resample_labels(own.data, own.grid, steps, model.grid, device)
         at = torch.searchsorted(known, found).clamp(max=len(known) - 1)
         out.copy_((at + 1).where(known[at] == found, 0))
@@ -110,19 +139,31 @@ LabelPredictor = Callable[[int, tuple[slice, ...]], Sequence[Tensor]]
 
 
 def _segmentations(
-    layout: Layout, model: Groupwise, subjects: Sequence[Subject], values: Array, method: str
+    layout: Layout,
+    model: Groupwise,
+    cohort: Sequence[Subject],
+    values: Array,
+    segmentations: Mapping[str, Path],
 ) -> LabelPredictor:
-    """Predict labels by the segmentations of subjects, of which some are atlases."""
-    paths = [layout.segmentation(subject.id, method) for subject in subjects]
-    labels = _label_positions(layout, model, subjects, values, paths)
+    """Predict labels by segmentations, where these are in the field of view and not excluded."""
+    atlases = [subject for subject in cohort if subject.role == "atlas"]
+    others = [s for s in cohort if s.role != "atlas" and s.id in segmentations]
+    most = max(1, LARGEST // (2 * math.prod(model.grid.tensor_shape)) - len(atlases))
+    subjects = [*atlases, *choose_evenly(others, most)]
+    labels = _label_positions(layout, model, subjects, values, segmentations)
+    images = AlignedImages(layout, subjects, model.grid, device=labels.device)
+    for index, subject in enumerate(subjects):
+        _, mask = images.resampled(index, read_composite(layout.forward(subject.id)))
+        labels[index].masked_fill_(mask[0].amax(dim=0) == 0, UNKNOWN)
     codes = torch.stack([model.code.encode(s.covariates) for s in subjects]).to(labels.device)
-    of_atlases = torch.tensor([s.role == "atlas" for s in subjects], device=labels.device)
 
     def predicted(position: int, box: tuple[slice, ...]) -> Sequence[Tensor]:
-        found = (labels[:, *box] == position).float()
-        level, slopes = _regressed(found, codes)
-        expected = level + torch.einsum("nk,k...->n...", codes[of_atlases], slopes)
-        return found[of_atlases] - expected, level, slopes
+        maps = (one[None, None, *box] for one in labels)
+        weighted = (((one == position).float(), (one != UNKNOWN).float()) for one in maps)
+        level, slopes = _first_channel(regression(weighted, codes))
+        own, of_atlases = labels[: len(atlases), *box], codes[: len(atlases)]
+        expected = level + torch.einsum("nk,k...->n...", of_atlases, slopes)
+        return ((own == position).float() - expected) * (own != UNKNOWN), level, slopes
 
     return predicted
 
@@ -130,12 +171,11 @@ def _segmentations(
 def _intensities(layout: Layout, model: Groupwise, atlases: Sequence[Subject]) -> LabelPredictor:
     """Predict any label by intensities, of which the template at the atlases' covariates is the line."""
     images = AlignedImages(layout, atlases, model.grid, device=model.base.device)
-    found = []
+    residuals = torch.empty(len(atlases), *model.grid.tensor_shape, device=model.base.device)
     for index, atlas in enumerate(atlases):
         image, mask = images.resampled(index, read_composite(layout.forward(atlas.id)))
         code = model.code.encode(atlas.covariates).to(image.device)
-        found.append(((image - model.intensities(code[None])) * mask)[0, 0])
-    residuals = torch.stack(found)
+        residuals[index] = ((image - model.intensities(code[None])) * mask)[0, 0]
     return lambda position, box: [residuals[:, *box]]
 
 
@@ -173,5 +213,10 @@ def fit_label(
 
 def _regressed(maps: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """Intercept (*box) and slopes (K, *box) of maps (N, *box) over codes (N, K)."""
-    intercept, slopes = regression(((one, torch.ones_like(one)) for one in maps[:, None, None]), codes)
-    return intercept[0, 0], slopes[:, 0]
+    found = regression(((one, torch.ones_like(one)) for one in maps[:, None, None]), codes)
+    return _first_channel(found)
+
+
+def _first_channel(found: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Intercept (*shape) and slopes (K, *shape) of the first channel of a regression."""
+    return found[0][0, 0], found[1][:, 0]

@@ -17,7 +17,7 @@ from atlasmith.core.errors import AtlasmithError, InputError
 from atlasmith.core.grid import Array
 from atlasmith.core.sampling import resize
 from atlasmith.evaluation.statistics import bootstrap
-from atlasmith.inference.conditional_labels import ConditionalLabels
+from atlasmith.inference.conditional_labels import ConditionalLabels, segmentations_of
 from atlasmith.inference.covariates import (
     Values,
     check_covariates,
@@ -115,7 +115,7 @@ def _write_maps(
     code = model.code.encode(values).to(model.base.device)
     table = read_tsv(run.template_label_table)
     labels = np.array([int(row["index"]) for row in table])
-    conditional = ConditionalLabels(run, model, cohort, labels, config.fusion.methods[-1])
+    conditional = ConditionalLabels(run, model, cohort, labels, segmentations_of(config, cohort))
     rows = list(_volume_rows(config, model, values, cohort, conditional, table))
     probabilities = conditional(code)[0]
     highest, position = probabilities.max(dim=0)
@@ -150,7 +150,7 @@ def _describe(config: Config, output: Layout, path: Path, table: Sequence[Mappin
     run = config.layout
     descriptions = {
         output.template_labels: "The most frequent label of the registered atlases",
-        output.template_probabilities: "Fraction of the registered atlases that have a label",
+        output.template_probabilities: "Probability of a label",
     }
     facts: dict[str, Any] = {}
     for channel in run.channels:

@@ -9,7 +9,11 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "participant_id": ("The participant", ""),
     "session_id": ("The session of the participant", ""),
     # The cohort
-    "role": ("atlas: has trusted labels; target: is segmented; train: helps to build the template", ""),
+    "role": (
+        "atlas: has trusted labels; target: is segmented; train: helps to build the template, and is "
+        "segmented if the config says so",
+        "",
+    ),
     "image": ("The image, in a cohort of several channels that of the first that there is", ""),
     "labels": ("The label file", ""),
     "mask": ("Mask of where the image may be looked at", ""),

@@ -12,6 +12,7 @@ from atlasmith.cohort import Participant
 from atlasmith.config import Config
 from atlasmith.core.machine import count_gpus
 from atlasmith.core.progress import format_seconds
+from atlasmith.fusion.student.settings import MOST_UNLABELLED
 from atlasmith.io.failures import Failure
 from atlasmith.io.files import read_json
 from atlasmith.launch.discovery import Discovery
@@ -60,12 +61,13 @@ class Plan:
         trained, several = bool(config.fusion.networks), roles["atlas"] > 1
         atlases = roles["atlas"] if several and (trained or config.fusion.quality) else 0
         segmented = atlases + roles["target"] + (roles["train"] if config.fusion.train_subjects else 0)
+        unlabelled = min(roles["train"], MOST_UNLABELLED) if config.fusion.learns_from_unlabelled else 0
         counts = {
             "subpopulations": len(self.participants) if config.template.subpopulations > 1 else 0,
             "template": sum(p.in_template for p in self.participants),
             "template_labels": roles["atlas"],
             "propagate": segmented,
-            "fuse_train": roles["atlas"] if trained else 0,
+            "fuse_train": roles["atlas"] + unlabelled if trained else 0,
             "fuse": segmented,
             "fuse_quality": roles["atlas"] if config.fusion.quality and several else 0,
         }

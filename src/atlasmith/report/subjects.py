@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from atlasmith.core.ranks import choose_evenly
 from atlasmith.report.results import FOLDING, Results
 from atlasmith.report.review import FAILED, Finding
 from atlasmith.report.text import number_text
@@ -95,23 +94,10 @@ def choose_pages(results: Results, findings: Sequence[Finding]) -> list[str]:
     for role in ROLES:
         others = [n for n in shown if n not in chosen and results.by_id[n].role == role]
         ranked = sorted(others, key=lambda name: scores.get(name, 0.0))
-        chosen += spread(ranked, count - len(chosen))
+        chosen += choose_evenly(ranked, count - len(chosen))
     return [name for name in shown if name in chosen]
 
 
 def _channel(results: Results, subject: str) -> str | None:
     """The first channel that a subject has; None in a cohort of one channel."""
     return next(iter(results.by_id[subject].channels), None)
-
-
-def spread(ranked: Sequence[str], count: int) -> list[str]:
-    """Choose evenly by rank, both ends included.
-
-    Example:
-        >>> spread("abcde", 3), spread("ab", 5), spread("abc", 0)
-        (['a', 'c', 'e'], ['a', 'b'], [])
-    """
-    if count <= 0 or not ranked:
-        return []
-    places = np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int)
-    return [ranked[place] for place in dict.fromkeys(places.tolist())]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,19 +15,22 @@ from atlasmith.fusion.fuser import Predictor
 from atlasmith.fusion.probabilities import most_probable_labels
 from atlasmith.fusion.propagated import read_propagated
 from atlasmith.fusion.stage import SubjectFusion
-from atlasmith.fusion.student.settings import MOST_UNLABELLED
+from atlasmith.fusion.student.settings import SECTION, choose_unlabelled
 from atlasmith.io.tables import Subject, read_cohort
+from atlasmith.training.checkpoints import Checkpoint
 from atlasmith.training.device import cpu_if_memory_is_short, select_device
+
+STEPS = 255  # of a confidence from 0 to 1, as it is kept
 
 
 @dataclass(frozen=True, eq=False)
 class PseudoLabelled:
-    """A scan with pseudo-labels, on its fusion grid; on the CPU, since many are kept.
+    """A scan with pseudo-labels, on its fusion grid, on the CPU.
 
     Args:
         image: (C, *shape), half precision.
-        labels: (*shape), the most probable ones.
-        confidence: (*shape), their probabilities, half precision; 0 where the scan is excluded.
+        labels: (*shape), the most probable ones, int32.
+        confidence: (*shape) uint8, their probabilities times `STEPS`; 0 where the scan is excluded.
     """
 
     image: Tensor
@@ -34,26 +39,40 @@ class PseudoLabelled:
 
 
 class PseudoLabels:
-    """The unlabelled scans of a run, each labelled when it is first asked for.
+    """The unlabelled scans of a run, each labelled when it is first asked for, and kept on disk.
 
     Args:
         config: The run's config.
-        subjects: Those to which atlases were propagated.
+        subjects: Those to which atlases were propagated, see `read_unlabelled`.
+        digest: Identifies what the labels depend on; labels with another one are made anew.
     """
 
-    def __init__(self, config: Config, subjects: Sequence[Subject]) -> None:
-        self.config, self.subjects = config, list(subjects)
+    def __init__(self, config: Config, subjects: Sequence[Subject], digest: str) -> None:
+        self.config, self.subjects, self.digest = config, list(subjects), digest
         self._predictors: dict[tuple[str, str], Predictor] = {}
-        self._labelled: dict[int, PseudoLabelled] = {}
 
     def __len__(self) -> int:
         return len(self.subjects)
 
     def __getitem__(self, index: int) -> PseudoLabelled:
         """Return a scan with its pseudo-labels."""
-        if index not in self._labelled:
-            self._labelled[index] = _label(self.config, self.subjects[index], self._predictors)
-        return self._labelled[index]
+        subject = self.subjects[index]
+        kept = Checkpoint(self._folder / f"{subject.id}.safetensors", self.digest)
+        found = kept.load()
+        if found is not None:
+            return PseudoLabelled(**found[1])
+        labelled = _label(self.config, subject, self._predictors)
+        kept.save({}, vars(labelled))
+        return labelled
+
+    @property
+    def _folder(self) -> Path:
+        checkpoint = self.config.layout.fuser_checkpoint(SECTION)
+        return checkpoint.with_name(f"{SECTION}_unlabelled")
+
+    def remove(self) -> None:
+        """Delete all labels, once the network that learned from them is safe."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def read_unlabelled(config: Config) -> list[Subject]:
@@ -62,10 +81,11 @@ def read_unlabelled(config: Config) -> list[Subject]:
     Args:
         config: The run's config; without `fusion.train_subjects` there are none.
     """
-    if not config.fusion.train_subjects:
+    if not config.fusion.learns_from_unlabelled:
         return []
     cohort = read_cohort(config.layout.cohort, passed="propagate")
-    return [subject for subject in cohort if subject.role == "train"][:MOST_UNLABELLED]
+    subjects = {subject.id: subject for subject in cohort if subject.role == "train"}
+    return [subjects[name] for name in choose_unlabelled(subjects)]
 
 
 @cpu_if_memory_is_short
@@ -79,4 +99,5 @@ def _label(config: Config, subject: Subject, predictors: dict[tuple[str, str], P
     )
     if atlases.target_valid is not None:
         confidence = confidence * atlases.target_valid
-    return PseudoLabelled(atlases.target.half().cpu(), labels.cpu(), confidence.half().cpu())
+    steps = (STEPS * confidence.clamp(0, 1)).round().byte()
+    return PseudoLabelled(atlases.target.half().cpu(), labels.cpu(), steps.cpu())

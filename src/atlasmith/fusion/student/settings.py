@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import Field
 
 from atlasmith.config.section import Count, Positive, Section
+from atlasmith.core.ranks import choose_evenly
 
 SECTION = "student"
-MOST_UNLABELLED = 200  # scans from which the student learns, the first ones of the table
+MOST_UNLABELLED = 200  # scans from which the student learns
 
 
 class StudentSettings(Section):
@@ -30,10 +32,19 @@ class StudentSettings(Section):
     pseudo_labels: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.5,
         description="share of the training images that are scans without manual labels, with those that the "
-        "method before the student finds; with `fusion.train_subjects`",
+        "last of the methods `majority` to `autocontext` finds; with `fusion.train_subjects`",
     )
     without_votes: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.5, description="share of the training images of which the network doesn't get the votes"
     )
     learning_rate: Positive = Field(3e-3, description="learning rate of AdamW")
     checkpoint_every: Count = Field(100, description="steps between checkpoints of the training")
+
+
+def choose_unlabelled(scans: Iterable[str]) -> list[str]:
+    """Choose from which scans without manual labels the student learns: evenly by id, since ids follow sites.
+
+    Args:
+        scans: Ids, in any order.
+    """
+    return choose_evenly(sorted(scans), MOST_UNLABELLED)

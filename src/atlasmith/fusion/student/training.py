@@ -13,9 +13,9 @@ from atlasmith.core.sampling import warp
 from atlasmith.fusion.library import Library, draw_patch
 from atlasmith.fusion.propagated import read_atlases
 from atlasmith.fusion.student.model import Student
-from atlasmith.fusion.student.pseudo_labels import PseudoLabels, read_unlabelled
+from atlasmith.fusion.student.pseudo_labels import STEPS, PseudoLabels, read_unlabelled
 from atlasmith.fusion.student.settings import SECTION, StudentSettings
-from atlasmith.fusion.training import train_network
+from atlasmith.fusion.training import fuser_digest, train_network
 from atlasmith.io.tables import participant_of, read_label_values
 from atlasmith.io.weights import write_weights
 from atlasmith.networks import held_out_folds
@@ -35,12 +35,14 @@ class Sample:
         labels: (1, *shape), positions among all labels.
         weight: (1, *shape), 0 where nothing is learned.
         participants: Whose scans it is made of.
+        is_manual: Whether its labels are manual ones.
     """
 
     inputs: Tensor
     labels: Tensor
     weight: Tensor
     participants: frozenset[str]
+    is_manual: bool
 
 
 def train_student(config: Config) -> None:
@@ -48,8 +50,8 @@ def train_student(config: Config) -> None:
 
     An atlas as warped to another one is an image of a further anatomy, whose labels are those of the atlas,
     warped alike. Unlabelled scans have the labels that another method finds by the atlases. Each network is
-    trained on what is made of none of the atlases that it holds out, but for their votes, and validated on
-    the others. A killed run resumes from its checkpoint to the same weights.
+    trained on what is made of none of the atlases that it holds out, but for their votes on other scans, and
+    validated on these atlases. A killed run resumes from its checkpoint to the same weights.
 
     Args:
         config: The run's config; its `fusion.student` section decides.
@@ -58,7 +60,9 @@ def train_student(config: Config) -> None:
     settings: StudentSettings = config.fusion.section(SECTION)
     atlases = read_atlases(layout)
     library = Library(layout, atlases)
-    pseudo_labels = PseudoLabels(config, read_unlabelled(config))
+    unlabelled = read_unlabelled(config)
+    digest = fuser_digest(config, unlabelled)
+    pseudo_labels = PseudoLabels(config, unlabelled, digest)
     device = select_device(config.device)
     torch.manual_seed(config.seed)
     student = Student(
@@ -81,16 +85,17 @@ def train_student(config: Config) -> None:
                     with autocast(device, config.template.precision):
                         logits = network(sample.inputs)
                     losses["loss"].append(segmentation_loss(logits.float(), sample))
-                elif validate:
+                elif validate and sample.is_manual:
                     with torch.no_grad():
                         losses["validation"].append(segmentation_loss(network(sample.inputs), sample))
         if not losses["loss"]:  # all networks hold out what was drawn
             losses["loss"].append(0 * torch.stack([p.sum() for p in student.parameters()]).sum())
         return {name: torch.stack(found).mean() for name, found in losses.items() if found}
 
-    train_network(config, SECTION, SECTION, student, step, unlabelled=pseudo_labels.subjects)
+    train_network(config, SECTION, SECTION, student, step, digest=digest)
     write_weights(layout.fuser_weights(SECTION), student, student.settings)
     layout.fuser_checkpoint(SECTION).unlink()
+    pseudo_labels.remove()
 
 
 def draw_sample(
@@ -135,7 +140,8 @@ def draw_sample(
     weight = maps[:, -2] * (maps[:, -1] > 0.5)
     positions = student.positions(own)[None, None].float()
     moved_labels = warp(positions, moved, "nearest")[:, 0].long()
-    return Sample(torch.cat([image, maps[:, :-2]], dim=1), moved_labels, weight, drawn.participants)
+    inputs = torch.cat([image, maps[:, :-2]], dim=1)
+    return Sample(inputs, moved_labels, weight, drawn.participants, drawn.is_manual)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +159,7 @@ class _Drawn:
     weight: Tensor
     others: Tensor
     votes: Tensor | None = None
+    is_manual: bool = True
 
 
 def _draw_atlas(library: Library, settings: StudentSettings, random: torch.Generator) -> _Drawn:
@@ -185,11 +192,10 @@ def _draw_unlabelled(
     scan = pseudo_labels[index]
     shape = scan.labels.shape
     patch = draw_patch(shape, scan.labels.flatten().nonzero()[:, 0], settings.patch, random)
-    own, weight = scan.labels[patch], scan.confidence[patch]
+    own, weight = scan.labels[patch], scan.confidence[patch] / STEPS
     participants = frozenset([pseudo_labels.subjects[index].participant])
-    return _Drawn(
-        participants, scan.image[:, *patch].float(), own, torch.ones(own.shape), weight, own[None][:0]
-    )
+    image, known = scan.image[:, *patch].float(), torch.ones(own.shape)
+    return _Drawn(participants, image, own, known, weight, own[None][:0], is_manual=False)
 
 
 def segmentation_loss(logits: Tensor, sample: Sample) -> Tensor:

@@ -2,7 +2,7 @@ if FUSION_NETWORKS:
 
     rule fuse_train:
         input:
-            cohort=checked(LAYOUT.cohort, ATLAS_LIBRARY),
+            cohort=checked(LAYOUT.cohort, ATLAS_LIBRARY + (EVER_TRAIN if UNLABELLED else [])),
             preprocessed=preprocessed_of(LIBRARY + UNLABELLED),
             labels=[LAYOUT.propagated_labels(subject) for subject in LIBRARY + UNLABELLED],
             images=images_of(LAYOUT.propagated_images, LIBRARY + UNLABELLED)
@@ -17,11 +17,12 @@ if FUSION_NETWORKS:
             "../envs/atlasmith.yaml"
         threads: CONFIG.threads
         resources:
-            **needs("fuse_train", ATLASES),
+            **needs("fuse_train", ATLASES + UNLABELLED),
         params:
             version=VERSION,
             config=LAYOUT.config,
             settings=[CONFIG.fusion.section(name).model_dump_json() for name in FUSION_NETWORKS],
+            pseudo_labels=CONFIG.digest("fusion") if UNLABELLED else None,
             launch=lambda wildcards, output: launch(1),
             device=device("fuse_train"),
         shell:
