@@ -55,7 +55,7 @@ def test_local_means_are_those_of_the_part_within_the_image(shape: tuple[int, ..
 def test_a_label_whose_box_is_smaller_than_the_neighborhood(shape: tuple[int, ...]) -> None:
     """Its probability is known where no atlas differs from another."""
     labels, residuals = torch.ones(6, *shape), 0.01 * torch.randn(6, *shape)
-    level, slopes = fit_label(labels, torch.linspace(-1, 1, 6)[:, None], residuals)
+    level, slopes = fit_label(labels, residuals, torch.linspace(-1, 1, 6)[:, None])
     torch.testing.assert_close(level, torch.ones(shape))
     torch.testing.assert_close(slopes, torch.zeros(1, *shape), atol=1e-5, rtol=0)
 

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from atlasmith.config import Config
-from atlasmith.core.boxes import bounding_boxes
 from atlasmith.core.sampling import local_mean
+from atlasmith.core.world import CPU, resample_labels
 from atlasmith.inference.conditional_labels import (
     NOISE,
     RADIUS,
+    UNKNOWN,
     ConditionalLabels,
-    _label_positions,
-    _regressed,
     fit_label,
+    regress_label,
     segmentations_of,
 )
 from atlasmith.io.files import write_json
+from atlasmith.io.images import read_labels
 from atlasmith.io.tables import read_cohort, read_label_values
+from atlasmith.io.transforms import read_composite
 from atlasmith.networks import Groupwise
 from atlasmith.training.regression import regression
 
@@ -49,7 +51,7 @@ def test_intensities_of_all_subjects_reduce_the_variance_of_few_atlases() -> Non
     errors = []
     for seed in range(40):
         labels, residuals, codes = simulate(seed)
-        level, slopes = fit_label(labels, codes, residuals)
+        level, slopes = fit_label(labels, residuals, codes)
         assert level.shape == (14, 14) and slopes.shape == (1, 14, 14)
         _, plain = regression(((one[None, None], torch.ones(1, 1, 14, 14)) for one in labels), codes)
         errors.append([float(slopes.mean()) - SLOPE, float(plain.mean()) - SLOPE])
@@ -60,64 +62,83 @@ def test_intensities_of_all_subjects_reduce_the_variance_of_few_atlases() -> Non
 
 def test_uninformative_intensities_leave_the_regression_of_labels() -> None:
     labels, residuals, codes = simulate(0)
-    alone = fit_label(labels, codes, torch.zeros_like(residuals))
+    alone = fit_label(labels, torch.zeros_like(residuals), codes)
     level, slopes = regression(((one[None, None], torch.ones(1, 1, 14, 14)) for one in labels), codes)
     torch.testing.assert_close(alone[0], level[0, 0])
     assert float(alone[1].mean()) == pytest.approx(float(slopes.mean()), abs=0.003)
     assert alone[1].std() < 0.5 * slopes.std()  # smooth
 
 
-@pytest.mark.parametrize("share", [1.0, 0.6])
-def test_segmentations_of_all_subjects_tell_the_slope_whatever_their_bias(share: float) -> None:
-    """Segmentations that show a share of how subjects differ, as those by a majority vote."""
-    random, errors = np.random.default_rng(0), []
-    for _ in range(40):
-        codes = torch.from_numpy(random.normal(size=(100, 1))).float()
-        different = torch.from_numpy(0.15 * random.normal(size=(100, 1))) + SLOPE * codes
-        threshold = torch.from_numpy(random.random((100, 14, 14)))
-        labels, segmented = ((threshold < LEVEL + x * different[:, :, None]).float() for x in (1.0, share))
-        level, slopes = _regressed(segmented, codes)
-        atlases = slice(0, 12)
-        residuals = segmented[atlases] - level - torch.einsum("nk,k...->n...", codes[atlases], slopes)
-        _, ours = fit_label(labels[atlases], codes[atlases], residuals, level, slopes)
-        estimates = ours, slopes, _regressed(labels[atlases], codes[atlases])[1]
-        errors.append([float(estimate.mean()) - SLOPE for estimate in estimates])
-    ours_, segmentations, alone = np.array(errors).T
-    assert ours_.std() < (0.4 if share == 1 else 0.7) * alone.std()
-    assert abs(ours_.mean()) < 0.1 * SLOPE
-    assert (segmentations.mean() < -0.3 * SLOPE) == (share < 1)
-
-
-def test_segmentations_like_the_manual_labels_count_as_these(toy_registered: Config, tmp_path: Path) -> None:
+@pytest.fixture
+def segmented(toy_registered: Config, tmp_path: Path) -> Config:
+    """The toy run with manual labels in the place of all segmentations by an ensemble."""
     shutil.copytree(toy_registered.output, tmp_path / "run")
-    layout = toy_registered.model_copy(update={"output": tmp_path / "run"}).layout
-    cohort, model = read_cohort(layout.cohort), Groupwise.load(layout.template_weights)
-    values = np.array(read_label_values(layout.labels))
-
-    @torch.inference_mode()
-    def slopes(method: str) -> dict[int, Tensor]:
-        fusion = toy_registered.fusion.model_copy(update={"methods": [method], "train_subjects": True})
-        config = toy_registered.model_copy(update={"output": tmp_path / "run", "fusion": fusion})
-        segmentations = segmentations_of(config, cohort)
-        assert len(segmentations) == (14 if method == "staple" else 0)
-        models = ConditionalLabels(layout, model, cohort, values, segmentations).models
-        return {position: found for position, _, _, found in models}
-
-    before = slopes("majority")
-    for subject in cohort:
+    fusion = toy_registered.fusion.model_copy(
+        update={"methods": ["majority", "ensemble"], "train_subjects": True}
+    )
+    config = toy_registered.model_copy(update={"output": tmp_path / "run", "fusion": fusion})
+    for subject in read_cohort(config.layout.cohort):
         assert subject.labels is not None
-        for method in ("staple", "jlf") if subject.role == "atlas" else ("staple",):
-            shutil.copy(subject.labels, layout.segmentation(subject.id, method))
-            write_json(layout.segmentation_sidecar(subject.id, method), {})
-    assert all(map(torch.equal, slopes("jlf").values(), before.values()))  # the atlases' own say nothing
-    codes = torch.stack([model.code.encode(subject.covariates) for subject in cohort])
+        for method in fusion.methods:
+            shutil.copy(subject.labels, config.layout.segmentation(subject.id, method))
+            write_json(config.layout.segmentation_sidecar(subject.id, method), {})
+    return config
+
+
+def with_methods(config: Config, methods: list[str], train_subjects: bool = True) -> Config:
+    changed = {"methods": methods, "train_subjects": train_subjects}
+    return config.model_copy(update={"fusion": config.fusion.model_copy(update=changed)})
+
+
+def test_segmentations_are_used_where_they_are_unbiased_and_of_most_subjects(segmented: Config) -> None:
+    cohort = read_cohort(segmented.layout.cohort)  # 8 atlases, 3 targets, 3 for training
+    assert list(segmentations_of(segmented, cohort)) == [s.id for s in cohort if s.role != "atlas"]
+    assert not segmentations_of(with_methods(segmented, ["ensemble", "majority"]), cohort)
+    targets = segmentations_of(with_methods(segmented, ["ensemble"], train_subjects=False), cohort)
+    assert list(targets) == [s.id for s in cohort if s.role == "target"]
+    write_json(segmented.layout.segmentation_sidecar("09", "ensemble"), {"NeedsReview": True})
+    assert "09" not in segmentations_of(segmented, cohort)
+    few = [s for s in cohort if s.role != "atlas"] + [replace(cohort[-1], role="atlas")]
+    assert not segmentations_of(with_methods(segmented, ["ensemble"], train_subjects=False), few)
+
+
+def test_segmentations_count_as_labels(segmented: Config) -> None:
+    layout, cohort = segmented.layout, read_cohort(segmented.layout.cohort)
+    model, values = Groupwise.load(layout.template_weights), np.array(read_label_values(layout.labels))
     with torch.inference_mode():
-        paths = {s.id: s.labels for s in cohort if s.labels is not None}
-        everyone = _label_positions(layout, model, cohort, values, paths)
-        for (position, found), atlases in zip(slopes("staple").items(), before.values(), strict=True):
-            box = dict(bounding_boxes(everyone[[s.role == "atlas" for s in cohort]]))[position + 1]
-            expected = local_mean(_regressed((everyone[:, *box] == position + 1).float(), codes)[1], RADIUS)
-            assert (found - expected).norm() < 0.1 * expected.norm() < 0.5 * (atlases - expected).norm()
+        found = ConditionalLabels(layout, model, cohort, values, segmentations_of(segmented, cohort)).models
+        maps = []
+        for subject in cohort:
+            assert subject.labels is not None
+            own, steps = read_labels(subject.labels), read_composite(layout.forward(subject.id))
+            maps.append(resample_labels(own.data, own.grid, steps, model.grid, CPU))
+    ages = torch.stack([model.code.encode(subject.covariates) for subject in cohort]).double().numpy()
+    design = np.column_stack([np.ones(len(ages)), ages])
+    penalty = np.diag([0.0, 1.0])  # the slopes' alone, about the mean age
+    penalty[0, :] = penalty[:, 0] = 0
+    centered = design - [0, ages.mean()]
+    for position, box, level, slopes in found:
+        truth = np.stack([(one[box] == values[position]).double().numpy().ravel() for one in maps])
+        fitted = np.linalg.solve(centered.T @ centered + penalty, centered.T @ truth)
+        expected = torch.from_numpy(fitted[1].reshape(1, *level.shape)).float()
+        torch.testing.assert_close(slopes, local_mean(expected, RADIUS), atol=1e-4, rtol=0)
+        at_zero = (fitted[0] - ages.mean() * fitted[1]).reshape(level.shape)
+        np.testing.assert_allclose(level, at_zero, atol=1e-4)
+
+
+def test_what_is_out_of_view_is_no_background() -> None:
+    random = np.random.default_rng(0)
+    codes = torch.from_numpy(random.normal(size=(40, 1))).float()
+    labels = torch.from_numpy(random.random((40, 9, 9)) < 0.5 + 0.1 * codes.numpy()[:, :, None]).short()
+    unseen = labels.clone()
+    unseen[codes[:, 0] > 0.5, :4] = UNKNOWN
+    level, slopes = regress_label(labels, 1, codes)
+    some = regress_label(unseen, 1, codes)
+    alone = regress_label(labels[codes[:, 0] <= 0.5], 1, codes[codes[:, 0] <= 0.5])
+    torch.testing.assert_close(some[0][4:], level[4:])
+    torch.testing.assert_close(some[0][:4], alone[0][:4])
+    torch.testing.assert_close(some[1][:, :2], alone[1][:, :2])
+    assert float(slopes.mean()) == pytest.approx(SLOPE, abs=0.03)
 
 
 @pytest.mark.parametrize("box", [(1, 1), (1, 4), (1, 1, 1), (2, 1, 7)], ids=str)
@@ -140,6 +161,6 @@ def test_a_label_in_a_box_of_few_voxels(box: tuple[int, ...]) -> None:
     adjusted = (labels - coefficient * residuals).reshape(9, -1)
     centered = codes - codes.mean(0)
     fitted = np.linalg.solve(centered.T @ centered + np.eye(2), centered.T @ adjusted)
-    level, slopes = fit_label(*(torch.from_numpy(x) for x in (labels, codes, residuals)))
+    level, slopes = fit_label(*(torch.from_numpy(x) for x in (labels, residuals, codes)))
     np.testing.assert_allclose(level.reshape(-1), adjusted.mean(0) - codes.mean(0) @ fitted, atol=1e-9)
     np.testing.assert_allclose(slopes.flatten(1), local_mean(fitted.reshape(2, *box)), atol=1e-9)
