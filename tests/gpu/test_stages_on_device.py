@@ -68,6 +68,8 @@ FUSION = {
     "atlas_selection": 3,
     "votenet": {"channels": [4, 8], "steps": 3, "patch": 16},
     "autocontext": {"steps": 5, "voxels": 1000, "width": 8},
+    "student": {"channels": [4, 8], "steps": 5},
+    "train_subjects": True,
 }
 
 
@@ -110,7 +112,7 @@ def run(toy: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
     atlases, (target,) = (subjects_of(config, role) for role in ("atlas", "target"))
     register_subjects(config, [subject.id for subject in read_cohort(config.layout.cohort)])
     label_template(config)
-    for subject in (*atlases, target):
+    for subject in (*atlases, target, *subjects_of(config, "train")):
         propagate_subject(config, subject)
     propagate_from_template(config, target)
     train_fusers(config)
@@ -217,7 +219,7 @@ INNER: dict[str, tuple[Any, str]] = {
     "template-labels": (template_labels, "resample_labels"),
     "propagate": (propagation_stage, "sample_atlas"),
     "fuse": (fusion_stage, "native_labels"),
-    "query": (conditional_labels, "fit_label"),
+    "query": (conditional_labels, "resample_labels"),
 }
 SHORT = "CUDA out of memory. GPU 0 has 80.00 GiB"
 

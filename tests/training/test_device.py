@@ -47,6 +47,27 @@ def test_precision_by_device(device: str, precision: str, half: bool) -> None:
         assert layer(torch.ones(1, 2, device=device)).dtype == (torch.bfloat16 if half else torch.float32)
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_segmentation_uses_half_precision_where_the_cpu_has_it(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "_cpu_has_bfloat16", lambda: native)
+    for precision, half in (("auto", native), ("float32", False), ("bfloat16", True)):
+        with autocast(torch.device("cpu"), precision, segments=True):
+            assert torch.is_autocast_enabled("cpu") == half
+
+
+def test_what_the_cpu_tells_about_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found, half in (({"avx2": True}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": False}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", found.copy, raising=False)
+        device._cpu_has_bfloat16.cache_clear()
+        assert device._cpu_has_bfloat16() == half
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    device._cpu_has_bfloat16.cache_clear()
+    assert not device._cpu_has_bfloat16()
+    device._cpu_has_bfloat16.cache_clear()
+
+
 def pretend_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> list[torch.device]:
     """Let torch see GPUs; return the list of those that become the current one."""
     chosen: list[torch.device] = []

@@ -148,7 +148,7 @@ class TemplateSection(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="floating-point type of the networks' layers, not of template, velocities and losses; "
-        "`auto`: bfloat16 on GPUs alone",
+        "`auto`: bfloat16 on GPUs, and of the student on CPUs that compute in it",
     )
     channels_last: bool = Field(
         False, description="keep the registration network's channels last in memory during training"

@@ -97,15 +97,24 @@ def cpu_if_memory_is_short(
     return repeated
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
+def autocast(device: torch.device, precision: str, segments: bool = False) -> torch.autocast:
     """Give the context in which networks run.
 
     Args:
         device: Where they run.
         precision: `float32`, `bfloat16`, or `auto`: bfloat16 on CUDA, float32 on the CPU.
+        segments: Whether the network segments, for which `auto` is bfloat16 on a CPU that has it, too.
     """
-    half = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    native = device.type == "cuda" or (segments and device.type == "cpu" and _cpu_has_bfloat16())
+    half = precision == "bfloat16" or (precision == "auto" and native)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=half)
+
+
+@cache
+def _cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies in bfloat16; unknown, and so no, before PyTorch 2.13."""
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def seeded_generator(seed: int, *stream: int) -> torch.Generator:

@@ -15,7 +15,7 @@ from atlasmith.fusion.probabilities import weighted_probabilities
 from atlasmith.fusion.propagated import PropagatedAtlases
 from atlasmith.io.weights import read_network
 from atlasmith.networks import CrossFitted, SubpixelUNet, label_channels, label_codes
-from atlasmith.training.device import select_device
+from atlasmith.training.device import autocast, select_device
 
 MOST_PROBABLE = 6  # labels of a voxel whose probabilities are kept
 LEAST = 0.01  # smaller probabilities are set to 0
@@ -31,6 +31,7 @@ class Student(nn.Module):
         ndim: 2 or 3.
         inputs: Channels of an image.
         patch: Side of a training patch, voxels, on which targets are segmented, too.
+        precision: See `atlasmith.training.device.autocast`.
     """
 
     values: Tensor
@@ -44,11 +45,12 @@ class Student(nn.Module):
         ndim: int,
         inputs: int,
         patch: int,
+        precision: str = "auto",
     ) -> None:
         super().__init__()
         self.register_buffer("values", torch.tensor(values, dtype=torch.int32), persistent=False)
         self.register_buffer("codes", label_codes(len(values) - 1), persistent=False)
-        self.patch = patch
+        self.patch, self.precision = patch, precision
         self.settings = {
             "values": list(values),
             "channels": list(channels),
@@ -56,6 +58,7 @@ class Student(nn.Module):
             "ndim": ndim,
             "inputs": inputs,
             "patch": patch,
+            "precision": precision,
         }
         sizes = ndim, inputs + len(self.codes), len(values), channels
         self.networks: CrossFitted[SubpixelUNet] = CrossFitted(
@@ -103,7 +106,9 @@ class Student(nn.Module):
             voting = None if atlases.votes is None else atlases.votes[:, *around]
             parts = [target[:, *around], self.votes(atlases.labels[:, *around], voting)]
             inputs = torch.cat(parts)[None]
-            mean = torch.stack([net(inputs).float().softmax(dim=1) for net in networks]).mean(dim=0)
+            with autocast(target.device, self.precision, segments=True):
+                logits = [net(inputs) for net in networks]
+            mean = torch.stack(logits).float().softmax(dim=2).mean(dim=0)
             found, order = mean[0][:, *inner].topk(count, dim=0)
             values = self.values[order]
             small = found < LEAST

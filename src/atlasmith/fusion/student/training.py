@@ -72,6 +72,7 @@ def train_student(config: Config) -> None:
         library[0][0].grid.ndim,
         len(layout.channels),
         settings.patch,
+        config.template.precision,
     ).to(device)
 
     def step(index: int) -> dict[str, Tensor]:
@@ -82,12 +83,13 @@ def train_student(config: Config) -> None:
             sample = draw_sample(library, pseudo_labels, student, settings, random)
             for network, without in zip(student.networks.each, student.networks.without, strict=True):
                 if not sample.participants & without:
-                    with autocast(device, config.template.precision):
+                    with autocast(device, student.precision, segments=True):
                         logits = network(sample.inputs)
                     losses["loss"].append(segmentation_loss(logits.float(), sample))
                 elif validate and sample.is_manual:
-                    with torch.no_grad():
-                        losses["validation"].append(segmentation_loss(network(sample.inputs), sample))
+                    with torch.no_grad(), autocast(device, student.precision, segments=True):
+                        logits = network(sample.inputs)
+                    losses["validation"].append(segmentation_loss(logits.float(), sample))
         if not losses["loss"]:  # all networks hold out what was drawn
             losses["loss"].append(0 * torch.stack([p.sum() for p in student.parameters()]).sum())
         return {name: torch.stack(found).mean() for name, found in losses.items() if found}
@@ -177,10 +179,10 @@ def _draw_atlas(library: Library, settings: StudentSettings, random: torch.Gener
     patch = draw_patch(labels.shape, labels.flatten().nonzero()[:, 0], settings.patch, random)
     if float(torch.rand((), generator=random)) < settings.without_votes:
         members = []
-    own = labels[patch]
+    own, kept = labels[patch], torch.tensor(members, dtype=torch.long)
     known = torch.ones(own.shape) if valid is None else valid[patch]
-    votes = None if atlases.votes is None else atlases.votes[:, *patch][members]
-    others = atlases.labels[:, *patch][members]
+    votes = None if atlases.votes is None else atlases.votes[:, *patch][kept]
+    others = atlases.labels[:, *patch][kept]
     return _Drawn(frozenset(participants), image[:, *patch], own, known, torch.ones(own.shape), others, votes)
 
 
