@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -122,7 +123,7 @@ def predict_scan(
     for covariate in run.config.template.condition_on:
         warn_extrapolation(f"sub-{scan.id}", covariate, values.get(covariate), run.cohort)
     with TemporaryDirectory() as folder:
-        config, subject = _work_folder(run, scan, values, Path(folder))
+        config, subject = _work_folder(run, scan, values, Path(folder), [] if fast else run.atlases)
         layout = config.layout
         preprocess_subject(config, subject.id)
         if fast:
@@ -166,13 +167,15 @@ def read_prediction(run: FinishedRun, scan: NewScan, out: Path, fast: bool = Fal
     return Prediction(scan.id, files, quality.get("PredictedDice"), quality.get("ReviewReasons", []))
 
 
-def _work_folder(run: FinishedRun, scan: NewScan, values: Values, folder: Path) -> tuple[Config, Subject]:
-    """Link what the stages read of a run into a folder, with a cohort of the atlases and the scan."""
+def _work_folder(
+    run: FinishedRun, scan: NewScan, values: Values, folder: Path, atlases: Sequence[Subject]
+) -> tuple[Config, Subject]:
+    """Link what the stages read of a run into a folder, with a cohort of some atlases and the scan."""
     source = run.config.layout
     target = replace(source, output=folder)
     for path in (source.grid, source.labels, source.template_weights.parent, source.template_image.parent):
         (folder / path.relative_to(source.output)).symlink_to(path.absolute())
-    for atlas in run.atlases:
+    for atlas in atlases:
         link = target.subject_folder(atlas.id)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(source.subject_folder(atlas.id).absolute())
@@ -189,7 +192,7 @@ def _work_folder(run: FinishedRun, scan: NewScan, values: Values, folder: Path) 
         in_template=False,
         channels=scan.images if several else {},
     )
-    write_cohort(target.cohort, [*run.atlases, subject], run.covariates)
+    write_cohort(target.cohort, [*atlases, subject], run.covariates)
     return run.config.model_copy(update={"output": folder}), subject
 
 
