@@ -16,7 +16,7 @@ from atlasmith.fusion import fuse_subject, train_fusers
 from atlasmith.fusion.ensemble import ENSEMBLE, LEAST, WEIGHTS
 from atlasmith.fusion.fuser import FusionInputs
 from atlasmith.fusion.library import Library
-from atlasmith.fusion.propagated import read_atlases
+from atlasmith.fusion.propagated import read_atlases, read_propagated
 from atlasmith.fusion.student.model import Student, tiles
 from atlasmith.fusion.student.pseudo_labels import STEPS, PseudoLabels, read_unlabelled
 from atlasmith.fusion.student.settings import StudentSettings, choose_unlabelled
@@ -131,12 +131,17 @@ def test_unlabelled_scans_have_the_labels_of_the_method_before_the_student(tmp_p
     fuse_subject(with_fusion(config, methods=["majority"]), "10")
     labels = read_labels(config.layout.segmentation("10", "majority")).data[..., 0]
     confidence = read_image(config.layout.confidence("10", "majority")).data[..., 0]
-    unlabelled = PseudoLabels(config, read_unlabelled(config), "digest")
+    unlabelled = PseudoLabels(config, read_unlabelled(config), [(), ("00", "03")], "digest")
     assert [subject.id for subject in unlabelled.subjects] == ["10", "11"]
     scan = unlabelled[0]
-    np.testing.assert_array_equal(scan.labels, labels)
-    np.testing.assert_allclose(scan.confidence / STEPS, confidence, atol=0.002)
-    again = vars(PseudoLabels(config, unlabelled.subjects, "digest")[0])
+    np.testing.assert_array_equal(scan.labels[0], labels)
+    np.testing.assert_allclose(scan.confidence[0] / STEPS, confidence, atol=0.002)
+    atlases = read_propagated(config.layout, unlabelled.subjects[0])
+    kept = [position for position, name in enumerate(atlases.ids) if name not in ("00", "03")]
+    shares = torch.stack([(atlases.labels[kept] == value).float().mean(dim=0) for value in (0, 1, 2)])
+    np.testing.assert_array_equal(scan.labels[1], shares.argmax(dim=0))
+    np.testing.assert_allclose(scan.confidence[1] / STEPS, shares.amax(dim=0), atol=0.002)
+    again = vars(PseudoLabels(config, unlabelled.subjects, unlabelled.folds, "digest")[0])
     assert all(torch.equal(again[name], kept) for name, kept in vars(scan).items())
     unlabelled.remove()
     assert not list(config.layout.fuser_checkpoint("student").parent.iterdir())
@@ -147,13 +152,17 @@ def test_unlabelled_scans_have_the_labels_of_the_method_before_the_student(tmp_p
         random = torch.Generator().manual_seed(seed)
         sample = draw_sample(library, unlabelled, student, settings, random)
         drawn.add(sample.participants)
-        if sample.participants <= {"10", "11"}:
+        for own, weight in map(sample.version, (0, 1)):
+            assert own.shape == weight.shape == (1, 48, 48)
+        versions = torch.equal(sample.version(0)[0], sample.version(1)[0])
+        assert versions == sample.is_manual == (not sample.participants <= {"10", "11"})
+        if not sample.is_manual:
             assert not sample.inputs[:, 1:].any()
             between = (sample.weight > 0.3) & (sample.weight < 0.99)
             assert float(between.float().mean()) > 0.05 and float(sample.weight.max()) < 1.001
     assert {frozenset(["10"]), frozenset(["11"])} < drawn
     nothing = with_fusion(config, train_subjects=False)
-    assert not PseudoLabels(nothing, read_unlabelled(nothing), "digest")
+    assert not PseudoLabels(nothing, read_unlabelled(nothing), [()], "digest")
 
 
 def test_many_unlabelled_scans_are_chosen_evenly_whatever_the_order_of_the_table(
@@ -175,8 +184,8 @@ def test_what_is_excluded_of_an_unlabelled_scan_weighs_nothing(tmp_path: Path) -
     write_image(tmp_path / "lesion.nii.gz", 1 - valid, Grid(valid.shape, np.eye(4)))
     write_image(config.layout.valid_mask("10"), valid, Grid(valid.shape, np.eye(4)))
     cohort[10] = replace(cohort[10], exclude=tmp_path / "lesion.nii.gz")
-    scan = PseudoLabels(config, cohort[10:], "digest")[0]
-    assert not scan.confidence[:10].any() and bool((scan.confidence[10:] > 0).all())
+    scan = PseudoLabels(config, cohort[10:], [()], "digest")[0]
+    assert not scan.confidence[:, :10].any() and bool((scan.confidence[:, 10:] > 0).all())
 
 
 @pytest.mark.parametrize(

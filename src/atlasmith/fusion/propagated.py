@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from atlasmith.io.exclusion import valid_voxels
 from atlasmith.io.files import read_json
 from atlasmith.io.images import Image, read_grid, read_image, read_labels, read_mask
 from atlasmith.io.layout import Layout
-from atlasmith.io.tables import Subject, read_cohort
+from atlasmith.io.tables import Subject, participant_of, read_cohort
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +33,13 @@ class PropagatedAtlases(AlignedAtlases):
 
     grid: Grid
     ids: Sequence[str] = ()
+
+    def without(self, participants: Container[str]) -> PropagatedAtlases:
+        """Leave out the atlases of some participants."""
+        kept = [index for index, name in enumerate(self.ids) if participant_of(name) not in participants]
+        part = self.part((slice(None),) * self.grid.ndim, torch.tensor(kept, dtype=torch.long))
+        own = {one.name: getattr(part, one.name) for one in fields(part)}
+        return PropagatedAtlases(**own, grid=self.grid, ids=[self.ids[index] for index in kept])
 
 
 def read_propagated(

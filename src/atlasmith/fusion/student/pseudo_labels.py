@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +29,8 @@ class PseudoLabelled:
 
     Args:
         image: (C, *shape), half precision.
-        labels: (*shape), the most probable ones, int32.
-        confidence: (*shape) uint8, their probabilities times `STEPS`; 0 where the scan is excluded.
+        labels: (F, *shape), the most probable ones, int32, without each fold of the atlases.
+        confidence: (F, *shape) uint8, their probabilities times `STEPS`; 0 where the scan is excluded.
     """
 
     image: Tensor
@@ -44,11 +44,15 @@ class PseudoLabels:
     Args:
         config: The run's config.
         subjects: Those to which atlases were propagated, see `read_unlabelled`.
+        folds: F sets of participants. A network that learned from labels by all atlases, and knows the images
+            that an atlas resembles most, would have seen that atlas's labels.
         digest: Identifies what the labels depend on; labels with another one are made anew.
     """
 
-    def __init__(self, config: Config, subjects: Sequence[Subject], digest: str) -> None:
-        self.config, self.subjects, self.digest = config, list(subjects), digest
+    def __init__(
+        self, config: Config, subjects: Sequence[Subject], folds: Sequence[Container[str]], digest: str
+    ) -> None:
+        self.config, self.subjects, self.folds, self.digest = config, list(subjects), folds, digest
         self._predictors: dict[tuple[str, str], Predictor] = {}
 
     def __len__(self) -> int:
@@ -61,7 +65,7 @@ class PseudoLabels:
         found = kept.load()
         if found is not None:
             return PseudoLabelled(**found[1])
-        labelled = _label(self.config, subject, self._predictors)
+        labelled = _label(self.config, subject, self.folds, self._predictors)
         kept.save({}, vars(labelled))
         return labelled
 
@@ -90,14 +94,20 @@ def read_unlabelled(config: Config) -> list[Subject]:
 
 @cpu_if_memory_is_short
 @torch.no_grad()
-def _label(config: Config, subject: Subject, predictors: dict[tuple[str, str], Predictor]) -> PseudoLabelled:
+def _label(
+    config: Config,
+    subject: Subject,
+    folds: Sequence[Container[str]],
+    predictors: dict[tuple[str, str], Predictor],
+) -> PseudoLabelled:
     atlases = read_propagated(config.layout, subject, select_device(config.device))
-    fusion = SubjectFusion(config, atlases, subject.id, predictors)
-    shape, device = atlases.labels.shape[1:], atlases.labels.device
-    labels, confidence = most_probable_labels(
-        fusion.probabilities(config.fusion.pseudo_label_method), shape, device
-    )
-    if atlases.target_valid is not None:
-        confidence = confidence * atlases.target_valid
-    steps = (STEPS * confidence.clamp(0, 1)).round().byte()
-    return PseudoLabelled(atlases.target.half().cpu(), labels.cpu(), steps.cpu())
+    method, shape, device = config.fusion.pseudo_label_method, atlases.labels.shape[1:], atlases.labels.device
+    labels, confidences = [], []
+    for fold in folds:
+        fusion = SubjectFusion(config, atlases.without(fold), subject.id, predictors)
+        found, confidence = most_probable_labels(fusion.probabilities(method), shape, device)
+        if atlases.target_valid is not None:
+            confidence = confidence * atlases.target_valid
+        labels.append(found.cpu())
+        confidences.append((STEPS * confidence.clamp(0, 1)).round().byte().cpu())
+    return PseudoLabelled(atlases.target.half().cpu(), torch.stack(labels), torch.stack(confidences))

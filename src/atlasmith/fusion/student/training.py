@@ -32,8 +32,8 @@ class Sample:
 
     Args:
         inputs: (1, C + K, *shape): image and votes, which are 0 where the network is to do without.
-        labels: (1, *shape), positions among all labels.
-        weight: (1, *shape), 0 where nothing is learned.
+        labels: (V, *shape), positions among all labels: V is 1, or each network has its own.
+        weight: (V, *shape), 0 where nothing is learned.
         participants: Whose scans it is made of.
         is_manual: Whether its labels are manual ones.
     """
@@ -44,14 +44,19 @@ class Sample:
     participants: frozenset[str]
     is_manual: bool
 
+    def version(self, network: int) -> tuple[Tensor, Tensor]:
+        """Return labels and weights (1, *shape) for a network, by its position."""
+        index = min(network, len(self.labels) - 1)
+        return self.labels[index : index + 1], self.weight[index : index + 1]
+
 
 def train_student(config: Config) -> None:
     """Train on the atlases and on their warped images; write weights and training table.
 
     An atlas as warped to another one is an image of a further anatomy, whose labels are those of the atlas,
     warped alike. Unlabelled scans have the labels that another method finds by the atlases. Each network is
-    trained on what is made of none of the atlases that it holds out, but for their votes on other scans, and
-    validated on these atlases. A killed run resumes from its checkpoint to the same weights.
+    trained on what is made of none of the atlases that it holds out, but for their votes on other atlases,
+    and validated on these. A killed run resumes from its checkpoint to the same weights.
 
     Args:
         config: The run's config; its `fusion.student` section decides.
@@ -62,7 +67,6 @@ def train_student(config: Config) -> None:
     library = Library(layout, atlases)
     unlabelled = read_unlabelled(config)
     digest = fuser_digest(config, unlabelled)
-    pseudo_labels = PseudoLabels(config, unlabelled, digest)
     device = select_device(config.device)
     torch.manual_seed(config.seed)
     student = Student(
@@ -74,6 +78,8 @@ def train_student(config: Config) -> None:
         settings.patch,
         config.template.precision,
     ).to(device)
+    pseudo_labels = PseudoLabels(config, unlabelled, student.networks.without, digest)
+    folds = list(zip(student.networks.each, student.networks.without, strict=True))
 
     def step(index: int) -> dict[str, Tensor]:
         random = seeded_generator(config.seed, STREAM, index)
@@ -81,15 +87,13 @@ def train_student(config: Config) -> None:
         losses: dict[str, list[Tensor]] = {"loss": [], "validation": []}
         for _ in range(settings.batch_size):
             sample = draw_sample(library, pseudo_labels, student, settings, random)
-            for network, without in zip(student.networks.each, student.networks.without, strict=True):
-                if not sample.participants & without:
-                    with autocast(device, student.precision, segments=True):
+            for position, (network, without) in enumerate(folds):
+                learns = not sample.participants & without
+                if learns or (validate and sample.is_manual):
+                    with torch.set_grad_enabled(learns), autocast(device, student.precision, segments=True):
                         logits = network(sample.inputs)
-                    losses["loss"].append(segmentation_loss(logits.float(), sample))
-                elif validate and sample.is_manual:
-                    with torch.no_grad(), autocast(device, student.precision, segments=True):
-                        logits = network(sample.inputs)
-                    losses["validation"].append(segmentation_loss(logits.float(), sample))
+                    loss = segmentation_loss(logits.float(), *sample.version(position))
+                    losses["loss" if learns else "validation"].append(loss)
         if not losses["loss"]:  # all networks hold out what was drawn
             losses["loss"].append(0 * torch.stack([p.sum() for p in student.parameters()]).sum())
         return {name: torch.stack(found).mean() for name, found in losses.items() if found}
@@ -129,7 +133,7 @@ def draw_sample(
         for x in (
             drawn.image[None],
             drawn.known[None, None].float(),
-            drawn.weight[None, None].float(),
+            drawn.weight[None].float(),
             drawn.labels,
             drawn.others,
         )
@@ -139,19 +143,18 @@ def draw_sample(
     image, _, moved = augment(image, torch.ones_like(image), random)
     maps = warp(torch.cat([votes[None], weight, known], dim=1), moved)
     # Outside the patch nothing is known: a displacement that leads there weighs nothing.
-    weight = maps[:, -2] * (maps[:, -1] > 0.5)
-    positions = student.positions(own)[None, None].float()
-    moved_labels = warp(positions, moved, "nearest")[:, 0].long()
-    inputs = torch.cat([image, maps[:, :-2]], dim=1)
-    return Sample(inputs, moved_labels, weight, drawn.participants, drawn.is_manual)
+    votes, weight, known = maps.split([len(votes), len(own), 1], dim=1)
+    labels = warp(student.positions(own)[None].float(), moved, "nearest")[0].long()
+    inputs = torch.cat([image, votes], dim=1)
+    return Sample(inputs, labels, (weight * (known > 0.5))[0], drawn.participants, drawn.is_manual)
 
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
     """A patch as it was drawn, on the CPU.
 
-    image: (C, *shape). labels: (*shape). known: (*shape), where labels are. weight: (*shape), of what is
-    known. others: Labels of the atlases that vote, (N, *shape). votes: Which of them do where; None: all.
+    image: (C, *shape). labels: (V, *shape), see `Sample`. known: (*shape), where labels are. weight:
+    (V, *shape), of what is known. others: Labels of the atlases that vote, (N, *shape). votes: Which of them do where; None: all.
     """
 
     participants: frozenset[str]
@@ -183,7 +186,8 @@ def _draw_atlas(library: Library, settings: StudentSettings, random: torch.Gener
     known = torch.ones(own.shape) if valid is None else valid[patch]
     votes = None if atlases.votes is None else atlases.votes[:, *patch][kept]
     others = atlases.labels[:, *patch][kept]
-    return _Drawn(frozenset(participants), image[:, *patch], own, known, torch.ones(own.shape), others, votes)
+    weight = torch.ones(1, *own.shape)
+    return _Drawn(frozenset(participants), image[:, *patch], own[None], known, weight, others, votes)
 
 
 def _draw_unlabelled(
@@ -192,29 +196,30 @@ def _draw_unlabelled(
     """Draw a patch of an unlabelled scan; its voxels weigh as much as their labels are probable."""
     index = int(torch.randint(len(pseudo_labels), (1,), generator=random))
     scan = pseudo_labels[index]
-    shape = scan.labels.shape
-    patch = draw_patch(shape, scan.labels.flatten().nonzero()[:, 0], settings.patch, random)
-    own, weight = scan.labels[patch], scan.confidence[patch] / STEPS
+    shape = scan.labels.shape[1:]
+    patch = draw_patch(shape, scan.labels[0].flatten().nonzero()[:, 0], settings.patch, random)
+    own, weight = scan.labels[:, *patch], scan.confidence[:, *patch] / STEPS
     participants = frozenset([pseudo_labels.subjects[index].participant])
-    image, known = scan.image[:, *patch].float(), torch.ones(own.shape)
-    return _Drawn(participants, image, own, known, weight, own[None][:0], is_manual=False)
+    image, known = scan.image[:, *patch].float(), torch.ones(own.shape[1:])
+    return _Drawn(participants, image, own, known, weight, own[:0], is_manual=False)
 
 
-def segmentation_loss(logits: Tensor, sample: Sample) -> Tensor:
+def segmentation_loss(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     """Compute cross-entropy plus one minus the mean soft Dice of the labels that the patch has.
 
     Args:
         logits: (1, L, *shape).
-        sample: The patch.
+        labels: (1, *shape), positions among all labels.
+        weight: (1, *shape), of voxels.
     """
-    entropy = F.cross_entropy(logits, sample.labels, reduction="none")
-    total = sample.weight.sum().clamp(min=1)
-    truth = F.one_hot(sample.labels, logits.shape[1]).movedim(-1, 1) * sample.weight[:, None]
-    predicted = logits.softmax(dim=1) * sample.weight[:, None]
+    entropy = F.cross_entropy(logits, labels, reduction="none")
+    total = weight.sum().clamp(min=1)
+    truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1) * weight[:, None]
+    predicted = logits.softmax(dim=1) * weight[:, None]
     axes = [0, *range(2, logits.ndim)]
     sizes = truth.sum(axes)
     dice = 2 * (truth * predicted).sum(axes) / (sizes + predicted.sum(axes)).clamp(min=1e-6)
     present = (sizes > 0).float()
     present[0] = 0  # background
     mean = (dice * present).sum() / present.sum().clamp(min=1)
-    return (entropy * sample.weight).sum() / total + 1 - mean
+    return (entropy * weight).sum() / total + 1 - mean
