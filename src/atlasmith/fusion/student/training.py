@@ -154,7 +154,8 @@ class _Drawn:
     """A patch as it was drawn, on the CPU.
 
     image: (C, *shape). labels: (V, *shape), see `Sample`. known: (*shape), where labels are. weight:
-    (V, *shape), of what is known. others: Labels of the atlases that vote, (N, *shape). votes: Which of them do where; None: all.
+    (V, *shape), of what is known. others: Labels of the atlases that vote, (N, *shape). votes: Which of them
+    do where; None: all.
     """
 
     participants: frozenset[str]
