@@ -176,6 +176,27 @@ def test_many_unlabelled_scans_are_chosen_evenly_whatever_the_order_of_the_table
     assert [subject.id for subject in read_unlabelled(config)] == choose_unlabelled(names) == ["1", "2", "5"]
 
 
+def test_atlases_without_some_participants() -> None:
+    """The one that is left keeps its channels, and where it isn't valid nothing is known."""
+    both = random_atlases(RANDOM, (6, 5), VALUES, atlases=3)
+    valid = torch.ones(3, 6, 5, dtype=torch.bool)
+    valid[1, :2] = False
+    present = np.array([[True, True, False]])
+    atlases = replace(both, ids=["a_ses-1", "b", "a_ses-2"], present=present, valid=valid)
+    left = atlases.without({"a"})
+    assert left.ids == ["b"] and left.present is not None and left.present.tolist() == [[True]]
+    assert torch.equal(left.labels[0, 2:], both.labels[1, 2:])
+    assert left.comparable is not None and not left.comparable[:2].any() and left.comparable[2:].all()
+    assert not atlases.without({"a", "b"}).ids
+
+
+def test_without_any_atlas_outside_a_fold_nothing_is_known(tmp_path: Path) -> None:
+    config = with_train_subjects(with_fusion(write_phantom_cohort(tmp_path), methods=["majority"]))
+    everyone = tuple(f"{index:02d}" for index in range(8))
+    scan = PseudoLabels(config, read_cohort(config.layout.cohort)[10:], [(), everyone], "digest")[0]
+    assert bool((scan.confidence[0] > 0).all()) and not scan.confidence[1].any()
+
+
 def test_what_is_excluded_of_an_unlabelled_scan_weighs_nothing(tmp_path: Path) -> None:
     config = with_train_subjects(with_fusion(write_phantom_cohort(tmp_path), methods=["majority"]))
     valid = np.ones((48, 48, 1), np.uint8)

@@ -15,7 +15,8 @@ CONFIGS = [ROOT / "config.yaml", *sorted((ROOT / "examples").glob("*.yaml"))]
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_configs(path: Path, tmp_path: Path) -> None:
     bids = make_cohort(tmp_path / "bids", ROLES)
-    all_seven = -(-7 // load_config(path).subjects_per_job)
+    config = load_config(path)
+    all_seven, segmented = -(-7 // config.subjects_per_job), 2 + config.fusion.train_subjects
     assert planned(tmp_path, "--configfile", path, "--config", f"cohort={{bids: {bids}}}") == {
         "cohort": 1,
         "preprocess": all_seven,
@@ -24,9 +25,9 @@ def test_shipped_configs(path: Path, tmp_path: Path) -> None:
         "template": 1,
         "register": all_seven,
         "template_labels": 1,
-        "propagate": 2,  # atlases too, since the networks of fusion are trained on them
+        "propagate": segmented,  # atlases too, since the networks of fusion are trained on them
         "fuse_train": 1,
-        "fuse": 2,
+        "fuse": segmented,
         "fuse_quality": 1,
         "score": all_seven,
         "score_summary": 1,

@@ -259,6 +259,13 @@ class FusionSection(Section):
         return others[-1] if others else "majority"
 
     @property
+    def pseudo_label_settings(self) -> list[Any]:
+        """What these labels depend on, besides the propagated atlases."""
+        section = _fusers()[self.pseudo_label_method].section
+        settings = self.section(section).model_dump(mode="json") if section else {}
+        return [self.pseudo_label_method, settings, self.prior, self.prior_fallback]
+
+    @property
     def learns_from_unlabelled(self) -> bool:
         """Whether a student learns from scans without manual labels."""
         return (

@@ -49,18 +49,19 @@ class AlignedAtlases:
     target_valid: Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.votes is not None:
+        if self.votes is not None and len(self.labels):
             voted = self.labels.masked_fill(~self.votes, NO_VOTE).amax(dim=0)
             object.__setattr__(self, "labels", self.labels.where(self.votes, voted))
 
     def part(self, box: Box, members: Tensor | slice = slice(None)) -> AlignedAtlases:
         """Cut a box of the grid, and take some of the atlases, by their positions on the host."""
         rows = members if isinstance(members, slice) else members.to(self.labels.device)
+        positions = members if isinstance(members, slice) else members.numpy()
         return AlignedAtlases(
             self.labels[:, *box][rows],
             self.images[:, :, *box][:, rows],
             self.target[:, *box],
-            present=None if self.present is None else self.present[:, members],
+            present=None if self.present is None else self.present[:, positions],
             valid=None if self.valid is None else self.valid[:, *box][rows],
             target_valid=None if self.target_valid is None else self.target_valid[box],
         )

@@ -59,7 +59,7 @@ def query_template(
     """Write what the template of a finished run is at some covariates.
 
     Writes, on the template's grid, the image and the standard deviation of the subjects' normalized
-    intensities about it, for each channel; the atlases' labels and their probabilities; for each continuous
+    intensities about it, for each channel; labels and their probabilities; for each continuous
     covariate the rate at which local volume changes with it (log-Jacobian per unit); and `volumes.tsv`, each
     label's volume over each continuous covariate. In a template that wasn't refined, labels don't move with
     the covariates and rates are zero; a message says so.
@@ -149,7 +149,7 @@ def _describe(config: Config, output: Layout, path: Path, table: Sequence[Mappin
     """Write the sidecar of an image of a query."""
     run = config.layout
     descriptions = {
-        output.template_labels: "The most frequent label of the registered atlases",
+        output.template_labels: "The most probable label",
         output.template_probabilities: "Probability of a label",
     }
     facts: dict[str, Any] = {}

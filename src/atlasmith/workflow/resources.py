@@ -160,7 +160,9 @@ def expected_seconds(stage: str, config: Config, voxels: int, subjects: int, atl
         "fuse": subjects * (1 + maps * selected * millions),
         "fuse_train": TRAINING_SECONDS * _training_share(config)
         + maps * atlases * selected * millions
-        + max(subjects - atlases, 0) * (1 + maps * selected * millions),
+        + max(subjects - atlases, 0)
+        * config.fusion.section("student").count
+        * (1 + maps * selected * millions),
         "score": subjects * (1 + 10 * millions),
     }
     return seconds.get(stage, subjects * (0.1 + 0.5 * millions))

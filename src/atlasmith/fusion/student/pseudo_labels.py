@@ -12,6 +12,7 @@ from torch import Tensor
 
 from atlasmith.config import Config
 from atlasmith.fusion.fuser import Predictor
+from atlasmith.fusion.library import CACHE_BYTES
 from atlasmith.fusion.probabilities import most_probable_labels
 from atlasmith.fusion.propagated import read_propagated
 from atlasmith.fusion.stage import SubjectFusion
@@ -37,9 +38,14 @@ class PseudoLabelled:
     labels: Tensor
     confidence: Tensor
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the maps."""
+        return self.image.nbytes + self.labels.nbytes + self.confidence.nbytes
+
 
 class PseudoLabels:
-    """The unlabelled scans of a run, each labelled when it is first asked for, and kept on disk.
+    """The unlabelled scans of a run, each labelled when it is first asked for, and kept.
 
     Args:
         config: The run's config.
@@ -54,12 +60,22 @@ class PseudoLabels:
     ) -> None:
         self.config, self.subjects, self.folds, self.digest = config, list(subjects), folds, digest
         self._predictors: dict[tuple[str, str], Predictor] = {}
+        self._cache: dict[int, PseudoLabelled] = {}
 
     def __len__(self) -> int:
         return len(self.subjects)
 
     def __getitem__(self, index: int) -> PseudoLabelled:
         """Return a scan with its pseudo-labels."""
+        if index not in self._cache:
+            found = self._read(index)
+            if sum(one.nbytes for one in self._cache.values()) + found.nbytes > CACHE_BYTES:
+                return found
+            self._cache[index] = found
+        return self._cache[index]
+
+    def _read(self, index: int) -> PseudoLabelled:
+        """Read a scan's pseudo-labels from disk, or make and write them."""
         subject = self.subjects[index]
         kept = Checkpoint(self._folder / f"{subject.id}.safetensors", self.digest)
         found = kept.load()
@@ -87,9 +103,10 @@ def read_unlabelled(config: Config) -> list[Subject]:
     """
     if not config.fusion.learns_from_unlabelled:
         return []
-    cohort = read_cohort(config.layout.cohort, passed="propagate")
-    subjects = {subject.id: subject for subject in cohort if subject.role == "train"}
-    return [subjects[name] for name in choose_unlabelled(subjects)]
+    path = config.layout.cohort
+    chosen = choose_unlabelled(subject.id for subject in read_cohort(path) if subject.role == "train")
+    passed = {subject.id: subject for subject in read_cohort(path, passed="propagate")}
+    return [passed[name] for name in chosen if name in passed]
 
 
 @cpu_if_memory_is_short
@@ -104,10 +121,15 @@ def _label(
     method, shape, device = config.fusion.pseudo_label_method, atlases.labels.shape[1:], atlases.labels.device
     labels, confidences = [], []
     for fold in folds:
-        fusion = SubjectFusion(config, atlases.without(fold), subject.id, predictors)
+        others = atlases.without(fold)
+        if not others.ids:  # of few selected atlases all may be in one fold
+            labels.append(torch.zeros(shape, dtype=torch.int32))
+            confidences.append(torch.zeros(shape, dtype=torch.uint8))
+            continue
+        fusion = SubjectFusion(config, others, subject.id, predictors)
         found, confidence = most_probable_labels(fusion.probabilities(method), shape, device)
-        if atlases.target_valid is not None:
-            confidence = confidence * atlases.target_valid
+        if others.comparable is not None:
+            confidence = confidence * others.comparable
         labels.append(found.cpu())
         confidences.append((STEPS * confidence.clamp(0, 1)).round().byte().cpu())
     return PseudoLabelled(atlases.target.half().cpu(), torch.stack(labels), torch.stack(confidences))

@@ -198,7 +198,7 @@ def _draw_unlabelled(
     index = int(torch.randint(len(pseudo_labels), (1,), generator=random))
     scan = pseudo_labels[index]
     shape = scan.labels.shape[1:]
-    patch = draw_patch(shape, scan.labels[0].flatten().nonzero()[:, 0], settings.patch, random)
+    patch = draw_patch(shape, scan.labels.amax(dim=0).flatten().nonzero()[:, 0], settings.patch, random)
     own, weight = scan.labels[:, *patch], scan.confidence[:, *patch] / STEPS
     participants = frozenset([pseudo_labels.subjects[index].participant])
     image, known = scan.image[:, *patch].float(), torch.ones(own.shape[1:])

@@ -43,7 +43,7 @@ QUALITY = CONFIG.fusion.quality and len({*map(participant_of, remaining(ATLASES,
 # An atlas that can't be segmented by the others is no good to others either.
 LIBRARY = remaining(ATLASES, "propagate")
 # Scans without manual labels that trained fusion learns from.
-UNLABELLED = choose_unlabelled(remaining(OTHERS, "propagate")) if CONFIG.fusion.learns_from_unlabelled else []
+UNLABELLED = remaining(choose_unlabelled(OTHERS), "propagate") if CONFIG.fusion.learns_from_unlabelled else []
 # With labels in the objective, each atlas is registered a second time, without its own labels.
 LABEL_FREE = set(ATLASES) if CONFIG.template.label_similarity else set()
 # Jobs run the `atlasmith` of the active environment, or else that of Snakemake's own Python. A killed process can't

@@ -22,7 +22,7 @@ if FUSION_NETWORKS:
             version=VERSION,
             config=LAYOUT.config,
             settings=[CONFIG.fusion.section(name).model_dump_json() for name in FUSION_NETWORKS],
-            pseudo_labels=CONFIG.digest("fusion") if UNLABELLED else None,
+            pseudo_labels=CONFIG.fusion.pseudo_label_settings if UNLABELLED else None,
             launch=lambda wildcards, output: launch(1),
             device=device("fuse_train"),
         shell:

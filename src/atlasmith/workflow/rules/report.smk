@@ -5,6 +5,12 @@ rule report:
         summary=LAYOUT.summary,
         template=LAYOUT.template_image,
         template_labels=LAYOUT.template_labels,
+        segmented=[
+            file(subject, method)
+            for subject in remaining(OTHERS, "fuse")
+            for method in CONFIG.fusion.methods
+            for file in (LAYOUT.segmentation_sidecar, LAYOUT.volumes)
+        ],
         training=[LAYOUT.template_training]
         + [LAYOUT.fuser_training(name) for name in CONFIG.fusion.trainings],
     output:
