@@ -38,8 +38,9 @@ def same(data: Array, affine: Array, random: np.random.Generator) -> tuple[Array
 
 
 def noisy(data: Array, affine: Array, random: np.random.Generator) -> tuple[Array, Array]:
-    """Add noise of a tenth of the range."""
-    return data + 0.1 * np.percentile(data, 99) * random.normal(size=data.shape), affine
+    """Add noise of a tenth of the range to both parts of a complex signal, of which the magnitude remains."""
+    real, imaginary = 0.1 * np.percentile(data, 99) * random.normal(size=(2, *data.shape))
+    return np.hypot(data + real, imaginary), affine
 
 
 def dark(data: Array, affine: Array, random: np.random.Generator) -> tuple[Array, Array]:
