@@ -48,7 +48,7 @@ def main() -> None:
     record.add(
         "scaling",
         "predict --fast" if options.fast else "predict",
-        {"predict_s": wall, "predict_cpu_s": cpu},
+        {"time_s": wall, "cpu_s": cpu},
         seconds=wall,
     )
 
