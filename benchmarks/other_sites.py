@@ -43,16 +43,15 @@ def noisy(data: Array, affine: Array, random: np.random.Generator) -> tuple[Arra
     return np.hypot(data + real, imaginary), affine
 
 
-def dark(data: Array, affine: Array, random: np.random.Generator) -> tuple[Array, Array]:
+def dark(data: Array, affine: Array, random: np.random.Generator, gamma: float = 0.5) -> tuple[Array, Array]:
     """Lower the contrast of what is bright: a gamma of 0.5."""
     high = np.percentile(data, 99)
-    return high * np.clip(data / high, 0, None) ** 0.5, affine
+    return high * np.clip(data / high, 0, None) ** gamma, affine
 
 
 def bright(data: Array, affine: Array, random: np.random.Generator) -> tuple[Array, Array]:
     """Lower the contrast of what is dark: a gamma of 2."""
-    high = np.percentile(data, 99)
-    return high * np.clip(data / high, 0, None) ** 2, affine
+    return dark(data, affine, random, gamma=2)
 
 
 def biased(data: Array, affine: Array, random: np.random.Generator) -> tuple[Array, Array]:

@@ -103,10 +103,11 @@ def test_samples_are_of_the_atlases_and_their_votes(tmp_path: Path) -> None:
     config = write_phantom_cohort(tmp_path)
     atlases = read_atlases(config.layout)
     library, student = Library(config.layout, atlases), untrained([[]], values=[0, 1, 2])
+    nothing = PseudoLabels(config, [], [], "digest")
     draws, agreements = {"warped": 0, "alone": 0, "without": 0}, list[float]()
     for seed in range(40):
         random = torch.Generator().manual_seed(seed)
-        sample = draw_sample(library, None, student, StudentSettings(patch=16), random)
+        sample = draw_sample(library, nothing, student, StudentSettings(patch=16), random)
         assert sample.inputs.shape == (1, 3, 16, 16) and sample.labels.unique().tolist() == [0, 1, 2]
         draws["warped" if len(sample.participants) == 2 else "alone"] += 1
         draws["without"] += not sample.inputs[:, 1:].any()

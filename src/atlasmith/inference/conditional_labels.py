@@ -20,6 +20,7 @@ from torch import Tensor
 from atlasmith.config import Config
 from atlasmith.core.boxes import bounding_boxes
 from atlasmith.core.grid import Array
+from atlasmith.core.labels import label_index
 from atlasmith.core.ranks import choose_evenly
 from atlasmith.core.sampling import local_mean
 from atlasmith.core.world import resample_labels
@@ -98,8 +99,9 @@ class ConditionalLabels:
             path = subject.labels if subject.role == "atlas" else segmentations[subject.id]
             assert path is not None  # the cohort's checks made sure
             own, steps = read_labels(path), read_composite(layout.forward(subject.id))
-            found = resample_labels(own.data, own.grid, steps, model.grid, device)
-            labels[index] = _positions(found, torch.as_tensor(values).to(found))
+            labels[index] = resample_labels(
+                label_index(own.data, values), own.grid, steps, model.grid, device
+            )
             image, mask = images.resampled(index, steps)
             if others:
                 labels[index].masked_fill_(mask[0].amax(dim=0) == 0, UNKNOWN)
@@ -127,12 +129,6 @@ class ConditionalLabels:
         for group in probabilities.split(GROUP, dim=1):
             group.copy_(self.model.at_covariates(group, code[None]))
         return probabilities
-
-
-def _positions(labels: Tensor, values: Tensor) -> Tensor:
-    """Replace labels by 1 + their positions among `values` (L,), and any other by 0."""
-    at = torch.searchsorted(values, labels).clamp(max=len(values) - 1)
-    return (at + 1).where(values[at] == labels, 0)
 
 
 def regress_label(labels: Tensor, position: int, codes: Tensor) -> tuple[Tensor, Tensor]:

@@ -106,7 +106,7 @@ def train_student(config: Config) -> None:
 
 def draw_sample(
     library: Library,
-    pseudo_labels: PseudoLabels | None,
+    pseudo_labels: PseudoLabels,
     student: Student,
     settings: StudentSettings,
     random: torch.Generator,
@@ -118,7 +118,7 @@ def draw_sample(
 
     Args:
         library: The atlases, each with the others propagated to it.
-        pseudo_labels: Of unlabelled scans; None: there are none.
+        pseudo_labels: Of unlabelled scans, if there are any.
         student: The networks, on the device of the result.
         settings: Of the student.
         random: The random generator.
