@@ -3,20 +3,29 @@
     python benchmarks/assessment.py results-hippocampus
 
 Prints a Markdown table with a row for each method: Pearson's r and the mean absolute error of the predicted
-Dice, over targets (means over labels) and over labels, and the coverage of the intervals of volumes.
+Dice, over targets (means over labels) and over labels, and the coverage of the intervals of volumes with its
+own 95 % interval over targets.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
-from atlasmith.config import load_config
+from atlasmith.config import Config, load_config
 from atlasmith.core.labels import count_overlap, dice, label_index
+from atlasmith.evaluation import statistics
 from atlasmith.io.images import read_labels
 from atlasmith.io.tables import MISSING, read_cohort, read_label_values, read_tsv
+
+
+def coverage_of(percent: list[float], config: Config) -> str:
+    """Format the mean of the targets' coverages, with its interval."""
+    low, high = statistics.bootstrap_interval(np.array(percent), config.seed, config.score.bootstrap)
+    return f"{np.mean(percent):.1f} % ({low:.0f} to {high:.0f})"
 
 
 def main() -> None:
@@ -33,7 +42,8 @@ def main() -> None:
     print("| method | r, targets | r, labels | error, targets | error, labels | coverage |")
     print("|---|---|---|---|---|---|")
     for method in config.fusion.methods:
-        ids, pairs, covered = [], [], []
+        ids, pairs = [], []
+        covered: dict[str, list[bool]] = defaultdict(list)
         for target in targets:
             truth = read_labels(target.labels)
             fused = read_labels(layout.segmentation(target.id, method))
@@ -50,12 +60,12 @@ def main() -> None:
                 if row["volume_lower_mm3"] != MISSING:
                     volume = counts.truth[k] * truth.grid.voxel_volume
                     low, high = float(row["volume_lower_mm3"]), float(row["volume_upper_mm3"])
-                    covered.append(low <= volume <= high)
+                    covered[target.id].append(low <= volume <= high)
         by_label = np.array(pairs)
         by_target = np.array([by_label[np.array(ids) == name].mean(axis=0) for name in np.unique(ids)])
         r = [f"{np.corrcoef(x.T)[0, 1]:.2f}" for x in (by_target, by_label)]
         error = [f"{np.abs(x[:, 0] - x[:, 1]).mean():.3f}" for x in (by_target, by_label)]
-        coverage = f"{100 * np.mean(covered):.1f} %"
+        coverage = coverage_of([100 * np.mean(found) for found in covered.values()], config)
         print(f"| {method} | {r[0]} | {r[1]} | {error[0]} | {error[1]} | {coverage} |")
 
 
