@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atlasmith.core.cache import BoundedCache
 from atlasmith.fusion.aligned import AlignedAtlases, Box
 from atlasmith.fusion.propagated import PropagatedAtlases, ambiguous_voxels, manual_labels, read_propagated
 from atlasmith.io.layout import Layout
@@ -25,28 +25,21 @@ class Library:
 
     def __init__(self, layout: Layout, subjects: Sequence[Subject]) -> None:
         self.layout, self.subjects = layout, list(subjects)
-        self._cache: OrderedDict[int, tuple[PropagatedAtlases, Tensor, Tensor]] = OrderedDict()
-        self._bytes = 0
+        self._cache: BoundedCache[tuple[PropagatedAtlases, Tensor, Tensor]] = BoundedCache(CACHE_BYTES)
 
     def __getitem__(self, index: int) -> tuple[PropagatedAtlases, Tensor, Tensor]:
         """Return the propagated atlases, manual labels (*shape), and flat indices of the ambiguous voxels.
 
         Those are left out where the subject is excluded.
         """
-        if index in self._cache:
-            self._cache.move_to_end(index)
-            return self._cache[index]
-        atlases = read_propagated(self.layout, self.subjects[index])
+        return self._cache.get(index, lambda: self._read(self.subjects[index]))
+
+    def _read(self, subject: Subject) -> tuple[PropagatedAtlases, Tensor, Tensor]:
+        atlases = read_propagated(self.layout, subject)
         ambiguous = ambiguous_voxels(atlases)
         if atlases.comparable is not None:
             ambiguous = ambiguous[atlases.comparable.flatten()[ambiguous]]
-        entry = (atlases, manual_labels(self.subjects[index], atlases.grid), ambiguous)
-        self._cache[index] = entry
-        self._bytes += atlases.labels.nbytes + atlases.images.nbytes
-        while self._bytes > CACHE_BYTES and len(self._cache) > 1:
-            _, (old, _, _) = self._cache.popitem(last=False)
-            self._bytes -= old.labels.nbytes + old.images.nbytes
-        return entry
+        return atlases, manual_labels(subject, atlases.grid), ambiguous
 
 
 def draw_patch(shape: Sequence[int], voxels: Tensor, side: int, random: torch.Generator) -> Box:

@@ -7,38 +7,16 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
 from typing import Any, TypeVar
 
-import numpy as np
-
+from atlasmith.core.cache import BoundedCache
 from atlasmith.core.machine import free_memory, total_memory
 
 Read = TypeVar("Read", bound=Callable[..., Any])
 
 SHARE = 0.25  # of the free memory, that files may take
 
-_open: list[_Kept] = []
-
-
-class _Kept:
-    """What was read of one folder, by reader and file."""
-
-    def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.left = os.path.realpath(folder) + os.sep, limit
-        self.values: dict[tuple[str, str], Any] = {}
-        self.lock = Lock()
-
-    def get(self, key: tuple[str, str], read: Callable[[], Any]) -> Any:
-        if key not in self.values:
-            value = read()
-            size = _size(value)
-            with self.lock:
-                if key not in self.values and size <= self.left:
-                    self.left -= size
-                    self.values[key] = value
-            return value
-        return self.values[key]
+_open: list[tuple[str, BoundedCache[Any]]] = []  # with the folder that each is of
 
 
 @contextmanager
@@ -50,7 +28,7 @@ def keep_in_memory(folder: Path) -> Iterator[None]:
     Args:
         folder: Such as the output folder of a finished run.
     """
-    _open.append(_Kept(folder, int(SHARE * available_memory())))
+    _open.append((os.path.realpath(folder) + os.sep, BoundedCache(int(SHARE * available_memory()))))
     try:
         yield
     finally:
@@ -62,10 +40,10 @@ def kept(read: Read) -> Read:
 
     @functools.wraps(read)
     def wrapped(path: str | Path) -> Any:
-        for folder in _open:
+        for folder, cache in _open:
             place = os.path.realpath(path)
-            if place.startswith(folder.folder):
-                return folder.get((read.__name__, place), lambda: read(path))
+            if place.startswith(folder):
+                return cache.get((read.__name__, place), lambda: read(path))
         return read(path)
 
     return wrapped  # type: ignore[return-value]
@@ -75,11 +53,3 @@ def available_memory() -> int:
     """Return the free memory, bytes; half of the machine's where the system doesn't tell."""
     free = free_memory()
     return total_memory() // 2 if free is None else free
-
-
-def _size(value: Any) -> int:
-    """Bytes of the arrays in a value of the readers: an array, or what holds some."""
-    if isinstance(value, np.ndarray):
-        return value.nbytes
-    parts = value if isinstance(value, list) else vars(value).values() if hasattr(value, "__dict__") else []
-    return sum(_size(part) for part in parts)

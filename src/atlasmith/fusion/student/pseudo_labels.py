@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from atlasmith.config import Config
+from atlasmith.core.cache import BoundedCache
 from atlasmith.fusion.fuser import Predictor
 from atlasmith.fusion.library import CACHE_BYTES
 from atlasmith.fusion.probabilities import most_probable_labels
@@ -38,11 +39,6 @@ class PseudoLabelled:
     labels: Tensor
     confidence: Tensor
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of the maps."""
-        return self.image.nbytes + self.labels.nbytes + self.confidence.nbytes
-
 
 class PseudoLabels:
     """The unlabelled scans of a run, each labelled when it is first asked for, and kept.
@@ -60,23 +56,17 @@ class PseudoLabels:
     ) -> None:
         self.config, self.subjects, self.folds, self.digest = config, list(subjects), folds, digest
         self._predictors: dict[tuple[str, str], Predictor] = {}
-        self._cache: dict[int, PseudoLabelled] = {}
+        self._cache: BoundedCache[PseudoLabelled] = BoundedCache(CACHE_BYTES)
 
     def __len__(self) -> int:
         return len(self.subjects)
 
     def __getitem__(self, index: int) -> PseudoLabelled:
         """Return a scan with its pseudo-labels."""
-        if index not in self._cache:
-            found = self._read(index)
-            if sum(one.nbytes for one in self._cache.values()) + found.nbytes > CACHE_BYTES:
-                return found
-            self._cache[index] = found
-        return self._cache[index]
+        return self._cache.get(index, lambda: self._read(self.subjects[index]))
 
-    def _read(self, index: int) -> PseudoLabelled:
+    def _read(self, subject: Subject) -> PseudoLabelled:
         """Read a scan's pseudo-labels from disk, or make and write them."""
-        subject = self.subjects[index]
         kept = Checkpoint(self._folder / f"{subject.id}.safetensors", self.digest)
         found = kept.load()
         if found is not None:
