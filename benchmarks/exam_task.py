@@ -18,7 +18,7 @@ from torch import Tensor
 from atlasmith.config import load_config
 from atlasmith.config.section import scaled_weights
 from atlasmith.core.grid import Array, Grid, Step
-from atlasmith.core.sampling import LabelSampler
+from atlasmith.core.label_sampling import LabelSampler
 from atlasmith.core.world import to_voxels, transform_points, world_points
 from atlasmith.demo.generator import truth_layout
 from atlasmith.demo.grading import points_in_brain

@@ -32,7 +32,7 @@ from atlasmith.affine.search import one_thread, register_affine
 from atlasmith.affine.working_image import WorkingImage
 from atlasmith.config import Config, load_config
 from atlasmith.core.grid import Array, Step
-from atlasmith.core.sampling import LabelSampler
+from atlasmith.core.label_sampling import LabelSampler
 from atlasmith.core.world import to_voxels, transform_points, world_points
 from atlasmith.evaluation import metrics, statistics
 from atlasmith.io.images import Image, read_antialiased, read_image

@@ -7,7 +7,8 @@ from scipy.ndimage import map_coordinates
 from smooth import smooth_field
 
 from atlasmith.core import sampling
-from atlasmith.core.sampling import LabelSampler, coordinates, sample, warp
+from atlasmith.core.label_sampling import LabelSampler
+from atlasmith.core.sampling import coordinates, sample, warp
 
 SHAPES = [(13, 10), (12, 9, 11)]
 
@@ -46,6 +47,59 @@ def test_gradients_of_a_warp_are_autograds(shape: tuple[int, ...], padding: samp
             found.append((result, *torch.autograd.grad(result.square().sum(), wanted)))
     for ours, expected in zip(found[::2], found[1::2], strict=True):
         torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize(("shape", "count"), [((12, 10), 6), ((13, 10), 1), ((9, 5, 7), 3)])
+def test_slabs_give_what_whole_images_give(
+    shape: tuple[int, ...], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sampling.slab_count(torch.device("cpu"), shape[0]) == count
+    random = torch.Generator().manual_seed(1)
+    image, shift = (torch.rand(2, c, *shape, generator=random).double() for c in (2, len(shape)))
+    shift = 6 * shift - 3
+
+    def found() -> list[torch.Tensor]:
+        given = [x.clone().requires_grad_() for x in (image, shift)]
+        moved = warp(*given)
+        torch.testing.assert_close(
+            sample(image, coordinates(shape, shift) + shift), moved, rtol=0, atol=1e-12
+        )
+        return [moved, *torch.autograd.grad(moved.square().sum(), given)]
+
+    slabs = found()
+    monkeypatch.setattr(sampling, "MAX_SLABS", 1)
+    for ours, expected in zip(slabs, found(), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+
+
+def test_an_image_has_the_same_bytes_in_any_batch() -> None:
+    image, shift = torch.rand(3, 1, 16, 12, 10), smooth_field((16, 12, 10), 3.0).repeat(3, 1, 1, 1, 1)
+
+    def found(chosen: slice) -> list[torch.Tensor]:
+        given = [x[chosen].clone().requires_grad_() for x in (image, shift)]
+        moved = warp(*given)
+        return [moved, *torch.autograd.grad(moved.square().sum(), given)]
+
+    for alone, together in zip(found(slice(1, 2)), found(slice(0, 3)), strict=True):
+        assert torch.equal(alone[0], together[1])
+
+
+def test_no_point_is_sampled_without_an_error() -> None:
+    assert sample(torch.rand(1, 2, 4, 5, 6), torch.zeros(1, 3, 0, 1, 1)).shape == (1, 2, 0, 1, 1)
+
+
+def test_a_warp_has_the_same_bytes_on_any_number_of_threads() -> None:
+    image, shift = torch.rand(1, 1, 16, 12, 10), smooth_field((16, 12, 10), 3.0)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            given = [x.clone().requires_grad_() for x in (image, shift)]
+            moved = warp(*given)
+            found.append([moved, *torch.autograd.grad(moved.square().sum(), given)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -12,7 +12,7 @@ from smooth import smooth_field
 
 from atlasmith.core import sampling
 from atlasmith.core.grid import Array, DisplacementField, Grid, Step
-from atlasmith.core.sampling import LabelSampler
+from atlasmith.core.label_sampling import LabelSampler
 from atlasmith.core.world import (
     displacement_to_field,
     resample,

@@ -7,7 +7,7 @@ import torch
 from atlasmith.config import Config, parse_config
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, Grid
-from atlasmith.core.sampling import LabelSampler
+from atlasmith.core.label_sampling import LabelSampler
 from atlasmith.core.world import resample, resample_labels, resampling_coordinates
 from atlasmith.io.files import read_json
 from atlasmith.io.images import Image, read_antialiased, read_grid, read_image, read_labels

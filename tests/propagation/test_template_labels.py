@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from atlasmith.config import Config
-from atlasmith.core.sampling import LabelSampler
+from atlasmith.core.label_sampling import LabelSampler
 from atlasmith.core.world import resampling_coordinates
 from atlasmith.io.images import read_grid, read_image, read_labels
 from atlasmith.io.tables import read_cohort, read_tsv

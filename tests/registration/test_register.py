@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import torch
 
 from atlasmith.config import Config, parse_config
-from atlasmith.core.sampling import LabelSampler
+from atlasmith.core.label_sampling import LabelSampler
 from atlasmith.core.world import resampling_coordinates, transform_points, world_points
 from atlasmith.evaluation.metrics import foreground, ncc
 from atlasmith.io.files import read_json

@@ -1,4 +1,4 @@
-"""Sampling, warping and resizing of images and label maps on one grid, in voxels.
+"""Sampling, warping and resizing of images on one grid, in voxels.
 
 A displacement `u` is a pull-back in voxels of the fixed grid, `moved(x) = moving(x + u(x))`. Tensors are
 (B, C, *shape) in NIfTI axis order, and channel d of a displacement is its component along axis d.
@@ -6,9 +6,7 @@ A displacement `u` is a pull-back in voxels of the fixed grid, `moved(x) = movin
 
 from __future__ import annotations
 
-import itertools
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -18,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from atlasmith.core.boxes import bounding_box
 from atlasmith.core.chunks import at_once
 from atlasmith.core.intensity import antialiasing_sigma
 
@@ -26,7 +23,7 @@ Mode = Literal["bilinear", "nearest"]
 Padding = Literal["zeros", "border"]
 
 MASK_THRESHOLD = 0.99  # of an interpolated mask, above which a voxel has data
-TIE = 1e-6  # weights that differ by less are equal, whatever the rounding
+MAX_SLABS = 8  # of an image on a CPU
 CPU_POINTS, GPU_POINTS = 2**16, 2**22  # at a time: temporaries stay in a core's cache; fit a GPU's memory
 
 
@@ -64,102 +61,59 @@ def sample_normalized(
     image: Tensor, points: Tensor, mode: Mode = "bilinear", padding: Padding = "zeros"
 ) -> Tensor:
     """Interpolate images as `sample` does, at points of `normalize_points`."""
-    return F.grid_sample(image, points, mode=mode, padding_mode=padding, align_corners=True)
+    count = slab_count(image.device, points.shape[1])
+    slabs = points.unflatten(1, (count, points.shape[1] // count)).flatten(0, 1)
+    return _joined(
+        [
+            F.grid_sample(one, part, mode=mode, padding_mode=padding, align_corners=True)
+            for one, part in _parts(image, slabs, count)
+        ],
+        count,
+    )
+
+
+def slab_count(device: torch.device, length: int) -> int:
+    """Decide into how many slabs of equal thickness the points of an image are cut, sampled as a batch.
+
+    On a CPU torch samples the images of a batch in parallel, but not the points of one image. The number
+    doesn't depend on that of threads, nor an image's on the others in its batch: the rounding of a gradient's
+    sum over slabs does.
+
+    Args:
+        device: That samples.
+        length: Of the points along their first axis.
+
+    Returns:
+        A divisor of `length`; 1 on a GPU.
+
+    Example:
+        >>> slab_count(torch.device("cpu"), 12)
+        6
+    """
+    if device.type != "cpu":
+        return 1
+    return max(count for count in range(1, MAX_SLABS + 1) if length % count == 0)
+
+
+def _parts(image: Tensor, points: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
+    """What is sampled at once: each image (count, C, *in), repeated without a copy, with its slabs of points
+    (B * count, *slab, d); all images, where they have one slab each."""
+    if count == 1:
+        return [(image, points)]
+    images = (one.expand(count, *image.shape[1:]) for one in image.split(1))
+    return list(zip(images, points.split(count), strict=True))
+
+
+def _joined(values: Sequence[Tensor], count: int) -> Tensor:
+    """Values (B, C, *out) of those of `_parts`, (count, C, *slab) each."""
+    if count == 1:
+        return values[0]
+    return torch.stack([slabs.movedim(0, 1).flatten(1, 2) for slabs in values])
 
 
 def points_at_once(device: torch.device) -> int:
     """Return how many points a device transforms and samples at a time."""
     return at_once(device, CPU_POINTS, GPU_POINTS)
-
-
-class LabelSampler:
-    """Sample an integer label map at points: the argmax of its linearly interpolated one-hot maps.
-
-    Ties go to the smallest label, and outside the map the label is 0. At most 2^d labels have weight at a
-    point, so that the cost doesn't depend on the number of labels; where all 2^d voxels around a point have
-    the same label, as at most points, it needs no weights at all.
-
-    Args:
-        labels: Map (*shape) of labels of 0 or more, of d axes.
-
-    Example:
-        >>> labels = torch.tensor([[0, 0, 7], [0, 7, 7]])
-        >>> LabelSampler(labels)(torch.tensor([[[0.9], [1.8]]]))
-        tensor([7])
-    """
-
-    def __init__(self, labels: Tensor) -> None:
-        box = bounding_box(labels != 0) or [slice(0, 1)] * labels.ndim
-        # Two voxels of background on each side: points beyond the labels need no tests.
-        self.limits = [(s.start - 2, s.stop) for s in box]
-        padded = F.pad(labels[tuple(box)], [2, 2] * labels.ndim)
-        low, high = padded, padded
-        for axis in range(labels.ndim):
-            size = padded.shape[axis] - 1
-            low, high = (
-                F.pad(x, [0, 0] * (labels.ndim - axis - 1) + [0, 1])
-                for x in (
-                    torch.minimum(low.narrow(axis, 0, size), low.narrow(axis, 1, size)),
-                    torch.maximum(high.narrow(axis, 0, size), high.narrow(axis, 1, size)),
-                )
-            )
-        self.strides = padded.stride()
-        # The smallest and the largest label of the 2^d voxels from each voxel on, and where these are.
-        self.labels, self.low, self.high = padded.flatten(), low.flatten(), high.flatten()
-        corners = itertools.product((0, 1), repeat=labels.ndim)
-        offsets = [sum(map(operator.mul, corner, self.strides)) for corner in corners]
-        self.offsets = torch.tensor(offsets, device=labels.device)[:, None]
-
-    def __call__(self, points: Tensor) -> Tensor:
-        """Return the labels (*out) at voxel coordinates (1, d, *out)."""
-        return self.with_foreground(points)[0]
-
-    def with_foreground(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the labels, and where labels other than 0 have more than half of the weight, (*out) both."""
-        parts = points[0].flatten(1).split(points_at_once(points.device), dim=1)
-        labels, foreground = zip(*map(self._sample, parts), strict=True)
-        return torch.cat(labels).reshape(points.shape[2:]), torch.cat(foreground).reshape(points.shape[2:])
-
-    def _sample(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels and foreground (N) at voxel coordinates (d, N)."""
-        floor = points.floor()
-        first = -sum(low * stride for (low, _), stride in zip(self.limits, self.strides, strict=True))
-        start = torch.full(floor.shape[1:], first, dtype=torch.long, device=points.device)
-        for axis, stride in enumerate(self.strides):
-            start.add_(floor[axis].clamp(*self.limits[axis]).long(), alpha=stride)
-        labels, high = self.low[start], self.high[start]
-        foreground = labels != 0
-        mixed = torch.nonzero(labels != high)[:, 0]
-        if len(mixed):
-            fraction = points[:, mixed] - floor[:, mixed]
-            labels[mixed], foreground[mixed] = self._heaviest(
-                start[mixed], fraction, labels[mixed], high[mixed]
-            )
-        return labels, foreground
-
-    def _heaviest(self, start: Tensor, fraction: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """The label (M,) of the largest weight among the 2^d voxels from `start`, at fractions (d, M); and
-        whether 0 has less than half of it."""
-        value, weights = self.labels[start + self.offsets], [torch.ones_like(fraction[0])]
-        for part in fraction:
-            weights = [weight * side for weight in weights for side in (1 - part, part)]
-        weight = torch.stack(weights)
-        of_low, of_high = (torch.where(value == label, weight, 0).sum(0) for label in (low, high))
-        winner = torch.where(of_high > of_low + TIE, high, low)
-        several = torch.nonzero(1 - of_low - of_high > TIE)[:, 0]
-        if len(several):
-            winner[several] = _heaviest_of_many(value[:, several], weight[:, several])
-        return winner, (low != 0) | (of_low < 0.5 - TIE)
-
-
-def _heaviest_of_many(values: Tensor, weights: Tensor) -> Tensor:
-    """The value (M,) of the largest total weight among values and weights (K, M), the smallest in a tie."""
-    winner, best = values[0], torch.full_like(weights[0], -1)
-    for candidate in values:
-        score = torch.where(values == candidate, weights, 0).sum(dim=0)
-        better = (score > best + TIE) | ((score > best - TIE) & (candidate < winner))
-        winner, best = torch.where(better, candidate, winner), torch.where(better, score, best)
-    return winner
 
 
 def warp(image: Tensor, displacement: Tensor, mode: Mode = "bilinear", padding: Padding = "zeros") -> Tensor:
@@ -193,8 +147,9 @@ class _Warp(torch.autograd.Function):
         ctx.save_for_backward(image, displacement)
         ctx.mode, ctx.padding = mode, padding
         function = {2: torch.ops.aten.grid_sampler_2d, 3: torch.ops.aten.grid_sampler_3d}[image.ndim - 2]
-        result: Tensor = function(image, normalized_grid(displacement), *_as_numbers(mode, padding))
-        return result
+        numbers, count = _as_numbers(mode, padding), slab_count(image.device, displacement.shape[2])
+        parts = _parts(image, normalized_grid(displacement, count), count)
+        return _joined([function(one, points, *numbers) for one, points in parts], count)
 
     @staticmethod
     @once_differentiable
@@ -225,11 +180,22 @@ def warp_gradients(
     Returns:
         The gradients with respect to the image (B, C, *shape) and the displacement (B, d, *shape).
     """
-    units = normalized_units(displacement.shape[2:])
+    units, count = normalized_units(displacement.shape[2:]), slab_count(image.device, displacement.shape[2])
     function = {2: torch.ops.aten.grid_sampler_2d_backward, 3: torch.ops.aten.grid_sampler_3d_backward}
-    by_image, by_points = function[len(units)](
-        gradient, image, normalized_grid(displacement), *_as_numbers(mode, padding), list(needed)
-    )
+    settings = (*_as_numbers(mode, padding), list(needed))
+    slabs = gradient.unflatten(2, (count, gradient.shape[2] // count)).movedim(2, 1)
+    found = [
+        function[len(units)](part, one, points, *settings)
+        for part, (one, points) in zip(
+            slabs if count > 1 else [gradient],
+            _parts(image, normalized_grid(displacement, count), count),
+            strict=True,
+        )
+    ]
+    by_image, by_points = found[0]
+    if count > 1:
+        by_image = torch.stack([parts.sum(dim=0) for parts, _ in found]) if needed[0] else None
+        by_points = torch.stack([parts.flatten(0, 1) for _, parts in found]) if needed[1] else None
     if not needed[1]:
         return by_image, None
     result = torch.empty_like(displacement)
@@ -248,17 +214,19 @@ def normalized_units(shape: Sequence[int]) -> list[float]:
     return [2 / max(n - 1, 1) for n in shape]
 
 
-def normalized_grid(displacement: Tensor) -> Tensor:
+def normalized_grid(displacement: Tensor, slabs: int = 1) -> Tensor:
     """Convert a displacement (B, d, *shape), voxels, to the points that grid_sample takes, without gradient.
 
-    (B, *shape, d), the last axis first, from -1 to 1.
+    (B * slabs, *slab, d), the last axis of a point first, from -1 to 1; slabs are parts of the first axis.
     """
-    shape, points = displacement.shape[2:], torch.empty_like(displacement)
+    shape = displacement.shape[2:]
+    parts = displacement.unflatten(2, (slabs, shape[0] // slabs)).movedim(2, 1)
+    points = torch.empty(parts.shape, dtype=parts.dtype, device=parts.device)
     for axis, unit in enumerate(normalized_units(shape)):
         start = torch.arange(shape[axis], device=displacement.device, dtype=displacement.dtype) * unit - 1
-        start = start.view(-1, *[1] * (len(shape) - axis - 1))
-        torch.add(start, displacement[:, axis], alpha=unit, out=points[:, -1 - axis])
-    return points.movedim(1, -1)
+        start = start.view(slabs if axis == 0 else 1, -1, *[1] * (len(shape) - axis - 1))
+        torch.add(start, parts[:, :, axis], alpha=unit, out=points[:, :, -1 - axis])
+    return points.flatten(0, 1).movedim(1, -1)
 
 
 def half_shape(shape: Sequence[int]) -> list[int]:

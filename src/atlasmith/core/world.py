@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from atlasmith.core.grid import Array, DisplacementField, Grid, Step
+from atlasmith.core.label_sampling import LabelSampler
 from atlasmith.core.sampling import (
-    LabelSampler,
     Mode,
     coordinates,
     normalize_points,

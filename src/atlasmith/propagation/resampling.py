@@ -15,7 +15,8 @@ from torch.nn.functional import pad
 from atlasmith.core import boxes
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, Grid, Step
-from atlasmith.core.sampling import LabelSampler, sample
+from atlasmith.core.label_sampling import LabelSampler
+from atlasmith.core.sampling import sample
 from atlasmith.core.world import (
     CPU,
     apply_affine,
