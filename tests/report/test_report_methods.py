@@ -112,6 +112,20 @@ def test_similarities_of_channels_and_labels_are_described(tmp_path: Path) -> No
     assert "T1w and T2w" in text and "for T2w mse (" in text and "labels" in text and "weight 7" in text
 
 
+def test_learning_from_unlabelled_images_is_described(tmp_path: Path) -> None:
+    subjects = [*_subjects(tmp_path), Subject("03", "train", tmp_path / "image.nii.gz")]
+    for methods, train_subjects, learns in (
+        (["majority", "student"], True, True),
+        (["majority", "student"], False, False),
+        (["majority"], True, False),
+    ):
+        config = make_config(tmp_path, fusion={"methods": methods, "train_subjects": train_subjects})
+        text = " ".join(methods_text(config, subjects))
+        assert ("those that majority found" in text) == learns
+        assert ("each of the other images" in text) == train_subjects
+        assert "each of the other" not in " ".join(methods_text(config, subjects[:3]))
+
+
 @pytest.mark.parametrize("kind", ["similarity", "regularization"])
 def test_every_loss_is_described(kind: str, tmp_path: Path) -> None:
     table = SIMILARITY if kind == "similarity" else REGULARIZERS

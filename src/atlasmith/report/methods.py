@@ -161,10 +161,17 @@ def _fusion_texts(config: Config, subjects: list[Subject], entries: Entries) -> 
     chosen = (
         f"the {selection} most similar of {atlases} atlases" if selection else count_text(atlases, "atlas")
     )
+    unlabelled = sum(subject.role == "train" for subject in subjects)
+    others = " and each of the other images" if config.fusion.train_subjects and unlabelled else ""
     texts = [
-        f"The labels of {chosen} were propagated to each target through the template, with a single "
+        f"The labels of {chosen} were propagated to each target{others} through the template, with a single "
         f"interpolation, and fused. {methods}"
     ]
+    if config.fusion.learns_from_unlabelled and unlabelled:
+        texts.append(
+            "The segmentation network (student) was trained on images without manual labels as well, with "
+            f"those that {config.fusion.pseudo_label_method} found, weighted by their probabilities."
+        )
     if config.fusion.quality:
         texts.append(
             "The overlap and the volumes of the segmentations were predicted from the atlases, each "
