@@ -9,28 +9,27 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
 from validator import errors, find_issues
 
-from atlasmith.config import Config, parse_config
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Grid
 from atlasmith.core.world import resampling_coordinates, transform_points
 from atlasmith.io.files import read_json, write_json
 from atlasmith.io.images import read_image, read_labels, write_image
-from atlasmith.io.tables import Subject, read_tsv, write_cohort, write_tsv
-from atlasmith.io.transforms import read_composite, write_affine, write_composite
+from atlasmith.io.tables import read_tsv
+from atlasmith.io.transforms import read_composite
 
 pytest.importorskip("nilearn", reason="nilearn isn't installed: pip install 'atlasmith[demo]'")
 
+from planted_run import names, plant
+
 from atlasmith.demo import generator, grade, make_demo
-from atlasmith.demo.anatomy import AGE_MEAN, LABELS, load_base, render, standardize_age
+from atlasmith.demo.anatomy import LABELS, load_brain
 from atlasmith.demo.generator import base_labels_file, truth_file, truth_layout
 from atlasmith.demo.grading import age_effect
-from atlasmith.demo.warping import apply_affine, displace, exponentiate, world_positions
+from atlasmith.demo.warping import apply_affine, exponentiate, world_positions
 
 COUNT, SPACING = 4, 6.0
-AGES = [30.0, 55.0, 80.0]
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +37,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cohort") / "demo"
     make_demo(path, seed=3, subjects=COUNT, spacing=SPACING)
     return path
-
-
-def names(folder: Path) -> list[str]:
-    return [row["participant_id"].removeprefix("sub-") for row in read_tsv(folder / "participants.tsv")]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -88,7 +83,7 @@ def test_headers_have_mixed_orientations(folder: Path) -> None:
 
 def test_inverse_undoes_forward_within_the_brain(folder: Path) -> None:
     truth = truth_layout(folder)
-    base = read_labels(base_labels_file(folder))
+    base = read_labels(base_labels_file(truth))
     points = torch.from_numpy(apply_affine(base.grid.affine, np.argwhere(base.data > 0)[::500])).double()
     for name in names(folder):
         there = transform_points(read_composite(truth.forward(name)), points)
@@ -100,7 +95,7 @@ def test_inverse_undoes_forward_within_the_brain(folder: Path) -> None:
 
 def test_stored_truth_warps_the_base_onto_each_subject(folder: Path) -> None:
     truth = truth_layout(folder)
-    base_image, base = read_image(truth.template_image), read_labels(base_labels_file(folder))
+    base_image, base = read_image(truth.template_image), read_labels(base_labels_file(truth))
     for name in names(folder):
         stem = f"sub-{name}/anat/sub-{name}"
         labels = read_labels(folder / "derivatives" / "manual" / f"{stem}_dseg.nii.gz")
@@ -122,7 +117,7 @@ def test_stored_truth_warps_the_base_onto_each_subject(folder: Path) -> None:
 
 
 def test_random_warps_have_no_mean_and_no_trend_with_age() -> None:
-    base = load_base(SPACING)
+    base = load_brain(SPACING)
     ages = np.array([20.0, 40.0, 65.0, 90.0])
     velocities = generator.random_velocities(base, ages, seed=0)
     assert velocities.std() > 0.5
@@ -170,55 +165,10 @@ def test_refuses_another_folder_and_other_arguments(folder: Path, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def plant(
-    folder: Path, output: Path, swapped: bool = False, growth: float = 1.0, blur: float = 0.0
-) -> Config:
-    """Write an output folder as if a run had found the truth, in a template that is the base.
-
-    swapped: forward and inverse exchanged. growth: the fraction of the age effect that the template shows.
-    blur: of its images, mm.
-    """
-    config = parse_config(
-        {
-            "output": str(output),
-            "cohort": {"bids": str(folder), "covariates": ["age"]},
-            "template": {"name": "Demo", "condition_on": ["age"], "evaluate_at": {"age": AGES}},
-        }
-    )
-    layout, truth, ids = config.layout, truth_layout(folder), names(folder)
-    write_cohort(layout.cohort, [Subject(name, "train", folder / name) for name in ids], [])
-    facts = read_json(truth_file(folder))["subjects"]
-    for name in ids:
-        forward, inverse = read_composite(truth.forward(name)), read_composite(truth.inverse(name))
-        if swapped:
-            forward, inverse = inverse, forward
-        write_composite(layout.forward(name), forward)
-        write_composite(layout.inverse(name), inverse)
-        write_affine(layout.affine(name), np.array(facts[name]["pose"]))
-    columns = ["stage", "method", "label", "metric", "mean"]
-    row = {"stage": "fuse", "method": "majority", "label": "mean", "metric": "dice", "mean": 0.8}
-    write_tsv(layout.summary, [row, {**row, "label": "5", "mean": 0.1}], columns)
-
-    base = load_base(SPACING)
-    shift = np.eye(4)  # the template is not aligned with the base
-    shift[:3, :3] *= 1.05
-    shift[:3, 3] = [4, -6, 5]
-    grid = base.grid.resampled(3.0)
-    world = Grid(grid.shape, np.linalg.inv(shift) @ grid.affine)
-    for index, age in enumerate([AGE_MEAN, *AGES]):
-        pull = exponentiate(-growth * standardize_age(age) * base.age_velocity, base.field_grid)
-        image, _ = render(base, displace(world_positions(grid), pull, base.field_grid))
-        path = layout.template_at(index) if index else layout.template_image
-        write_image(path, 3 * gaussian_filter(image.reshape(grid.shape), blur / 3), world)
-    cohort = {str(index): {"covariates": {"age": age}} for index, age in enumerate(AGES, start=1)}
-    write_json(layout.template_description, {"cohort": cohort})
-    return config
-
-
 def test_the_truth_gets_the_best_grades(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    values = grade(plant(folder, tmp_path))
+    values = grade(plant(folder, tmp_path, load_brain(SPACING)))
     assert values["error_before_median"] > values["error_affine_median"] > 2
     assert values["error_warped_median"] < 0.1 and values["error_warped_p95"] < 0.5
     assert values["dice_majority"] == 0.8
@@ -230,14 +180,14 @@ def test_the_truth_gets_the_best_grades(
 
 
 def test_swapped_directions_and_a_reduced_age_effect_get_poor_grades(folder: Path, tmp_path: Path) -> None:
-    values = grade(plant(folder, tmp_path, swapped=True, growth=0.5, blur=3))
+    values = grade(plant(folder, tmp_path, load_brain(SPACING), swapped=True, growth=0.5, blur=3))
     assert values["template_blur"] == pytest.approx(3, abs=0.5)
     assert values["error_warped_median"] > 5
     assert values["age_effect_ratio"] == pytest.approx(0.5, abs=0.05)
 
 
 def test_grading_refuses_incomplete_and_wrong_results(folder: Path, tmp_path: Path) -> None:
-    config = plant(folder, tmp_path)
+    config = plant(folder, tmp_path, load_brain(SPACING))
     layout = config.layout
     template = read_image(layout.template_image)
     noise = np.random.default_rng(0).random(template.data.shape, dtype=np.float32)

@@ -193,7 +193,8 @@ def test_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = record(monkeypatch, "atlasmith.demo:make_demo")
     assert main(["demo", "--out", str(tmp_path), "--seed", "3"]) == 0
-    assert calls == [(tmp_path, {"seed": 3})]
+    assert main(["demo", "--out", str(tmp_path), "--body", "head"]) == 0
+    assert calls == [(tmp_path, {"seed": 3, "body": "brain"}), (tmp_path, {"seed": 0, "body": "head"})]
 
 
 def test_schema_names_the_keys_of_the_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ def test_a_grid_too_large_for_memory(tiny: Tiny) -> None:
     assert "GiB" in problem and "template.spacing" in problem
     fitting = float(problem.split("template.spacing to ")[1].split()[0])
     check_cohort(tiny.config(template={"spacing": fitting}))
+    assert tiny.problems(template={"spacing": 0.9 * fitting})  # not much larger than it must be
     only(tiny.problems(template={"shape": [40000, 40000, 40000]}), "40000 x 40000 x 40000", "template.shape")
 
 

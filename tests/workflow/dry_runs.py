@@ -21,19 +21,19 @@ def write_image(path: Path, labels: bool) -> None:
     nib.Nifti1Image(data.astype(np.uint8), np.eye(4)).to_filename(path)
 
 
-def make_cohort(folder: Path, roles: list[str]) -> Path:
+def make_cohort(folder: Path, roles: list[str], suffix: str = "T1w") -> Path:
     folder.mkdir()
     columns = ["participant_id", "role", "in_template", "age", "sex", "cdr", "nwbv"]
     (folder / "participants.tsv").write_text("\t".join(columns) + "\n")
     for index, role in enumerate(roles):
-        add_subject(folder, index, role, "yes")
+        add_subject(folder, index, role, "yes", suffix)
     return folder
 
 
-def add_subject(folder: Path, index: int, role: str, in_template: str) -> None:
+def add_subject(folder: Path, index: int, role: str, in_template: str, suffix: str = "T1w") -> None:
     """Add one more subject to the cohort in `folder`."""
     name = f"sub-{index:02d}"
-    write_image(folder / name / "anat" / f"{name}_T1w.nii.gz", labels=False)
+    write_image(folder / name / "anat" / f"{name}_{suffix}.nii.gz", labels=False)
     if role != "train":
         write_image(folder / "derivatives/manual" / name / "anat" / f"{name}_dseg.nii.gz", labels=True)
     with (folder / "participants.tsv").open("a") as table:

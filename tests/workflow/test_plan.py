@@ -14,8 +14,8 @@ CONFIGS = [ROOT / "config.yaml", *sorted((ROOT / "examples").glob("*.yaml"))]
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_configs(path: Path, tmp_path: Path) -> None:
-    bids = make_cohort(tmp_path / "bids", ROLES)
     config = load_config(path)
+    bids = make_cohort(tmp_path / "bids", ROLES, config.layout.suffix)
     all_seven, segmented = -(-7 // config.subjects_per_job), 2 + config.fusion.train_subjects
     assert planned(tmp_path, "--configfile", path, "--config", f"cohort={{bids: {bids}}}") == {
         "cohort": 1,

@@ -175,6 +175,6 @@ def _downsample(image: WorkingImage) -> WorkingImage:
     factors = [max(1, n // SEARCH_SIZE) for n in image.itk.GetSize()]
     spacing = image.itk.GetSpacing()
     # Smoother than the voxels require, so that a start needn't be close.
-    sigmas = [max(1e-3, factor / 2 * size) for factor, size in zip(factors, spacing, strict=True)]
+    sigmas = [factor / 2 * size for factor, size in zip(factors, spacing, strict=True)]
     coarse = smooth(image.itk, sigmas) if max(factors) > 1 else image.itk
     return replace(image, itk=sitk.Shrink(coarse, factors))

@@ -109,7 +109,8 @@ def _check_memory(grid: Grid, extents: Sequence[Array], flat: int | None, templa
     if template.shape is None:
         spacing, fitting = template.spacing, grid
         while needed(fitting) > available:
-            spacing = math.ceil(10.5 * spacing) / 10  # 5 % more, to a tenth of a mm
+            digit = 10.0 ** (math.floor(math.log10(spacing)) - 1)
+            spacing = math.ceil(1.05 * spacing / digit) * digit  # 5 % more, to two digits
             fitting = decide_grid(extents, flat, template.model_copy(update={"spacing": spacing}))
         remedy = f"Set template.spacing to {spacing:g} mm or more, or lower template.batch_size."
     else:

@@ -1,4 +1,4 @@
-"""The base of the demo: a brain with labels, and its change with age.
+"""The brain of the demo, with labels, and its change with age.
 
 The brain is MNI152 (nlin 2009a symmetric, Fonov et al. 2011, doi:10.1016/j.neuroimage.2010.07.033), which
 nilearn bundles.
@@ -7,7 +7,6 @@ nilearn bundles.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -15,6 +14,16 @@ from scipy import ndimage
 
 from atlasmith.core.errors import AtlasmithError
 from atlasmith.core.grid import Array, Grid
+from atlasmith.demo.base import (
+    FIELD_SPACING,
+    Base,
+    Source,
+    body_points,
+    border_taper,
+    field_grid_around,
+    soften,
+)
+from atlasmith.demo.scanner import MR_STRIPPED
 from atlasmith.demo.warping import displace, exponentiate, sample_linear, world_positions
 
 LABELS = {
@@ -31,37 +40,20 @@ LABELS = {
 CORTEX, VENTRICLES = (1, 2), (5, 6)
 AGE_MEAN, AGE_SD = 55.0, 20.0
 
-FIELD_SPACING = 4.0  # mm, of the grid of velocities and displacements
-FIELD_MARGIN = 24.0  # mm around the brain, over which velocities fall to zero
 VENTRICLE_GROWTH = 0.33  # divergence in the ventricles for a standard deviation of age; blurring reduces it
 CORTEX_SHRINKAGE = 0.05
 
-
-@dataclass(frozen=True, eq=False)
-class Base:
-    """The brain that all subjects are made from.
-
-    Image and fractions are smoothed as larger voxels would be, so that sampling them doesn't alias.
-
-    Args:
-        grid: 1 mm, around the brain.
-        image: (X, Y, Z), 0 to 1.
-        labels: (X, Y, Z), see `LABELS`.
-        soft_labels: (L + 1, X, Y, Z), fractions in 1/255 of each label and, last, of the brain.
-        field_grid: The grid of velocities.
-        age_velocity: (X, Y, Z, 3) on `field_grid`, RAS mm for a standard deviation of age.
-    """
-
-    grid: Grid
-    image: Array
-    labels: Array
-    soft_labels: Array
-    field_grid: Grid
-    age_velocity: Array
-
-    def brain_fraction(self, points: Array) -> Array:
-        """Interpolate the fraction of the brain, 0 to 255, at world points (N, 3)."""
-        return sample_linear(self.soft_labels[-1], self.grid, points)
+DOI = "doi:10.1016/j.neuroimage.2010.07.033"
+BRAIN = Source(
+    template="MNI152NLin2009aSym",
+    text="one real brain",
+    license="That of MNI152: Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging Centre, Montreal "
+    "Neurological Institute, McGill University. Permission to use, copy, modify, and distribute this "
+    "software and its documentation for any purpose and without fee is hereby granted, provided that the "
+    "above copyright notice appear in all copies.",
+    credit=f"MNI152 nonlinear symmetric 2009a, Fonov et al. 2011, {DOI}",
+    doi=DOI,
+)
 
 
 def standardize_age(age: float) -> float:
@@ -131,19 +123,12 @@ def _age_velocity(grid: Grid, labels: Array, brain: Array, field_grid: Grid) -> 
     return np.moveaxis(velocity, 0, -1) * border_taper(field_grid)[..., None]
 
 
-def border_taper(grid: Grid) -> Array:
-    """Compute weights (X, Y, Z): one inside, falling smoothly to zero over the outer `FIELD_MARGIN`."""
-    weight = np.ones(grid.shape)
-    for axis, (n, size) in enumerate(zip(grid.shape, grid.spacing, strict=True)):
-        edge = np.minimum(np.arange(n), np.arange(n)[::-1]) * size / FIELD_MARGIN
-        ramp = np.sin(np.pi / 2 * np.clip(edge, 0, 1)) ** 2
-        weight *= ramp.reshape([-1 if a == axis else 1 for a in range(3)])
-    return weight
-
-
 @lru_cache(maxsize=2)
-def load_base(spacing: float) -> Base:
-    """Load the base for images of about `spacing` mm.
+def load_brain(spacing: float) -> Base:
+    """Load the brain, on a grid of 1 mm.
+
+    Args:
+        spacing: Voxel size of the images that are made from it, about, in voxels of this grid.
 
     Raises:
         AtlasmithError: If nilearn isn't installed.
@@ -166,53 +151,35 @@ def load_base(spacing: float) -> Base:
     image = image * inside
     labels = _base_labels(grid, image, gray, white, inside)
 
-    sigma = spacing / 3  # mm: the blur of such a voxel
-    masks = [*(labels == label for label in LABELS), inside]
-    soft = [
-        np.rint(255 * ndimage.gaussian_filter(m.astype(np.float32), sigma)).astype(np.uint8) for m in masks
-    ]
+    sigma = spacing / 3  # the blur of such a voxel
+    soft = soften([*(labels == label for label in LABELS), inside], sigma)
 
     # A mean over the brain alone, so that the background doesn't darken its edge.
     blurred = ndimage.gaussian_filter(image, sigma)
     coverage = ndimage.gaussian_filter(inside.astype(np.float32), sigma)
     image = np.where(coverage > 0.05, blurred / np.maximum(coverage, 0.05), 0).astype(np.float32)
 
-    length = np.ceil((np.array(grid.shape) + 2 * FIELD_MARGIN) / FIELD_SPACING).astype(int) + 1
-    affine = np.diag([FIELD_SPACING] * 3 + [1.0])
-    affine[:3, 3] = grid.center - (length - 1) / 2 * FIELD_SPACING
-    field_grid = Grid((int(length[0]), int(length[1]), int(length[2])), affine)
-    velocity = _age_velocity(grid, labels, inside, field_grid)
-    return Base(grid, image, labels, np.stack(soft), field_grid, velocity.astype(np.float32))
-
-
-def render(base: Base, points: Array) -> tuple[Array, Array]:
-    """Sample the base at points of its space.
-
-    Args:
-        base: The brain.
-        points: (N, 3), mm.
-
-    Returns:
-        Image (N,), 0 to 1, and labels (N,), by linear interpolation of each label and argmax.
-    """
-    fractions = np.stack([sample_linear(each, base.grid, points) for each in base.soft_labels])
-    background = np.maximum(255 - fractions[:-1].sum(axis=0), 0)
-    labels = np.concatenate([background[None], fractions[:-1]]).argmax(axis=0)
-    brain = fractions[-1] > 127.5
-    return sample_linear(base.image, base.grid, points) * brain, (labels * brain).astype(np.uint8)
+    field_grid = field_grid_around(grid)
+    velocity = _age_velocity(grid, labels, inside, field_grid).astype(np.float32)
+    body = body_points(grid, soft[-1])
+    return Base(BRAIN, MR_STRIPPED, grid, image, labels, soft, LABELS, body, field_grid, velocity)
 
 
 def planted_volumes(base: Base, ages: Sequence[float]) -> dict[str, list[float]]:
     """Compute the volumes of ventricles and cortex of the base at each age, without random warp and pose.
 
     Args:
-        base: The brain.
+        base: The brain, or another body.
         ages: In years.
 
     Returns:
-        ml for each age, by `ventricle_ml` and `cortex_ml`.
+        ml for each age, by `ventricle_ml` and `cortex_ml`; nothing for a body that age doesn't change.
     """
-    grid = base.grid.resampled(2.0)
+    if base.age_velocity is None:
+        return {}
+    (occupied,) = ndimage.find_objects((base.soft_labels[-1] > 0).astype(np.int8))
+    brain = base.grid.cropped([slice(max(s.start - 4, 0), s.stop + 4) for s in occupied])
+    grid = brain.resampled(2.0 * base.unit)
     points = world_positions(grid)
     milliliters = float(np.prod(grid.spacing)) / 255 / 1000
     volumes: dict[str, list[float]] = {"ventricle_ml": [], "cortex_ml": []}

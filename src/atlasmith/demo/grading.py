@@ -1,4 +1,4 @@
-"""Grading of a run over the demo cohort against its truth."""
+"""Grading of a run over a demo cohort against its truth."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ from atlasmith.io.transforms import LPS, read_affine, read_composite, to_sitk
 
 ALIGNMENTS = ("before", "affine", "warped")
 MIN_CORRELATION = 0.7  # of template and truth, for the age effect to be measured
-BLURS = np.arange(0, 6, 0.5).tolist()  # mm, among which the template's is found
-REGION = 6  # mm around the base's ventricles
+# Voxels of the base.
+BLURS = np.arange(0, 6, 0.5).tolist()  # among which the template's is found
+REGION = 6  # around the base's ventricles
+BRAIN_REGION = 8  # around its labels: all of a stripped brain, and of a head little else
+LEVELS = (4.0, 2.0)  # standard deviations of the Gaussians of the alignment
 
 
 def grade(config: Config) -> dict[str, float]:
@@ -38,8 +41,8 @@ def grade(config: Config) -> dict[str, float]:
         config: The run's config.
 
     Returns:
-        By metric: registration error in mm between pairs of subjects, Dice of each fusion method, and the
-        effect of age on the ventricles in the template.
+        By metric: registration error in mm between pairs of subjects, Dice of each fusion method, and, of a
+        template that depends on age where the body does, the effect of age on the ventricles.
 
     Raises:
         AtlasmithError: If the cohort isn't a demo, a stage hasn't run, or the template can't be aligned with
@@ -55,7 +58,9 @@ def grade(config: Config) -> dict[str, float]:
     missing = [str(path) for path in needed if not path.exists()]
     if missing:
         raise AtlasmithError(f"missing: {', '.join(missing)}. Run the whole workflow first.")
-    values = {**registration_errors(config), **_fused_dice(layout), **age_effect(layout, folder)}
+    values = {**registration_errors(config), **_fused_dice(layout)}
+    if "age" in read_json(truth_file(folder)) and "age" in config.template.condition_on:
+        values |= age_effect(layout, folder)
     rows = [{"metric": name, "value": value, "unit": _unit(name)} for name, value in values.items()]
     write_tsv(layout.output / "scores" / "demo.tsv", rows, ["metric", "value", "unit"])
     errors = " -> ".join(f"{values[f'error_{alignment}_median']:.2f}" for alignment in ALIGNMENTS)
@@ -63,7 +68,9 @@ def grade(config: Config) -> dict[str, float]:
     for name in values:
         if name.startswith("dice_"):
             print(f"Dice of {name.removeprefix('dice_')}: {values[name]:.3f}")
-    print(f"age effect on the ventricles, fraction of the planted one: {values['age_effect_ratio']:.2f}")
+    if "age_effect_ratio" in values:
+        ratio = values["age_effect_ratio"]
+        print(f"age effect on the ventricles, fraction of the planted one: {ratio:.2f}")
     print(f"report: {layout.report}")
     return values
 
@@ -76,7 +83,7 @@ def _unit(metric: str) -> str:
 
 
 def points_in_brain(folder: Path, count: int, seed: int) -> Tensor:
-    """Draw points in the brain that a demo cohort was made from.
+    """Draw points in the labels of the base, such as a brain, that a demo cohort was made from.
 
     Args:
         folder: The cohort's.
@@ -86,7 +93,7 @@ def points_in_brain(folder: Path, count: int, seed: int) -> Tensor:
     Returns:
         (N, 3), RAS mm.
     """
-    base = read_labels(base_labels_file(folder))
+    base = read_labels(base_labels_file(truth_layout(folder)))
     voxels = np.argwhere(base.data > 0)
     chosen = np.random.default_rng(seed).choice(len(voxels), count, replace=False)
     return torch.from_numpy(apply_affine(base.grid.affine, voxels[chosen])).double()
@@ -165,10 +172,11 @@ def age_effect(layout: Layout, folder: Path) -> dict[str, float]:
     """Measure how much of the planted change of the ventricles with age a conditional template shows.
 
     The true brain is rendered at each age of a template image, on the template's grid, under one affine
-    alignment to the mean template, and with the Gaussian blur (in steps of half a mm) that makes it most
-    similar to the mean template. The same is measured on both series: the soft volume of dark voxels within
-    6 mm of the base's ventricles, where darkness rises linearly from none to full around the middle between
-    the region's 2nd percentile and its median, both over the whole series.
+    alignment to the mean template, and with the Gaussian blur (in steps of half a voxel of the base: half a
+    mm in a human brain) that makes it most similar to the mean template. The same is measured on both series:
+    the soft volume of dark voxels within 6 voxels of the base's ventricles, where darkness rises linearly
+    from none to full around the middle between the region's 2nd percentile and its median, both over the
+    whole series.
 
     Args:
         layout: Of the run.
@@ -209,7 +217,7 @@ def age_effect(layout: Layout, folder: Path) -> dict[str, float]:
 
 @dataclass(frozen=True, eq=False)
 class _TrueBrain:
-    """The base brain on the grid of a template, whose voxels lie at `points` (N, 3) of the base's space."""
+    """The base on the grid of a template, whose voxels lie at `points` (N, 3) of the base's space."""
 
     image: Image
     labels: Image
@@ -220,10 +228,11 @@ class _TrueBrain:
     @classmethod
     def aligned_with(cls, template: Image, folder: Path) -> _TrueBrain:
         """Read the base of a demo cohort and align it with a template."""
-        image = read_image(truth_layout(folder).template_image)
+        truth = truth_layout(folder)
+        image = read_image(truth.template_image)
         affine = _affine_between(template, image)
         points = apply_affine(affine, world_positions(template.grid))
-        labels, velocity = read_labels(base_labels_file(folder)), read_image(age_velocity_file(folder))
+        labels, velocity = read_labels(base_labels_file(truth)), read_image(age_velocity_file(truth))
         return cls(image, labels, velocity, template.grid, points)
 
     def render(self, age: float, blur: float) -> Array:
@@ -240,15 +249,25 @@ class _TrueBrain:
 
     def match_blur(self, template: Image) -> tuple[float, float]:
         """The highest correlation with a template within the brain, at mean age, and its blur, mm."""
-        brain = sample_linear((self.image.data > 0).astype(np.float32), self.image.grid, self.points) > 0.5
+        brain = _within(BRAIN_REGION, self.labels.data > 0) & (self.image.data > 0)
+        brain = sample_linear(brain.astype(np.float32), self.image.grid, self.points) > 0.5
         sharp, target = self.render(AGE_MEAN, 0), template.data.ravel()[brain]
-        return max((float(np.corrcoef(self._blur(sharp, blur)[brain], target)[0, 1]), blur) for blur in BLURS)
+        blurs = [blur * self.image.grid.spacing[0] for blur in BLURS]
+        return max((float(np.corrcoef(self._blur(sharp, blur)[brain], target)[0, 1]), blur) for blur in blurs)
 
     def near_ventricles(self) -> Array:
         """The voxels (N,) within `REGION` of the ventricles."""
-        ventricles = np.isin(self.labels.data, VENTRICLES)
-        near = ndimage.distance_transform_edt(~ventricles) <= REGION  # the base's voxels are 1 mm
+        near = _within(REGION, np.isin(self.labels.data, VENTRICLES))
         return sample_linear(near.astype(np.float32), self.labels.grid, self.points) > 0.5
+
+
+def _within(distance: int, mask: Array) -> Array:
+    """Where a mask (X, Y, Z) is at most `distance` voxels away."""
+    (occupied,) = ndimage.find_objects(mask.astype(np.int8))
+    box = tuple(slice(max(s.start - distance, 0), s.stop + distance) for s in occupied)
+    near = np.zeros(mask.shape, dtype=bool)
+    near[box] = ndimage.distance_transform_edt(~mask[box]) <= distance
+    return near
 
 
 def _templates_by_age(layout: Layout) -> dict[float, Path]:
@@ -278,7 +297,8 @@ def _dark_voxels(series: Array) -> Array:
 
 
 def _affine_between(fixed: Image, moving: Image) -> Array:
-    """The affine (4, 4), RAS mm, from points of `fixed` to points of `moving`, by Mattes MI."""
+    """The affine (4, 4), RAS mm, from points of `fixed` to points of `moving`, the base, by Mattes MI."""
+    unit = moving.grid.spacing[0]
     images = [to_sitk(image.data.astype(np.float32), image.grid) for image in (fixed, moving)]
     transform = sitk.CenteredTransformInitializer(
         *images, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.MOMENTS
@@ -287,10 +307,10 @@ def _affine_between(fixed: Image, moving: Image) -> Array:
     method.SetNumberOfThreads(1)  # sums in the same order, so the same result
     method.SetMetricAsMattesMutualInformation(32)
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 200)
+    method.SetOptimizerAsRegularStepGradientDescent(1.0 * unit, 1e-3 * unit, 200)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetShrinkFactorsPerLevel([2, 1])
-    method.SetSmoothingSigmasPerLevel([4, 2])
+    method.SetSmoothingSigmasPerLevel([level * unit for level in LEVELS])
     method.SetSmoothingSigmasAreSpecifiedInPhysicalUnits(True)
     method.SetInitialTransform(transform, inPlace=True)
     method.Execute(*images)

@@ -24,10 +24,13 @@ def apply_affine(matrix: Array, points: Array) -> Array:
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
-def sample_linear(data: Array, grid: Grid, points: Array) -> Array:
-    """Interpolate `data` (X, Y, Z) on `grid` at world points (N, 3), linearly; zero outside."""
+def sample_linear(data: Array, grid: Grid, points: Array, mode: str = "constant") -> Array:
+    """Interpolate `data` (X, Y, Z) on `grid` at world points (N, 3), linearly.
+
+    Outside the grid it is zero, or with the mode `nearest` what it is at the border.
+    """
     index = apply_affine(np.linalg.inv(grid.affine), points).T
-    return ndimage.map_coordinates(data, index, output=np.float32, order=1, mode="constant")
+    return ndimage.map_coordinates(data, index, output=np.float32, order=1, mode=mode)
 
 
 def displace(points: Array, vectors: Array, grid: Grid) -> Array:

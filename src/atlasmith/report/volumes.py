@@ -16,7 +16,7 @@ from atlasmith.core.intensity import antialias
 from atlasmith.report.pictures import window
 
 MAX_VOXELS = 600_000  # of a volume, which bounds the size of a page
-MARGIN_MM = 4.0  # around what is shown
+MARGIN, MARGIN_MM = 4, 4.0  # around what is shown: so many voxels, but no more mm
 COARSER = 1.05  # step of the search for the voxel size
 
 
@@ -99,7 +99,7 @@ def make_view(grid: Grid, content: Array) -> View:
     box = []
     for axis in range(3):
         found = np.flatnonzero(content.any(axis=tuple(other for other in range(3) if other != axis)))
-        margin = int(np.ceil(MARGIN_MM / grid.spacing[axis]))
+        margin = min(MARGIN, int(np.ceil(MARGIN_MM / grid.spacing[axis])))
         low, high = (found[0], found[-1] + 1) if found.size else (0, grid.shape[axis])
         box.append(slice(max(0, int(low) - margin), min(grid.shape[axis], int(high) + margin)))
     shown = cropped = grid.cropped(box)
