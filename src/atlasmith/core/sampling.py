@@ -24,6 +24,7 @@ Padding = Literal["zeros", "border"]
 
 MASK_THRESHOLD = 0.99  # of an interpolated mask, above which a voxel has data
 MAX_SLABS = 8  # of an image on a CPU
+SUMMED_VALUES = 2**25  # of an image's gradient in all slabs, at most: 128 MiB
 CPU_POINTS, GPU_POINTS = 2**16, 2**22  # at a time: temporaries stay in a core's cache; fit a GPU's memory
 
 
@@ -61,7 +62,7 @@ def sample_normalized(
     image: Tensor, points: Tensor, mode: Mode = "bilinear", padding: Padding = "zeros"
 ) -> Tensor:
     """Interpolate images as `sample` does, at points of `normalize_points`."""
-    count = slab_count(image.device, points.shape[1])
+    count = slab_count(image, points.shape[1], image.requires_grad)
     slabs = points.unflatten(1, (count, points.shape[1] // count)).flatten(0, 1)
     return _joined(
         [
@@ -72,7 +73,7 @@ def sample_normalized(
     )
 
 
-def slab_count(device: torch.device, length: int) -> int:
+def slab_count(image: Tensor, length: int, summed: bool = False) -> int:
     """Decide into how many slabs of equal thickness the points of an image are cut, sampled as a batch.
 
     On a CPU torch samples the images of a batch in parallel, but not the points of one image. The number
@@ -80,19 +81,21 @@ def slab_count(device: torch.device, length: int) -> int:
     sum over slabs does.
 
     Args:
-        device: That samples.
+        image: (B, C, *in), that is sampled.
         length: Of the points along their first axis.
+        summed: Whether the image's gradient is needed, which is as large as the image in each slab.
 
     Returns:
         A divisor of `length`; 1 on a GPU.
 
     Example:
-        >>> slab_count(torch.device("cpu"), 12)
+        >>> slab_count(torch.zeros(1, 1, 4, 4), 12)
         6
     """
-    if device.type != "cpu":
+    if image.device.type != "cpu":
         return 1
-    return max(count for count in range(1, MAX_SLABS + 1) if length % count == 0)
+    most = min(MAX_SLABS, SUMMED_VALUES // image[0].numel()) if summed else MAX_SLABS
+    return max(count for count in range(1, max(1, most) + 1) if length % count == 0)
 
 
 def _parts(image: Tensor, points: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
@@ -147,7 +150,7 @@ class _Warp(torch.autograd.Function):
         ctx.save_for_backward(image, displacement)
         ctx.mode, ctx.padding = mode, padding
         function = {2: torch.ops.aten.grid_sampler_2d, 3: torch.ops.aten.grid_sampler_3d}[image.ndim - 2]
-        numbers, count = _as_numbers(mode, padding), slab_count(image.device, displacement.shape[2])
+        numbers, count = _as_numbers(mode, padding), slab_count(image, displacement.shape[2])
         parts = _parts(image, normalized_grid(displacement, count), count)
         return _joined([function(one, points, *numbers) for one, points in parts], count)
 
@@ -180,7 +183,8 @@ def warp_gradients(
     Returns:
         The gradients with respect to the image (B, C, *shape) and the displacement (B, d, *shape).
     """
-    units, count = normalized_units(displacement.shape[2:]), slab_count(image.device, displacement.shape[2])
+    units = normalized_units(displacement.shape[2:])
+    count = slab_count(image, displacement.shape[2], summed=needed[0])
     function = {2: torch.ops.aten.grid_sampler_2d_backward, 3: torch.ops.aten.grid_sampler_3d_backward}
     settings = (*_as_numbers(mode, padding), list(needed))
     slabs = gradient.unflatten(2, (count, gradient.shape[2] // count)).movedim(2, 1)
