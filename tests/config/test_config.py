@@ -39,6 +39,11 @@ def message_of(values: Any) -> str:
         ),
         (with_section("fusion", votenet={"stesp": 3}), "fusion.votenet.stesp", "Did you mean 'steps'?"),
         (with_section("template", network={"nam": "unet"}), "template.network.nam", "Did you mean 'name'?"),
+        (
+            with_section("register", parametrization={"nam": "unet"}),
+            "register.parametrization.nam",
+            "Did you mean 'name'?",
+        ),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_known_one(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -108,9 +108,11 @@ def _message(error: dict[str, Any]) -> tuple[str, str]:
         model: Any = Config
         for key in error["loc"][:-1]:
             field = next((f for n, f in model.model_fields.items() if (f.alias or n) == key), None)
-            if field is None:
+            kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+            sections = [kind for kind in kinds if hasattr(kind, "complete")]  # one may be optional
+            if not sections:
                 break
-            model = field.annotation.complete()  # type: ignore[union-attr]
+            (model,) = (section.complete() for section in sections)
         known = [f.alias or n for n, f in getattr(model, "model_fields", {}).items()]
         return f"unknown key '{name}'", did_you_mean(name, known)
     return f"{error['msg']} (found {error['input']!r})", "Correct the value; the docs list every key."

@@ -24,6 +24,7 @@ from atlasmith.config.section import (
     NotNegative,
     Positive,
     Section,
+    VoxelSize,
     scaled_weights,
 )
 from atlasmith.config.template import MODES, ParametrizationSection, TemplateSection
@@ -197,7 +198,7 @@ class FusionSection(Section):
     prior_fallback: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="where no label has this probability, the prior alone decides; 0: nowhere"
     )
-    spacing: Positive | None = Field(
+    spacing: VoxelSize | None = Field(
         None, description="voxel size of the fusion grid, mm; null: that of the subject's image"
     )
     margin: NotNegative | None = Field(

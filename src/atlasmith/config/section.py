@@ -13,6 +13,7 @@ Folder = Annotated[Path, AfterValidator(expand_path)]  # where ~ and environment
 FolderName = Annotated[str, AfterValidator(lambda name: str(expand_path(name)))]  # relative to another one
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
 Positive = Annotated[float, Field(gt=0)]
+VoxelSize = Annotated[float, Field(ge=1e-6)]  # mm; no scanner resolves a nanometer
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Terms = dict[str, dict[str, Any]]  # weight and parameters of each loss, by name

@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from atlasmith.config.section import ChoiceSection, Count, Label, NotNegative, Positive, Section, Terms
+from atlasmith.config.section import (
+    ChoiceSection,
+    Count,
+    Label,
+    NotNegative,
+    Positive,
+    Section,
+    Terms,
+    VoxelSize,
+)
 from atlasmith.io.tables import SUBPOPULATION
 
 MODES = 10  # of variation that refinement keeps
@@ -79,8 +88,8 @@ class TemplateSection(Section):
     """The template and the registration network, trained together."""
 
     name: Label = Field("Template", description="name of the template in file names: letters and digits")
-    spacing: Positive = Field(1.0, description="voxel size of the template, mm")
-    training_spacing: Positive | None = Field(
+    spacing: VoxelSize = Field(1.0, description="voxel size of the template, mm")
+    training_spacing: VoxelSize | None = Field(
         None,
         description="voxel size, about, at which the network is trained and applied, mm; refinement and "
         "instance optimization are at `spacing`; null: `spacing`",
