@@ -224,7 +224,7 @@ def main() -> None:
     for name, rows in figures.items():
         values = np.mean(rows, axis=0)
         print_row(name, *(f"{value:.4f}" for value in values))
-        keys = ["single_dice", "error_correlation", *(f"dice_{method}" for method in methods)]
+        keys = ["dice_single_atlas", "error_correlation", *(f"dice_{method}" for method in methods)]
         record.add("segmentation", f"votes {name}", dict(zip(keys, values.tolist(), strict=True)))
 
 
