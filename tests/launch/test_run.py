@@ -77,7 +77,7 @@ def test_arguments_replace_keys_of_the_config(
     ("setting", "message"),
     [
         (("template.spacign", "2"), r"my\.yaml with --set: template\.spacign: unknown key.*'spacing'"),
-        (("template.spacing", "-1"), r"template\.spacing: .*greater than or equal to 1e-06"),
+        (("template.spacing", "-1"), r"template\.spacing: .*greater than or equal to 0\.000001"),
         (("template", "5"), r"template: "),
         (("template.spacing", "{"), r"--set template\.spacing: '\{' is not YAML"),
     ],
