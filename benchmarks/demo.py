@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-from peers import GREEDY_AFFINE, GREEDY_WARP, ants_image, normalized, remove_files
+from peers import ants_image, load_greedy, normalized, remove_files
 from torch import Tensor
 
 from atlasmith.config import Config, load_config
@@ -63,14 +63,12 @@ def each_pair(config: Config, fixed: Subject, moving: Subject, points: Tensor) -
 
 def greedy() -> Method:
     """picsl-greedy: affine, then the deformation, both with NCC over 5 voxels an axis."""
-    from picsl_greedy import Greedy3D
+    run_greedy = load_greedy()
 
     def register(fixed: Subject, moving: Subject, points: Tensor) -> Tensor:
-        tool = Greedy3D()
         images = [normalized(subject.image) for subject in (fixed, moving)]
         pictures = [to_sitk(image.data, image.grid) for image in images]
-        tool.execute(GREEDY_AFFINE, fixed=pictures[0], moving=pictures[1], matrix=None)
-        tool.execute(GREEDY_WARP, field=None)
+        tool = run_greedy(*pictures)
         tool.execute("-d 3 -V 0 -rf fixed -rc composite -r field matrix", composite=None)
         vectors = np.transpose(sitk.GetArrayFromImage(tool["composite"]), (2, 1, 0, 3)) * np.diag(LPS)[:3]
         return transform_points([DisplacementField(images[0].grid, vectors.astype(np.float32))], points)

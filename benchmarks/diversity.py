@@ -18,8 +18,6 @@ wherever an atlas has it.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 import tempfile
 from collections import defaultdict
@@ -27,17 +25,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 from figures import Record, make_parser, print_header, print_row
-from peers import GREEDY_AFFINE, GREEDY_WARP, labels_of, normalized
+from fusion import link_run
+from peers import labels_of, load_greedy, mean_dice, normalized
 from torch import Tensor
 
 from atlasmith.config import Config, load_config
 from atlasmith.core.grid import Array
-from atlasmith.core.labels import count_overlap, dice, label_index
 from atlasmith.core.world import resample_labels
 from atlasmith.fusion.fuser import Predictor
 from atlasmith.fusion.probabilities import most_probable_labels
@@ -63,10 +62,10 @@ def through_template(config: Config, target: Subject, pairwise_steps: int = 0) -
     return read_propagated(config.layout, target)
 
 
-def greedy(config: Config, target: Subject) -> PropagatedAtlases:
+def greedy(
+    register: Callable[[sitk.Image, sitk.Image], Any], config: Config, target: Subject
+) -> PropagatedAtlases:
     """Register each atlas to the target by greedy, and resample it to the fusion grid."""
-    from picsl_greedy import Greedy3D
-
     like = read_propagated(config.layout, target)
     reference = to_sitk(like.grid.unsqueeze(like.target[0].numpy()), like.grid)
     atlases = {atlas.id: atlas for atlas in read_cohort(config.layout.cohort)}
@@ -76,10 +75,8 @@ def greedy(config: Config, target: Subject) -> PropagatedAtlases:
 
     labels, images = [], []
     for name in like.ids:
-        tool, atlas = Greedy3D(), atlases[name]
-        fixed, moving = (picture(normalized(subject.image)) for subject in (target, atlas))
-        tool.execute(GREEDY_AFFINE, fixed=fixed, moving=moving, matrix=None)
-        tool.execute(GREEDY_WARP, field=None)
+        atlas = atlases[name]
+        tool = register(*(picture(normalized(subject.image)) for subject in (target, atlas)))
         tool.execute(
             "-d 3 -V 0 -rf reference -rm moving image -ri NN -rm manual labels -r field matrix",
             reference=reference,
@@ -90,12 +87,6 @@ def greedy(config: Config, target: Subject) -> PropagatedAtlases:
         labels.append(torch.from_numpy(np.rint(from_sitk(tool["labels"])).astype(np.int32)))
         images.append(torch.from_numpy(from_sitk(tool["image"]).astype(np.float32)))
     return replace(like, labels=torch.stack(labels), images=torch.stack(images)[None])
-
-
-def mean_dice(found: Tensor, truth: Tensor, values: Array) -> float:
-    """Compute Dice of two label maps, the mean over labels."""
-    true, other = (label_index(labels.numpy(), values).ravel() for labels in (truth, found))
-    return float(np.nanmean(dice(count_overlap(true, other, len(values)))))
 
 
 def most_voted(labels: Tensor) -> Tensor:
@@ -114,7 +105,7 @@ def by_count(
             drawn = labels[torch.from_numpy(rng.choice(len(labels), count, replace=False))]
             majority = most_voted(drawn)
             oracle = torch.where((drawn == truth).any(dim=0), truth, majority)
-            scores.append([mean_dice(found, truth, values) for found in (majority, oracle)])
+            scores.append([mean_dice(each.numpy(), truth.numpy(), values) for each in (majority, oracle)])
         curve[count] = tuple(np.mean(scores, axis=0).tolist())
     return curve
 
@@ -164,11 +155,12 @@ def measure(
         truth = resample_labels(manual.data, manual.grid, [], grid)
         where = torch.stack([(atlases.labels != truth).any(dim=0) for atlases in found.values()]).any(dim=0)
         for name, atlases in found.items():
-            single = float(np.mean([mean_dice(labels, truth, values) for labels in atlases.labels]))
-            scores = [
-                mean_dice(each, truth, values) for each in fused(config, atlases, target.id, predictors)
-            ]
-            figures[name].append([single, error_correlation(atlases.labels, truth, where), *scores])
+            maps = [atlases.labels, torch.stack(fused(config, atlases, target.id, predictors))]
+            single, scores = (
+                [mean_dice(labels, truth.numpy(), values) for labels in stack.numpy()] for stack in maps
+            )
+            errors = error_correlation(atlases.labels, truth, where)
+            figures[name].append([float(np.mean(single)), errors, *scores])
             for count, pair in by_count(atlases.labels, truth, values, rng).items():
                 curves[name, count].append(pair)
         print(
@@ -204,15 +196,12 @@ def main() -> None:
         ),
     }
     try:
-        import picsl_greedy  # noqa: F401
+        sources[GREEDY] = partial(greedy, load_greedy())
     except ImportError as error:
         print(f"greedy is skipped: {error}", file=sys.stderr)
-    else:
-        sources[GREEDY] = greedy
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "run"
-        ignored = shutil.ignore_patterns("*propagated*", "cohort.tsv")
-        shutil.copytree(run, output, copy_function=os.symlink, ignore=ignored)
+        link_run(run, output, ["*propagated*", "cohort.tsv"])
         config = config.model_copy(update={"output": output})
         dropped = atlases[options.atlases :]
         write_cohort(config.layout.cohort, [s for s in cohort if s not in dropped], config.cohort.covariates)

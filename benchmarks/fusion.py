@@ -36,11 +36,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from peers import ants_image, labels_of
+from peers import ants_image, labels_of, mean_dice
 
 from atlasmith.config import Config, load_config
 from atlasmith.core.grid import Array, Grid
-from atlasmith.core.labels import count_overlap, dice, label_index
 from atlasmith.core.world import resample_labels
 from atlasmith.evaluation import metrics, statistics
 from atlasmith.fusion import train_fusers
@@ -200,8 +199,7 @@ def score(
             del methods[name]
             continue
         figures.seconds[name].append(time.perf_counter() - start)
-        pair = [label_index(data, values).ravel() for data in (truth, found)]
-        figures.dice[name].append(float(np.nanmean(dice(count_overlap(*pair, len(values))))))
+        figures.dice[name].append(mean_dice(found, truth, values))
         figures.hd95[name].append(mean_hd95(native, found, truth, values))
 
     where, manual = ambiguous_voxels(atlases).cpu().numpy(), labels_of(target.labels)
@@ -217,6 +215,11 @@ def score(
         found = most_probable_labels(again.probabilities("autocontext"), atlases.labels.shape[1:], device)
         fused, confidence = (maps.cpu().numpy() for maps in found)
         figures.calibration["autocontext"].append((confidence.ravel()[where], fused.ravel()[where] == true))
+
+
+def link_run(run: Path, output: Path, replaced: Sequence[str]) -> None:
+    """Make a folder of links to a finished run's files, but for those of some patterns."""
+    shutil.copytree(run, output, copy_function=os.symlink, ignore=shutil.ignore_patterns(*replaced))
 
 
 def print_figures(figures: Figures, targets: int, config: Config) -> None:
@@ -254,7 +257,7 @@ def main() -> None:
         replaced = ["*propagated*", "cohort.tsv"]
         if other_library:
             replaced += [f"{fuser.section}*" for fuser in FUSERS.values() if fuser.training]
-        shutil.copytree(run, output, copy_function=os.symlink, ignore=shutil.ignore_patterns(*replaced))
+        link_run(run, output, replaced)
         write_cohort(config.layout.cohort, subjects, config.cohort.covariates)
         if other_library and fusion.networks:
             for subject in subjects:

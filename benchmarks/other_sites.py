@@ -18,13 +18,13 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import peers
 from figures import Record, make_parser, print_header, print_row
 from scipy.ndimage import gaussian_filter, uniform_filter1d
 from unsuitable_images import Variant, write_variants
 
 from atlasmith.config import Config, load_config
 from atlasmith.core.grid import Array
-from atlasmith.core.labels import count_overlap, dice, label_index
 from atlasmith.evaluation.statistics import bootstrap_interval
 from atlasmith.inference import predict_all
 from atlasmith.io.tables import Subject, read_cohort, read_label_values
@@ -73,8 +73,8 @@ def mean_dice(subject: Subject, segmentation: Path, values: Array) -> float:
     """Compute the mean Dice over labels of the segmentation of an image of `write_variants`."""
     assert subject.labels is not None
     files = [nib.as_closest_canonical(nib.load(path)) for path in (subject.labels, segmentation)]
-    truth, found = (label_index(np.asarray(file.dataobj).astype(np.int32), values) for file in files)
-    return float(np.nanmean(dice(count_overlap(truth, found.reshape(truth.shape), len(values)))))
+    truth, found = (np.asarray(file.dataobj).astype(np.int32) for file in files)
+    return peers.mean_dice(found.reshape(truth.shape), truth, values)
 
 
 def segment(

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from atlasmith.core.fields import per_channel
-from atlasmith.core.grid import Grid
+from atlasmith.core.grid import Array, Grid
 from atlasmith.core.intensity import antialias, normalize
+from atlasmith.core.labels import count_overlap, dice, label_index
 from atlasmith.core.world import resample, resample_labels
 from atlasmith.io.images import Image, read_image, read_labels
 from atlasmith.io.transforms import to_sitk
@@ -49,6 +50,29 @@ def labels_of(path: Path, spacing: float | None = None) -> Image:
         return labels
     grid = labels.grid.resampled(spacing)
     return Image(grid.unsqueeze(resample_labels(labels.data, labels.grid, [], grid).numpy()), grid)
+
+
+def mean_dice(found: Array, truth: Array, values: Array) -> float:
+    """Compute Dice of two label maps on one grid, the mean over the labels `values` that either has."""
+    true, other = (label_index(labels, values).ravel() for labels in (truth, found))
+    return float(np.nanmean(dice(count_overlap(true, other, len(values)))))
+
+
+def load_greedy() -> Callable[[Any, Any], Any]:
+    """Load picsl-greedy, which registers a fixed and a moving image of SimpleITK.
+
+    Returns:
+        From the images to the tool, whose cache has the `matrix` and the `field`.
+    """
+    from picsl_greedy import Greedy3D
+
+    def register(fixed: Any, moving: Any) -> Any:
+        tool = Greedy3D()
+        tool.execute(GREEDY_AFFINE, fixed=fixed, moving=moving, matrix=None)
+        tool.execute(GREEDY_WARP, field=None)
+        return tool
+
+    return register
 
 
 def ants_image(image: Image) -> Any:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peers import GREEDY_AFFINE, GREEDY_WARP, ants_image, labels_of, normalized, remove_files
+from peers import ants_image, labels_of, load_greedy, mean_dice, normalized, remove_files
 
 from atlasmith.affine.engines import ENGINES
 from atlasmith.affine.search import one_thread, register_affine
@@ -34,7 +34,7 @@ from atlasmith.config import Config, load_config
 from atlasmith.core.grid import Array, Step
 from atlasmith.core.label_sampling import LabelSampler
 from atlasmith.core.world import to_voxels, transform_points, world_points
-from atlasmith.evaluation import metrics, statistics
+from atlasmith.evaluation import statistics
 from atlasmith.io.images import Image, read_antialiased, read_image
 from atlasmith.io.tables import Subject, read_cohort, read_label_values
 from atlasmith.io.transforms import from_sitk, read_composite, to_sitk
@@ -86,7 +86,7 @@ def ants(kind: str, spacing: float | None) -> Method:
 
 def greedy(spacing: float | None) -> Method:
     """Use picsl-greedy: affine, then deformable, both with NCC over 5 voxels an axis; nearest labels."""
-    from picsl_greedy import Greedy3D
+    run_greedy = load_greedy()
 
     @cache
     def load(path: Path, labels: bool) -> Any:
@@ -94,10 +94,7 @@ def greedy(spacing: float | None) -> Method:
         return to_sitk(source.data.astype(np.float32), source.grid)
 
     def label(target: Subject, atlas: Subject) -> Array:
-        tool = Greedy3D()
-        fixed, moving = load(target.image, False), load(atlas.image, False)
-        tool.execute(GREEDY_AFFINE, fixed=fixed, moving=moving, matrix=None)
-        tool.execute(GREEDY_WARP, field=None)
+        tool = run_greedy(load(target.image, False), load(atlas.image, False))
         tool.execute(
             "-d 3 -V 0 -rf fixed -ri NN -rm labels moved -r field matrix",
             labels=load(atlas.labels, True),
@@ -128,10 +125,7 @@ def measure(
         predicted = method(target, atlas)
         seconds.append(time.perf_counter() - start)
         truth = labels_of(target.labels, spacing).data
-        counts = metrics.count_overlap(
-            metrics.label_index(truth, labels), metrics.label_index(predicted, labels), len(labels)
-        )
-        scores.append(np.nanmean(metrics.dice(counts)))
+        scores.append(mean_dice(predicted, truth, labels))
     return np.array(scores), float(np.median(seconds))
 
 

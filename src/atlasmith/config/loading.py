@@ -112,7 +112,7 @@ def _message(error: dict[str, Any]) -> tuple[str, str]:
             sections = [kind for kind in kinds if hasattr(kind, "complete")]  # one may be optional
             if not sections:
                 break
-            (model,) = (section.complete() for section in sections)
+            model = sections[0].complete()
         known = [f.alias or n for n, f in getattr(model, "model_fields", {}).items()]
         return f"unknown key '{name}'", did_you_mean(name, known)
     return f"{error['msg']} (found {error['input']!r})", "Correct the value; the docs list every key."

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from atlasmith.core.grid import Array, Grid
 from atlasmith.demo.base import Base, Source, body_points, border_taper, field_grid_around, soften
-from atlasmith.demo.scanner import CT
+from atlasmith.demo.scanner import AIR, CT
 from atlasmith.demo.shapes import (
     Coordinates,
     coordinates,
@@ -42,7 +42,7 @@ START, STOP = (-186, -144, -220), (186, 120, 200)  # mm
 CUT = (0.2, 0.2)
 
 # Hounsfield units, in the portal venous phase.
-AIR, LUNG, FAT, FLUID, MUSCLE, BOWEL = -1000.0, -840.0, -100.0, 30.0, 55.0, 45.0
+LUNG, FAT, FLUID, MUSCLE, BOWEL = -840.0, -100.0, 30.0, 55.0, 45.0
 TISSUE = {LIVER: 100.0, SPLEEN: 110.0, LEFT_KIDNEY: 160.0, RIGHT_KIDNEY: 160.0, STOMACH: 35.0, AORTA: 150.0}
 DISC, MARROW, BONE = 90.0, 220.0, 480.0
 WALL = 30.0  # mm from the skin to the cavity
