@@ -153,6 +153,7 @@ def read_options() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument("--skip", type=int, default=0)
     parser.add_argument("--atlas-selection", type=int)
     parser.add_argument("--spacing", type=float, help="score at this voxel size, mm; by default each image's")
+    parser.add_argument("--ignore", type=int, nargs="*", default=[], help="labels that are not scored")
     parser.add_argument("--leave-one-out", action="store_true")
     parser.add_argument("--methods", nargs="*", default=[*FUSERS, ANTS])
     return parser, parser.parse_args()
@@ -178,7 +179,7 @@ def score(
     target: Subject,
     methods: dict[str, Method],
     predictors: dict[str, Predictor],
-    spacing: float | None,
+    options: argparse.Namespace,
     figures: Figures,
 ) -> None:
     """Add the figures of one target; a method whose package is missing is removed from `methods`."""
@@ -186,9 +187,9 @@ def score(
         propagate_subject(config, target.id)
     device = select_device(config.device)
     atlases, native = read_propagated(config.layout, target, device), read_grid(target.image)
-    native = native.resampled(spacing)
-    values = np.array(read_label_values(config.layout.labels))
-    truth = labels_of(target.labels, spacing).data
+    native = native.resampled(options.spacing)
+    values = np.setdiff1d(read_label_values(config.layout.labels), options.ignore)
+    truth = labels_of(target.labels, options.spacing).data
     fusion = SubjectFusion(config, atlases, target.id, predictors)
     for name in list(methods):
         start = time.perf_counter()
@@ -265,7 +266,7 @@ def main() -> None:
                     propagate_subject(config, subject.id)
             train_fusers(config)
         for target in targets:
-            score(config, target, methods, predictors, options.spacing, figures)
+            score(config, target, methods, predictors, options, figures)
             means = (f"{name} {np.mean(values):.4f}" for name, values in figures.dice.items())
             print(target.id, *means, file=sys.stderr, flush=True)
     print_figures(figures, len(targets), config)

@@ -395,6 +395,28 @@ def test_fused_segmentations_are_scored_in_the_native_grid(cohort: Cohort) -> No
     }
 
 
+def test_atlases_are_scored_as_segmented_by_all_others(cohort: Cohort) -> None:
+    assert not any(stage == "leave_one_out" for stage, *_ in cohort.scores("a1"))  # not segmented
+    layout, like = cohort.layout, cohort.folder / "sub-a1_T1w.nii.gz"
+    box = cohort.grid.cropped(cohort.box)
+    for method, labels in (("majority", cohort.truth), ("local_weighted", cohort.shifted(cohort.truth))):
+        write_image(layout.segmentation("a1", method), labels, cohort.grid, like)
+    write_image(layout.propagated_labels("a1"), cohort.truth[cohort.box][..., None], box)
+    write_json(layout.propagated_sidecar("a1"), {"atlases": ["a2"]})
+    target, atlas = cohort.scores("t1"), cohort.scores("a1")
+    assert not any(stage in ("fuse", "propagate") for stage, *_ in atlas)
+    fused = {key[1:]: value for key, value in atlas.items() if key[0] == "leave_one_out"}
+    for key, value in target.items():
+        if key[0] == "fuse":
+            np.testing.assert_equal(fused[key[1:]], value)
+    # The target has an empty atlas, too, of which each score is half.
+    single = target["propagate", "single_atlas", "mean", "dice"]
+    assert fused["single_atlas", "mean", "dice"] == pytest.approx(2 * single)
+    without = cohort.config.fusion.model_copy(update={"quality": False})
+    cohort.config = cohort.config.model_copy(update={"fusion": without})
+    assert not any(stage == "leave_one_out" for stage, *_ in cohort.scores("a1"))
+
+
 def test_truth_outside_the_crop_counts_as_missed(cohort: Cohort) -> None:
     inside = np.zeros(cohort.shape, bool)
     inside[cohort.box] = True

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from synthetic_run import ATLASES, SHAPES, make_config, make_run
+from synthetic_run import ATLASES, SHAPES, SUMMARY, make_config, make_run
 
 from atlasmith.fusion.table import FUSERS
-from atlasmith.io.tables import Subject, read_cohort
+from atlasmith.io.tables import Subject, read_cohort, read_tsv, write_tsv
 from atlasmith.losses import REGULARIZERS, SIMILARITY
 from atlasmith.optimization import OPTIMIZERS
 from atlasmith.report.figures import main_figures
@@ -147,11 +147,30 @@ def test_figures_beside_the_range_of_the_atlases(tmp_path: Path) -> None:
     assert figures["Sharpness, template over affine mean"].reference is None
 
 
+def test_dice_is_of_the_atlases_where_no_target_has_labels(tmp_path: Path) -> None:
+    config = make_run(tmp_path, SHAPES["2-D"])
+    rows = [row for row in read_tsv(config.layout.summary) if row["stage"] != "fuse"]
+    left_out = {"stage": "leave_one_out", "metric": "dice", "unit": "1", "n": 6}
+    for method, mean in (("votenet", 0.9), ("single_atlas", 0.6)):
+        rows += [{**left_out, "method": method, "label": "mean", "mean": mean}]
+        rows += [{**left_out, "method": method, "label": "7", "mean": mean - 0.1}]
+    write_tsv(config.layout.summary, rows, SUMMARY)
+    results = Results(config, read_cohort(config.layout.cohort))
+    figures = {figure.name: figure.mean for figure in main_figures(results)}
+    assert figures["Dice of atlases, votenet"] == 0.9
+    assert figures["Dice of atlases, single atlases"] == 0.6
+    methods, structures = structure_rows(results)
+    assert methods == ["single_atlas", "votenet"]
+    (seven,) = (row for row in structures if row["index"] == 7)
+    assert [dice[0] for dice in seven["dice"]] == pytest.approx([0.5, 0.8])
+
+
 def test_few_atlases_make_no_range(tmp_path: Path) -> None:
     config = make_run(tmp_path, SHAPES["2-D"])
     results = Results(config, read_cohort(config.layout.cohort))
     few = Results(config, results.subjects[:4])
     vars(few)["quality"] = [row for row in results.quality if row["participant_id"] < "sub-04"]
+    vars(few)["scores"] = [row for row in results.scores if row["participant_id"] < "sub-04"]
     assert all(figure.reference is None for figure in main_figures(few))
     assert reference_volumes(few) == {}
 

@@ -29,8 +29,8 @@ def score_subject(config: Config, subject_id: str) -> None:
 
     Of every subject: the similarity of each channel to the template with aligned centroids, after the affine
     and after the warp, without what the config excludes, and what the registration measured. Of targets with
-    labels also: Dice of single propagated atlases, and `score.metrics` of each fused segmentation, all in the
-    native grid.
+    labels, and of atlases that all others segmented (stage `leave_one_out`), also: Dice of single propagated
+    atlases, and `score.metrics` of each fused segmentation, all in the native grid.
 
     Args:
         config: The run's config.
@@ -45,7 +45,9 @@ def score_subject(config: Config, subject_id: str) -> None:
     subject = look_up({s.id: s for s in read_cohort(layout.cohort)}, subject_id, "subject")
     rows = _registration_rows(layout, subject)
     if subject.role == "target" and subject.labels is not None:
-        rows += _segmentation_rows(config, subject)
+        rows += _segmentation_rows(config, subject, "propagate", "fuse")
+    elif subject.role == "atlas" and _is_segmented(config, subject):
+        rows += _segmentation_rows(config, subject, "leave_one_out", "leave_one_out")
     write_tsv(layout.subject_scores(subject_id), rows, COLUMNS)
     means = [f"{r['method']} {r['value']:.4f}" for r in rows if (r["label"], r["metric"]) == (MEAN, "dice")]
     print(f"score: sub-{subject_id}" + (f", mean Dice {', '.join(means)}" if means else ""), flush=True)
@@ -112,22 +114,28 @@ class _Scan:
         return compared
 
 
-def _segmentation_rows(config: Config, subject: Subject) -> list[Row]:
-    """Scores of single propagated atlases, and of each fusion method."""
+def _is_segmented(config: Config, atlas: Subject) -> bool:
+    """Tell whether an atlas was segmented by all others, as the calibration of predicted quality does."""
+    methods = config.fusion.methods if config.fusion.quality else []
+    return any(config.layout.segmentation(atlas.id, method).exists() for method in methods)
+
+
+def _segmentation_rows(config: Config, subject: Subject, single_stage: str, fused_stage: str) -> list[Row]:
+    """Scores of single propagated atlases, and of each fusion method, as of the stages given."""
     assert subject.labels is not None
     layout = config.layout
     labels = _labels(layout)
     truth = read_labels(subject.labels)
     propagated = read_labels(require(layout.propagated_labels(subject.id), "propagate"))
     single = single_atlas_dice(label_index(truth.data, labels), truth.grid, propagated, labels)
-    rows = to_rows(subject.id, "propagate", "single_atlas", label_scores("dice", labels, single))
+    rows = to_rows(subject.id, single_stage, "single_atlas", label_scores("dice", labels, single))
     for method in config.fusion.methods:
         path = require(layout.segmentation(subject.id, method), "fuse")
         fused = read_labels(path)
         if not fused.grid.same_as(truth.grid):
             raise AtlasmithError(f"{path} isn't on the grid of {subject.labels}. Run `atlasmith fuse` again.")
         scores = evaluate(fused.data, truth.data, truth.grid.spacing, labels, config.score.metrics)
-        rows += to_rows(subject.id, "fuse", method, scores)
+        rows += to_rows(subject.id, fused_stage, method, scores)
     return rows
 
 

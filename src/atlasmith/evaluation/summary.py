@@ -46,7 +46,7 @@ COMPARISON_COLUMNS = [
     "wilcoxon_p",
     "wilcoxon_p_bh",
 ]
-STAGES = ["affine", "template", "register", "propagate", "fuse"]
+STAGES = ["affine", "template", "register", "leave_one_out", "propagate", "fuse"]
 
 
 @dataclass

@@ -13,6 +13,11 @@ from atlasmith.report.text import number_text, words
 
 MIN_REFERENCE = 5  # atlases that make a range of reference
 RANGE = (5, 95)  # percentiles of the atlases
+SOURCES = {  # by stage of scores: the stage of those of the atlases that make the range of reference
+    "register": ("register", "atlases"),
+    "propagate": ("leave_one_out", "atlases, each segmented by all others"),
+    "fuse": ("leave_one_out", "atlases, each segmented by all others"),
+}
 
 
 @dataclass(frozen=True)
@@ -71,9 +76,11 @@ def main_figures(results: Results) -> list[Figure]:
     overall = {(r["stage"], r["method"], r["metric"]): r for r in results.summary if is_overall(r)}
     atlases = [subject.id for subject in results.subjects if subject.role == "atlas"]
     methods = list(reversed(results.config.fusion.methods))
+    single, fused = results.segmentation_stages
+    dice = "Dice" if fused == "fuse" else "Dice of atlases"
     wanted = [
-        *((("fuse", method, "dice"), f"Dice, {words(method)}") for method in methods),
-        (("propagate", "single_atlas", "dice"), "Dice, single atlases"),
+        *(((fused, method, "dice"), f"{dice}, {words(method)}") for method in methods),
+        ((single, "single_atlas", "dice"), f"{dice}, single atlases"),
         (("register", "warped", "ncc"), "Correlation with the template"),
         (("register", "warped", FOLDING), "Folded voxels"),
         (("template", "template", "gradient_energy_ratio"), "Sharpness, template over affine mean"),
@@ -83,13 +90,9 @@ def main_figures(results: Results) -> list[Figure]:
         row = overall.get((stage, method, metric))
         if row is None:
             continue
-        if stage == "fuse":
-            reference = _range(results.atlas_dice(method))
-            text = "atlases, each segmented by all others"
-        else:
-            values = results.values(stage, method, metric) if stage == "register" else {}
-            reference = _range(np.array([values[name] for name in atlases if name in values]))
-            text = "atlases"
+        source, text = SOURCES.get(stage, ("", ""))
+        values = results.values(source, method, metric) if source else {}
+        reference = _range(np.array([values[name] for name in atlases if name in values]))
         low, high = number(row.get("ci95_low", "n/a")), number(row.get("ci95_high", "n/a"))
         figures.append(
             Figure(

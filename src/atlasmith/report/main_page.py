@@ -68,6 +68,7 @@ def main_context(
         "growth": growth_charts(results),
         "method": words(results.last_method),
         "structures": structures,
+        "of_atlases": results.segmentation_stages[1] == "leave_one_out",
         "has_volumes": any(row["count"] for row in structures),
         "dice_titles": [f"Dice, {words(method)}" for method in dice_methods],
         "gallery": gallery,
@@ -127,7 +128,8 @@ def _distributions(results: Results) -> list[Markup]:
     for row in results.scores:
         if scan_id(row) in results.by_id and is_overall(row):
             by_method = groups.setdefault(words(row["metric"]), {})  # which ends in its unit
-            by_method.setdefault(words(row["method"]), []).append(float(row["value"]))
+            of_atlases = " (atlases)" if row["stage"] == "leave_one_out" else ""
+            by_method.setdefault(words(row["method"]) + of_atlases, []).append(float(row["value"]))
     return [
         charts.strips({name: np.array(values) for name, values in by_method.items()}, metric)
         for metric, by_method in groups.items()

@@ -9,10 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from atlasmith.config import Config
-from atlasmith.core.grid import Array, Grid
+from atlasmith.core.grid import Grid
 from atlasmith.io.files import read_json
 from atlasmith.io.images import Image, read_image
 from atlasmith.io.layout import Layout
@@ -154,10 +152,9 @@ class Results:
         found = {name: sidecar.get("PredictedDice") for name, sidecar in self.sidecars.items()}
         return {name: float(value) for name, value in found.items() if value is not None}
 
-    def atlas_dice(self, method: str) -> Array:
-        """Compute each atlas's mean Dice over labels, segmented by all others with a method: (atlases,)."""
-        by_atlas: dict[str, list[float]] = {}
-        for row in self.quality:
-            if row["method"] == method:
-                by_atlas.setdefault(scan_id(row), []).append(number(row["dice"]))
-        return np.array([np.nanmean(values) for values in by_atlas.values()])
+    @cached_property
+    def segmentation_stages(self) -> tuple[str, str]:
+        """The stages of scores that tell how well single atlases, and fused ones, segment: of the targets, or
+        else of the atlases, each segmented by all others."""
+        has_targets = any((row["stage"], row["metric"]) == ("fuse", "dice") for row in self.summary)
+        return ("propagate", "fuse") if has_targets else ("leave_one_out", "leave_one_out")

@@ -25,7 +25,11 @@ def structure_rows(results: Results) -> tuple[list[str], list[dict[str, Any]]]:
     """
     dice: dict[int, dict[str, Mapping[str, str]]] = {}
     for row in results.summary:
-        if row["metric"] == "dice" and row["label"] not in (MISSING, MEAN, ALL):
+        if (
+            row["metric"] == "dice"
+            and row["stage"] in results.segmentation_stages
+            and row["label"] not in (MISSING, MEAN, ALL)
+        ):
             dice.setdefault(int(row["label"]), {})[row["method"]] = row
     methods = list(dict.fromkeys(method for found in dice.values() for method in found))[::-1]
     rows = []

@@ -58,6 +58,7 @@ def subject_columns(results: Results) -> list[Column]:
         Column("Folded, %", results.values("register", "warped", FOLDING)),
         Column("Predicted Dice", results.predicted_dice()),
         Column("Dice", results.dice()),
+        Column("Dice, by all others", results.values("leave_one_out", results.last_method, "dice")),
     ]
     return [column for column in columns if column.values]
 
