@@ -2,7 +2,7 @@
 
     python benchmarks/labels.py results-brain --ignore 15 42 43 63 64 65 66 74
 
-Of the targets, or where none has manual labels of the atlases, each segmented by all others; means over the
+Of the targets with manual labels, and of the atlases, each segmented by all others; means over the
 labels that are not ignored, then over subjects, with the 95 % interval. The labels above are those that the
 MICCAI 2012 challenge didn't score.
 """
@@ -20,7 +20,7 @@ from atlasmith.evaluation import statistics
 from atlasmith.io.tables import ALL, MEAN, MISSING, read_tsv, scan_id
 from atlasmith.report.results import number
 
-STAGES = ("fuse", "leave_one_out")
+STAGES, METRICS = ("fuse", "leave_one_out"), ("dice", "hd95_mm")
 
 
 def main() -> None:
@@ -33,10 +33,10 @@ def main() -> None:
     config = load_config(options.run / "config.yaml").model_copy(update={"output": options.run})
     values: dict[tuple[str, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in read_tsv(config.layout.scores):
-        if row["metric"] in ("dice", "hd95_mm") and row["label"] not in (MEAN, ALL, MISSING):
-            if row["stage"] in STAGES and int(row["label"]) not in options.ignore:
-                key = row["stage"], row["method"], row["metric"]
-                values[key][scan_id(row)].append(number(row["value"]))
+        of_label = row["label"] not in (MEAN, ALL, MISSING) and int(row["label"]) not in options.ignore
+        if of_label and row["metric"] in METRICS and row["stage"] in STAGES:
+            key = row["stage"], row["method"], row["metric"]
+            values[key][scan_id(row)].append(number(row["value"]))
     print("| stage | method | metric | mean | 95 % interval | n |\n|---|---|---|---|---|---|")
     for key, by_subject in values.items():
         means = np.array([np.nanmean(scores) for scores in by_subject.values()])

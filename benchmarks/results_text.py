@@ -186,7 +186,13 @@ HEADLINES = (
     ),
     (
         "Brains, left out in turn, 1 mm: Dice of `autocontext`, the 134 labels that MICCAI 2012 scored",
-        *("segmentation", "brain", "autocontext", "dice", f"{LEFT_OUT_1_MM}, the 134 labels of the challenge"),
+        *(
+            "segmentation",
+            "brain",
+            "autocontext",
+            "dice",
+            f"{LEFT_OUT_1_MM}, the 134 labels of the challenge",
+        ),
     ),
     ("Hippocampus, 60 pairs: Dice of atlasmith", "peers", "hippocampus", "atlasmith", "dice", PAIRS),
     ("Hippocampus, 60 pairs: Dice of greedy", "peers", "hippocampus", "greedy", "dice", PAIRS),
