@@ -114,7 +114,7 @@ def test_the_result_is_chosen_for_each_image() -> None:
 
 
 @pytest.mark.parametrize(
-    ("longest", "squarings"), [(0.8, 1), (1.9, 1), (3.0, 2), (7.9, 3), (100.0, 4), (0.0, 4)]
+    ("longest", "squarings"), [(0.4, 1), (0.9, 1), (1.5, 2), (3.9, 3), (100.0, 4), (0.0, 4)]
 )
 def test_velocities_are_integrated_by_as_few_squarings_as_they_need(longest: float, squarings: int) -> None:
     shape = SHAPES["2d"]

@@ -18,7 +18,7 @@ from atlasmith.transforms import DIRECTIONS, Coefficients, DeformationModel
 
 Terms = Mapping[str, Mapping[str, Any]]
 
-LONGEST_STEP = 1.0  # of a velocity's approximate exponential, voxels of its grid
+LONGEST_STEP = 0.5  # of a velocity's approximate exponential, voxels of its grid
 
 
 class ObjectiveFunction(Protocol):
