@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -96,10 +96,7 @@ def test_the_result_is_chosen_for_each_image() -> None:
     target, folds = (torch.tensor(x).view(3, 1, 1, 1) for x in ([1.0, 0.0, 1.0], [0.0, 0.0, 1.0]))
 
     def objective(
-        velocity: Tensor,
-        directions: Sequence[int] = DIRECTIONS,
-        chosen: slice = slice(None),
-        approximate: bool = False,
+        velocity: Tensor, directions: Sequence[int] = DIRECTIONS, chosen: slice = slice(None)
     ) -> Objective:
         loss = (velocity - target[chosen]).square().mean()
         moved = (velocity != 0).flatten(1).any(1).view(-1, 1, 1, 1)
@@ -113,37 +110,13 @@ def test_the_result_is_chosen_for_each_image() -> None:
     assert torch.equal(found[1:], start[1:])
 
 
-@pytest.mark.parametrize(
-    ("longest", "squarings"), [(0.4, 1), (0.9, 1), (1.5, 2), (3.9, 3), (100.0, 4), (0.0, 4)]
-)
-def test_velocities_are_integrated_by_as_few_squarings_as_they_need(longest: float, squarings: int) -> None:
-    shape = SHAPES["2d"]
-    fixed, moving = images(shape, 2), images(shape, 2, seed=1)
-    exact = setting(shape, fixed, moving, torch.ones_like(moving))
-    rough = images([n // 2 for n in shape], 2, 2, seed=2) - 0.5
-    velocity = rough * longest / rough.abs().max()
-    fewer = replace(exact, deformation=deformation_model(integration_steps=squarings))
-    approximate = exact(velocity, approximate=True)
-    assert torch.equal(approximate.loss, fewer(velocity).loss)
-    assert (approximate.loss - exact(velocity).loss).abs() < 0.02 * exact(velocity).loss
-    # Each image has as many as it needs.
-    mixed = torch.cat([velocity[:1], 0.1 * velocity[1:]])
-    alone = [exact(mixed[i : i + 1], chosen=slice(i, i + 1), approximate=True) for i in (0, 1)]
-    both = exact(mixed, approximate=True)
-    torch.testing.assert_close(both.loss, torch.stack([one.loss for one in alone]).mean())
-    torch.testing.assert_close(both.forward, torch.cat([one.forward for one in alone]))
-
-
 @pytest.mark.parametrize("count", [1, 40])
 def test_rounding_moves_nothing(count: int) -> None:
     """Of a gradient, in voxels whose own is 0, whatever the number of images and voxels."""
     rounding = 3e-8 * torch.from_numpy(np.random.default_rng(0).normal(size=(count, 2, 30, 4))).float()
 
     def objective(
-        velocity: Tensor,
-        directions: Sequence[int] = DIRECTIONS,
-        chosen: slice = slice(None),
-        approximate: bool = False,
+        velocity: Tensor, directions: Sequence[int] = DIRECTIONS, chosen: slice = slice(None)
     ) -> Objective:
         squares = (velocity[..., :15, :] - 1).square()
         loss = (squares.sum() + (rounding[chosen] * velocity)[..., 15:, :].sum()) / velocity[:, 0].numel()
@@ -161,10 +134,7 @@ def test_a_fold_at_one_voxel_is_smoothed_and_the_rest_is_kept(dims: str) -> None
     target[0, 0, *(n // 3 for n in half)] = 4.0  # its neighbor is 0.8: the map folds between them
 
     def objective(
-        coefficients: Tensor,
-        directions: Sequence[int] = DIRECTIONS,
-        chosen: slice = slice(None),
-        approximate: bool = False,
+        coefficients: Tensor, directions: Sequence[int] = DIRECTIONS, chosen: slice = slice(None)
     ) -> Objective:
         loss = (coefficients - target).square().mean()
         return Objective({"distance": loss}, {FORWARD: coefficients, INVERSE: -coefficients})
@@ -180,10 +150,10 @@ def test_finer_levels_have_fewer_steps() -> None:
     fixed, moving = images(shape, 1), images(shape, 1, seed=1)
     calls: dict[tuple[int, ...], int] = {}
 
-    def counted(self: InstanceObjective, coefficients: Tensor, *args: Any, **options: Any) -> Objective:
+    def counted(self: InstanceObjective, coefficients: Tensor, *args: Any) -> Objective:
         size = tuple(self.fixed.shape[2:])
         calls[size] = calls.get(size, 0) + 1
-        return InstanceObjective.__call__(self, coefficients, *args, **options)
+        return InstanceObjective.__call__(self, coefficients, *args)
 
     class Counted(InstanceObjective):
         __call__ = counted

@@ -38,8 +38,7 @@ def adam(
     """Minimize an objective by Adam (Kingma and Ba 2015, arXiv:1412.6980), by smooth updates.
 
     Each step evaluates one of the two directions, in turn: it costs little more than half of a step on both,
-    and a third more such steps end at the same value. Velocities are integrated by fewer squarings than in
-    the end, as far as they are short enough. The learning rate follows a cosine to zero on each
+    and a third more such steps end at the same value. The learning rate follows a cosine to zero on each
     level. A coarse level adds to the start, which keeps its details.
 
     What is added to the start is smoothed by a Gaussian, so that updates are smooth whatever the gradient: a
@@ -115,8 +114,7 @@ class _Smoothed:
 
     def loss(self, direction: int) -> Tensor:
         # Of the sum over voxels and images: each one's gradient is its own, whatever their number.
-        found = self.objective(self.coefficients(), [direction], approximate=True)
-        return self.start[:, 0].numel() * found.loss
+        return self.start[:, 0].numel() * self.objective(self.coefficients(), [direction]).loss
 
 
 def minimize(

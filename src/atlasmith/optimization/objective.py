@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from atlasmith.core.grid import Grid
@@ -18,22 +16,16 @@ from atlasmith.transforms import DIRECTIONS, Coefficients, DeformationModel
 
 Terms = Mapping[str, Mapping[str, Any]]
 
-LONGEST_STEP = 0.5  # of a velocity's approximate exponential, voxels of its grid
-
 
 class ObjectiveFunction(Protocol):
     """The objective of coefficients (B, channels, *half), the mean over B images.
 
     It is evaluated in both directions, or in one where its terms allow that; of all images, or of those that
-    are `chosen`; exactly, or in less time nearly so.
+    are `chosen`.
     """
 
     def __call__(
-        self,
-        coefficients: Tensor,
-        directions: Sequence[int] = DIRECTIONS,
-        chosen: slice = slice(None),
-        approximate: bool = False,
+        self, coefficients: Tensor, directions: Sequence[int] = DIRECTIONS, chosen: slice = slice(None)
     ) -> Objective: ...
 
 
@@ -63,48 +55,9 @@ class InstanceObjective:
     points: Sequence[PointSets] = ()
 
     def __call__(
-        self,
-        coefficients: Tensor,
-        directions: Sequence[int] = DIRECTIONS,
-        chosen: slice = slice(None),
-        approximate: bool = False,
+        self, coefficients: Tensor, directions: Sequence[int] = DIRECTIONS, chosen: slice = slice(None)
     ) -> Objective:
         """Evaluate coefficients (B, channels, *half): see `ObjectiveFunction`."""
-        if not approximate:
-            return self._evaluate(coefficients, directions, chosen, self.deformation)
-        squarings = self._squarings(coefficients)
-        models = {n: replace(self.deformation, integration_steps=n) for n in squarings}
-        if len(models) == 1:
-            return self._evaluate(coefficients, directions, chosen, *models.values())
-        # Each image has its own number: none depends on the others of its batch.
-        images = range(len(self.fixed))[chosen]
-        found = [
-            self._evaluate(one, directions, slice(image, image + 1), models[n])
-            for one, image, n in zip(coefficients.split(1), images, squarings, strict=True)
-        ]
-        return Objective(
-            {name: torch.stack([part.terms[name] for part in found]).mean() for name in found[0].terms},
-            {key: torch.cat([part.maps[key] for part in found]) for key in found[0].maps},
-        )
-
-    def _squarings(self, coefficients: Tensor) -> list[int]:
-        """Count for each image the squarings that bring its velocity's first step within `LONGEST_STEP`."""
-        most = self.deformation.integration_steps
-        velocity = self.deformation.tangent(coefficients.detach(), self.spacing(coefficients.shape[2:]))
-        longest = velocity.abs().flatten(1).amax(dim=1).tolist()
-        return [
-            min(most, max(1, math.ceil(math.log2(length / LONGEST_STEP)))) if 0 < length < math.inf else most
-            for length in longest
-        ]
-
-    def _evaluate(
-        self,
-        coefficients: Tensor,
-        directions: Sequence[int],
-        chosen: slice,
-        deformation: DeformationModel,
-    ) -> Objective:
-        """Evaluate coefficients (B, channels, *half) of the images `chosen`, by a deformation."""
         needed = required_inputs(self.terms["regularization"])
         spacing = self.spacing(coefficients.shape[2:])
         found = registration_objective(
@@ -112,7 +65,7 @@ class InstanceObjective:
             self.moving[chosen],
             self.mask[chosen],
             Coefficients(coefficients),
-            deformation=deformation,
+            deformation=self.deformation,
             template_mask=None if self.fixed_mask is None else self.fixed_mask[chosen],
             spacing=spacing,
             directions=directions if needed.isdisjoint({"forward", "inverse"}) else DIRECTIONS,
