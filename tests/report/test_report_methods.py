@@ -154,6 +154,8 @@ def test_dice_is_of_the_atlases_where_no_target_has_labels(tmp_path: Path) -> No
     for method, mean in (("votenet", 0.9), ("single_atlas", 0.6)):
         rows += [{**left_out, "method": method, "label": "mean", "mean": mean}]
         rows += [{**left_out, "method": method, "label": "7", "mean": mean - 0.1}]
+    write_tsv(config.layout.summary, [row for row in rows if row["metric"] != "dice"], SUMMARY)
+    assert Results(config, []).segmentation_stages == ("propagate", "fuse")  # no Dice at all
     write_tsv(config.layout.summary, rows, SUMMARY)
     results = Results(config, read_cohort(config.layout.cohort))
     figures = {figure.name: figure.mean for figure in main_figures(results)}

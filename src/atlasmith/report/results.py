@@ -156,5 +156,6 @@ class Results:
     def segmentation_stages(self) -> tuple[str, str]:
         """The stages of scores that tell how well single atlases, and fused ones, segment: of the targets, or
         else of the atlases, each segmented by all others."""
-        has_targets = any((row["stage"], row["metric"]) == ("fuse", "dice") for row in self.summary)
-        return ("propagate", "fuse") if has_targets else ("leave_one_out", "leave_one_out")
+        scored = {row["stage"] for row in self.summary if row["metric"] == "dice"}
+        of_atlases = "leave_one_out" in scored and "fuse" not in scored
+        return ("leave_one_out", "leave_one_out") if of_atlases else ("propagate", "fuse")

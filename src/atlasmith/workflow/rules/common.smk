@@ -304,7 +304,7 @@ def to_score(subject):
         LAYOUT.log_jacobian(subject),
         LAYOUT.registration_table(subject),
     ]
-    if subject in TARGETS or (QUALITY and subject in remaining(ATLASES, "fuse")):
+    if subject in TARGETS or (QUALITY and subject in ATLASES and remaining([subject], "fuse")):
         files += [LAYOUT.propagated_labels(subject), *labels_of([subject])]
         files += [LAYOUT.segmentation(subject, method) for method in CONFIG.fusion.methods]
     return files
