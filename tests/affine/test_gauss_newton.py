@@ -9,22 +9,23 @@ from phantom import PART, TEMPLATE, centered_grid, head, normalized, pose, world
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from atlasmith.affine import gauss_newton
+from atlasmith.affine import gauss_newton, working_image
 from atlasmith.affine.working_image import WorkingImage, largest_overlap, similarity, translation
+from atlasmith.core.grid import Array
 from atlasmith.io.images import Image
 
 
 def objective_of(fixed: WorkingImage, moving: WorkingImage) -> tuple[gauss_newton._Objective, Tensor]:
     """Return the objective, and the generators of its transforms."""
     generators = gauss_newton._generators("affine", fixed.grid.ndim, 10)
-    points, values = gauss_newton._samples(fixed.itk, 1, 10**9)
-    image = gauss_newton._MovingImage(moving.itk)
+    points, values = gauss_newton._samples(gauss_newton._smooth(fixed.itk, 0), fixed.itk, 1, 10**9)
+    image = gauss_newton._MovingImage(gauss_newton._smooth(moving.itk, 0), moving.itk)
     overlap = largest_overlap(fixed, moving)
     return gauss_newton._Objective(values, points, image, generators, overlap), generators
 
 
-@pytest.mark.parametrize("shape", [(40, 44, 38), (52, 56, 1)])
-def test_gradient_is_that_of_the_objective(shape: tuple[int, int, int]) -> None:
+def smooth_pair(shape: tuple[int, int, int]) -> tuple[WorkingImage, WorkingImage, Array]:
+    """A head and the same in a larger field of view, smoothed, and a start near the right transform."""
     grid = centered_grid(shape)
     wide = centered_grid(tuple(n + 12 if n > 1 else 1 for n in shape))  # type: ignore[arg-type]
     sigmas = np.minimum(shape, 3) - 1
@@ -34,9 +35,18 @@ def test_gradient_is_that_of_the_objective(shape: tuple[int, int, int]) -> None:
         )
         for g in (grid, wide)
     )
-    objective, generators = objective_of(fixed, moving)
     start = translation(moving.fov_center - fixed.fov_center + [1.3, -0.6, 0])
     start[0, 1] = 0.05
+    return fixed, moving, start
+
+
+SHAPES = [(40, 44, 38), (52, 56, 1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradient_is_that_of_the_objective(shape: tuple[int, int, int]) -> None:
+    fixed, moving, start = smooth_pair(shape)
+    objective, generators = objective_of(fixed, moving)
     matrix = gauss_newton._homogeneous(start, generators.shape[1] - 1)[None]
     steps = 0.05 * generators
     ahead, behind = (
@@ -50,8 +60,33 @@ def test_gradient_is_that_of_the_objective(shape: tuple[int, int, int]) -> None:
     )
 
 
-def test_objective_is_the_similarity_of_the_search() -> None:
+@pytest.mark.parametrize("shape", SHAPES)
+def test_normal_matrix_is_that_of_the_standardized_image(shape: tuple[int, int, int]) -> None:
+    """J^T J, with J the derivative of the moved image at zero mean and unit norm."""
+    fixed, moving, start = smooth_pair(shape)
+    objective, generators = objective_of(fixed, moving)
+    ndim = generators.shape[1] - 1
+    matrix = gauss_newton._homogeneous(start, ndim)
+
+    def sampled(step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        moved = objective.points @ (matrix @ torch.linalg.matrix_exp(step)).mT
+        return objective.moving.sample(moved[None, :, :ndim])
+
+    inside = sampled(torch.zeros_like(matrix))[2][0]
+
+    def standardized(step: Tensor) -> Tensor:
+        values = sampled(step)[0][0, inside]
+        return torch.nn.functional.normalize(values - values.mean(), dim=0)
+
+    slopes = torch.stack([(standardized(0.5 * g) - standardized(-0.5 * g)) for g in generators]).double()
+    normal = slopes @ slopes.mT
+    found = objective(matrix[None])[1][0]
+    torch.testing.assert_close(found, normal, rtol=0.05, atol=0.02 * float(normal.max()))
+
+
+def test_objective_is_the_similarity_of_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the image holds a part of the object only, so that the overlap counts."""
+    monkeypatch.setattr(working_image, "COMPARED", 10**9)
     fixed, moving = (WorkingImage.from_image(normalized(head, g), 1) for g in (TEMPLATE, PART))
     objective, _ = objective_of(fixed, moving)
     for offset in (0, 6, 30):

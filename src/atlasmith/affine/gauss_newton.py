@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from atlasmith.affine.pyramid import pyramid
-from atlasmith.affine.working_image import FULL_OVERLAP, WorkingImage, largest_overlap, smooth
+from atlasmith.affine.working_image import FULL_OVERLAP, WorkingImage, largest_overlap, voxels_to_physical
 from atlasmith.core.grid import Array
-from atlasmith.core.sampling import sample
+from atlasmith.core.sampling import sample, smooth
 from atlasmith.core.world import inside
 
 DAMPING = 1e-3  # initial, relative to the diagonal of the normal matrix (Marquardt)
@@ -48,9 +48,10 @@ def optimize(
     matrices = matrices @ recentered  # of points relative to the center
     overlap = largest_overlap(fixed, moving)
     for sigma, stride, samples in pyramid(fixed.grid, kind):
-        smooth = [_smooth(image.itk, sigma) for image in (fixed, moving)]
-        points, values = _samples(smooth[0], stride, samples)
-        objective = _Objective(values, points - center, _MovingImage(smooth[1]), generators, overlap)
+        smoothed = [_smooth(image.itk, sigma) for image in (fixed, moving)]
+        points, values = _samples(smoothed[0], fixed.itk, stride, samples)
+        target = _MovingImage(smoothed[1], moving.itk)
+        objective = _Objective(values, points - center, target, generators, overlap)
         matrices = _maximize(objective, matrices, generators, iterations)
     found = []
     for affine in (matrices @ torch.linalg.inv(recentered)).numpy():
@@ -84,50 +85,40 @@ def _generators(kind: str, ndim: int, radius: float) -> Tensor:
     return torch.stack(generators)
 
 
-def _smooth(image: sitk.Image, sigma: float) -> sitk.Image:
-    """Smooth by a Gaussian of `sigma` mm."""
-    return smooth(image, [sigma] * image.GetDimension()) if sigma > 0 else image
+def _smooth(image: sitk.Image, sigma: float) -> Tensor:
+    """Return the voxels (*shape), in the order of their indices, smoothed by a Gaussian of `sigma` mm."""
+    data = torch.from_numpy(np.ascontiguousarray(sitk.GetArrayViewFromImage(image).T)).float()
+    return smooth(data[None, None], [sigma / size for size in image.GetSpacing()])[0, 0]
 
 
-def _to_physical(image: sitk.Image) -> tuple[Tensor, Tensor]:
-    """Return the matrix (d, d) and the origin (d,) from voxels to physical coordinates."""
-    ndim = image.GetDimension()
-    matrix = np.array(image.GetDirection()).reshape(ndim, ndim) @ np.diag(image.GetSpacing())
-    return torch.from_numpy(matrix), torch.tensor(image.GetOrigin(), dtype=torch.float64)
+def _samples(data: Tensor, image: sitk.Image, stride: int, count: int) -> tuple[Tensor, Tensor]:
+    """Return physical coordinates (N, d) and values (N,) of every `stride`-th voxel, `count` at most.
 
-
-def _to_tensor(image: sitk.Image) -> Tensor:
-    """Return the voxels (*shape), in the order of their indices."""
-    return torch.from_numpy(np.ascontiguousarray(sitk.GetArrayFromImage(image).T)).float()
-
-
-def _samples(image: sitk.Image, stride: int, count: int) -> tuple[Tensor, Tensor]:
-    """Return physical coordinates (N, d) and values (N,) of every `stride`-th voxel, `count` at most."""
-    data = _to_tensor(image)
+    data: (*shape), on the grid of `image`.
+    """
     index = torch.stack(torch.meshgrid(*(torch.arange(0, n, stride) for n in data.shape), indexing="ij"))
     index = index.flatten(1)
     index = index[:, torch.linspace(0, index.shape[1] - 1, min(count, index.shape[1])).long()]
-    matrix, origin = _to_physical(image)
-    return index.double().T @ matrix.T + origin, data[tuple(index)]
+    matrix = torch.from_numpy(voxels_to_physical(image))
+    return index.double().T @ matrix[:-1, :-1].T + matrix[:-1, -1], data[tuple(index)]
 
 
 class _MovingImage:
-    """The moving image and its gradient, sampled linearly."""
+    """The moving image (*shape), on the grid of `image`, and its gradient, sampled linearly."""
 
-    def __init__(self, image: sitk.Image) -> None:
-        data = _to_tensor(image)
+    def __init__(self, data: Tensor, image: sitk.Image) -> None:
         self.shape = data.shape
         self.channels = torch.stack([data, *torch.gradient(data)])[None]
-        matrix, self.origin = _to_physical(image)
-        self.to_voxels = torch.linalg.inv(matrix)
+        matrix = torch.from_numpy(voxels_to_physical(image))
+        self.to_voxels, self.origin = torch.linalg.inv(matrix[:-1, :-1]), matrix[:-1, -1]
 
     def sample(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return values (B, N), gradients (B, N, d) per mm and which points (B, N, d) are inside (B, N)."""
+        """Return values (B, N), gradients (B, d, N) per mm and which points (B, N, d) are inside (B, N)."""
         voxels = ((points - self.origin) @ self.to_voxels.T).float()
         ndim, count = len(self.shape), len(points)
         flat = voxels.flatten(0, 1).T.reshape(1, ndim, -1, *[1] * (ndim - 1))
         values = sample(self.channels, flat, padding="border").reshape(1 + ndim, count, -1)
-        return values[0], values[1:].movedim(0, -1) @ self.to_voxels.float(), inside(voxels, self.shape)
+        return values[0], self.to_voxels.mT.float() @ values[1:].movedim(0, 1), inside(voxels, self.shape)
 
 
 class _Objective:
@@ -146,8 +137,9 @@ class _Objective:
     ) -> None:
         self.values, self.moving, self.largest_overlap = values, moving, overlap
         self.points = torch.cat([points, torch.ones(len(points), 1, dtype=points.dtype)], dim=1)
-        motions = torch.einsum("kij,nj->nki", generators, self.points)
-        self.motions = motions[..., : points.shape[1]].float()  # (N, K, d)
+        # A point's motion by each generator is linear in its homogeneous coordinates.
+        self.generators = generators[:, :-1].flatten(1)  # (K, d * (d + 1))
+        self.homogeneous = self.points.float().T.contiguous()
 
     def __call__(self, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate pull-backs (B, d + 1, d + 1).
@@ -155,19 +147,28 @@ class _Objective:
         Returns the objective (B,), and for a small transform before each pull-back the normal matrix
         (B, K, K) of the least-squares problem and the gradient of NCC (B, K).
         """
-        ndim, occupied = self.motions.shape[2], self.values > 0
+        ndim, occupied = self.points.shape[1] - 1, self.values > 0
         moved, gradient, inside_fov = self.moving.sample((self.points @ matrices.mT)[..., :ndim])
         overlap = (inside_fov & occupied).sum(dim=1) / occupied.sum().clamp(min=1) / self.largest_overlap
         weight = inside_fov.float()
         target, source = (_standardize(x.expand_as(weight), weight) for x in (self.values, moved))
         norm = ((moved - _mean(moved, weight)) * weight).norm(dim=1).clamp(min=1e-6)
-        slopes = torch.einsum("bnd,nkd->bnk", gradient @ matrices[:, :ndim, :ndim].float(), self.motions)
-        slopes = (slopes - _mean(slopes, weight[..., None])) * weight[..., None] / norm[:, None, None]
-        slopes = slopes - source[..., None] * torch.einsum("bn,bnk->bk", source, slopes)[:, None]
-        objective = (1 + (target * source).sum(dim=1)) * (overlap / FULL_OVERLAP).clamp(max=1)
-        normal = torch.einsum("bnk,bnl->bkl", slopes, slopes)
-        ncc_gradient = torch.einsum("bnk,bn->bk", slopes, target - source)
-        return objective, normal.double(), ncc_gradient.double()
+        gradient = matrices[:, :ndim, :ndim].mT.float() @ gradient * weight[:, None]
+        slopes = (gradient[:, :, None] * self.homogeneous).flatten(1, 2)  # (B, d * (d + 1), N)
+        sums = slopes @ torch.stack([weight, target, source], dim=-1)
+        sums, squares = self.generators @ sums.double(), slopes @ slopes.mT
+        squares = self.generators @ squares.double() @ self.generators.T / norm[:, None, None] ** 2
+        total, by_target, by_source = (sums / norm[:, None, None]).unbind(-1)
+        # Products of slopes that are centered and orthogonal to the source, which are never computed.
+        normal = squares - _outer(total) / weight.sum(dim=1)[:, None, None].clamp(min=1) - _outer(by_source)
+        ncc = (target * source).sum(dim=1)
+        objective = (1 + ncc) * (overlap / FULL_OVERLAP).clamp(max=1)
+        return objective, normal, by_target - ncc[:, None] * by_source
+
+
+def _outer(x: Tensor) -> Tensor:
+    """Multiply each of (B, K) by itself: (B, K, K)."""
+    return x[:, :, None] * x[:, None]
 
 
 def _maximize(objective: _Objective, matrices: Tensor, generators: Tensor, iterations: int) -> Tensor:

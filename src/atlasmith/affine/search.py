@@ -18,6 +18,7 @@ from atlasmith.affine.engines import ENGINES, AffineEngine
 from atlasmith.affine.working_image import (
     HIGHEST_SIMILARITY,
     WorkingImage,
+    similarities,
     similarity,
     smooth,
     to_world,
@@ -125,12 +126,12 @@ def register_rigid(
             translation(moving.center_of_mass) @ rotation @ translation(-fixed.center_of_mass)
             for rotation in rotations(fixed.grid.ndim, angles)
         ]
-        scores = np.array([similarity(coarse_fixed, coarse_moving, start) for start in rotated])
+        scores = similarities(coarse_fixed, coarse_moving, rotated)
         level = similarity(coarse_fixed, coarse_moving, found)
         better = [rotated[i] for i in np.argsort(-scores)[:OPTIMIZED_STARTS] if scores[i] > level]
         if better:
             other = optimize_starts(fixed, moving, better, engine, "rigid")
-            lacking = [HIGHEST_SIMILARITY - similarity(fixed, moving, matrix) for matrix in (found, other)]
+            lacking = HIGHEST_SIMILARITY - similarities(fixed, moving, [found, other])
             found = other if lacking[1] <= residual * lacking[0] else found
     return found
 
@@ -139,16 +140,11 @@ def optimize_starts(
     fixed: WorkingImage, moving: WorkingImage, starts: Sequence[Array], engine: AffineEngine, kind: str
 ) -> Array:
     """Optimize each of `starts` and select the best result, or a start where an engine diverged."""
-    pairs = zip(starts, engine(fixed, moving, starts, kind), strict=True)
-    return _select(fixed, moving, [_select(fixed, moving, pair, TOLERANCE) for pair in pairs])
-
-
-def _select(
-    fixed: WorkingImage, moving: WorkingImage, candidates: Sequence[Array], tolerance: float = 0
-) -> Array:
-    """Return the last candidate whose similarity is within `tolerance` of the highest."""
-    scores = [similarity(fixed, moving, candidate) for candidate in candidates]
-    return [c for c, score in zip(candidates, scores, strict=True) if score >= max(scores) - tolerance][-1]
+    ends = engine(fixed, moving, starts, kind)
+    before, after = np.split(similarities(fixed, moving, [*starts, *ends]), 2)
+    kept = after >= before - TOLERANCE
+    best = int(np.argmax(np.where(kept, after, before)))
+    return ends[best] if kept[best] else starts[best]
 
 
 def rotations(ndim: int, angles: Sequence[int]) -> list[Array]:
