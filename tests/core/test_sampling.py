@@ -8,7 +8,7 @@ from smooth import smooth_field
 
 from atlasmith.core import sampling
 from atlasmith.core.label_sampling import LabelSampler
-from atlasmith.core.sampling import coordinates, sample, warp
+from atlasmith.core.sampling import coordinates, resize, sample, warp
 
 SHAPES = [(13, 10), (12, 9, 11)]
 
@@ -160,3 +160,21 @@ def test_labels_dont_depend_on_how_many_points_are_sampled_at_a_time(
     expected = LabelSampler(labels)(points)
     monkeypatch.setattr(sampling, "CPU_POINTS", 7)
     assert torch.equal(LabelSampler(labels)(points), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [((13, 10), (9, 17)), ((5, 7, 9), (10, 3, 9)), ((1, 4, 4), (3, 8, 8)), ((6, 6, 6), (1, 4, 5))],
+)
+def test_resize_equals_torch(old: tuple[int, ...], new: tuple[int, ...], dtype: torch.dtype) -> None:
+    """The values and the gradient of torch's interpolation, of which a GPU makes use; also under autocast."""
+    image = torch.rand(2, 3, *old, dtype=dtype, requires_grad=True)
+    mode = "bilinear" if len(old) == 2 else "trilinear"
+    expected = torch.nn.functional.interpolate(image, new, mode=mode, align_corners=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = resize(image, new)
+    torch.testing.assert_close(found, expected)
+    upstream = torch.rand_like(expected)
+    gradients = [torch.autograd.grad(x, image, upstream)[0] for x in (found, expected)]
+    torch.testing.assert_close(*gradients)

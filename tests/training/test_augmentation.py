@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from second_device import DEVICE, SecondDevice
 from torch import Tensor
 
 from atlasmith.core.fields import jacobian_determinant
-from atlasmith.core.sampling import warp
+from atlasmith.core.sampling import resize, warp
 from atlasmith.training.augmentation import augment, augment_intensities, random_displacement
 
 SHAPES = [(24, 31), (20, 17, 23)]
@@ -58,13 +57,12 @@ def test_labels_and_masks_follow_the_image(shape: tuple[int, ...]) -> None:
 
 
 def smooth_field(count: int, channels: int, shape: tuple[int, ...], random: torch.Generator) -> Tensor:
-    knots, mode = torch.randn(count, channels, *[6] * len(shape), generator=random), "bilinear"
-    return F.interpolate(knots, shape, mode="trilinear" if len(shape) == 3 else mode, align_corners=True)
+    return resize(torch.randn(count, channels, *[6] * len(shape), generator=random), shape)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_random_numbers_of_the_cpu_are_the_generators(shape: tuple[int, ...]) -> None:
-    """All drawn on the CPU, in the order in which earlier versions drew them, whose results stay."""
+    """All drawn on the CPU, in the order in which earlier versions drew them."""
     image, ones, ndim = torch.rand(2, 3, *shape), [1] * len(shape), len(shape)
     changed, mask, displacement = augment(image, torch.ones_like(image), torch.Generator().manual_seed(5))
 
