@@ -130,7 +130,8 @@ class Experiment:
             if self.options.method:
                 segment(config, kept)
             with torch.inference_mode():
-                segmentations = segmentations_of(config, kept) if self.options.method else {}
+                method = self.options.method
+                segmentations = segmentations_of(config, kept, method) if method else {}
                 labels = ConditionalLabels(config.layout, model, kept, self.values, segmentations)
         finally:
             shutil.rmtree(folder)

@@ -168,10 +168,12 @@ def test_labels_dont_depend_on_how_many_points_are_sampled_at_a_time(
     [((13, 10), (9, 17)), ((5, 7, 9), (10, 3, 9)), ((1, 4, 4), (3, 8, 8)), ((6, 6, 6), (1, 4, 5))],
 )
 def test_resize_equals_torch(old: tuple[int, ...], new: tuple[int, ...], dtype: torch.dtype) -> None:
-    """The values and the gradient of torch's interpolation, of which a GPU makes use; also under autocast."""
+    """The values and the gradient of torch's interpolation, also under autocast and after inference."""
     image = torch.rand(2, 3, *old, dtype=dtype, requires_grad=True)
     mode = "bilinear" if len(old) == 2 else "trilinear"
     expected = torch.nn.functional.interpolate(image, new, mode=mode, align_corners=True)
+    with torch.inference_mode():
+        resize(image, new)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = resize(image, new)
     torch.testing.assert_close(found, expected)

@@ -71,10 +71,10 @@ def test_uninformative_intensities_leave_the_regression_of_labels() -> None:
 
 @pytest.fixture
 def segmented(toy_registered: Config, tmp_path: Path) -> Config:
-    """The toy run with manual labels in the place of all segmentations by an ensemble."""
+    """The toy run with manual labels in the place of all segmentations."""
     shutil.copytree(toy_registered.output, tmp_path / "run")
     fusion = toy_registered.fusion.model_copy(
-        update={"methods": ["majority", "ensemble"], "train_subjects": True}
+        update={"methods": ["majority", "autocontext"], "train_subjects": True}
     )
     config = toy_registered.model_copy(update={"output": tmp_path / "run", "fusion": fusion})
     for subject in read_cohort(config.layout.cohort):
@@ -85,28 +85,29 @@ def segmented(toy_registered: Config, tmp_path: Path) -> Config:
     return config
 
 
-def with_methods(config: Config, methods: list[str], train_subjects: bool = True) -> Config:
-    changed = {"methods": methods, "train_subjects": train_subjects}
-    return config.model_copy(update={"fusion": config.fusion.model_copy(update=changed)})
-
-
 def test_segmentations_are_used_where_they_are_unbiased_and_of_most_subjects(segmented: Config) -> None:
     cohort = read_cohort(segmented.layout.cohort)  # 8 atlases, 3 targets, 3 for training
-    assert list(segmentations_of(segmented, cohort)) == [s.id for s in cohort if s.role != "atlas"]
-    assert not segmentations_of(with_methods(segmented, ["ensemble", "majority"]), cohort)
-    targets = segmentations_of(with_methods(segmented, ["ensemble"], train_subjects=False), cohort)
+    assert list(segmentations_of(segmented, cohort, "autocontext")) == [
+        s.id for s in cohort if s.role != "atlas"
+    ]
+    assert not segmentations_of(segmented, cohort, "majority")
+    without = segmented.model_copy(
+        update={"fusion": segmented.fusion.model_copy(update={"train_subjects": False})}
+    )
+    targets = segmentations_of(without, cohort, "autocontext")
     assert list(targets) == [s.id for s in cohort if s.role == "target"]
-    write_json(segmented.layout.segmentation_sidecar("09", "ensemble"), {"NeedsReview": True})
-    assert "09" not in segmentations_of(segmented, cohort)
+    write_json(segmented.layout.segmentation_sidecar("09", "autocontext"), {"NeedsReview": True})
+    assert "09" not in segmentations_of(segmented, cohort, "autocontext")
     few = [s for s in cohort if s.role != "atlas"] + [replace(cohort[-1], role="atlas")]
-    assert not segmentations_of(with_methods(segmented, ["ensemble"], train_subjects=False), few)
+    assert not segmentations_of(without, few, "autocontext")
 
 
 def test_segmentations_count_as_labels(segmented: Config) -> None:
     layout, cohort = segmented.layout, read_cohort(segmented.layout.cohort)
     model, values = Groupwise.load(layout.template_weights), np.array(read_label_values(layout.labels))
     with torch.inference_mode():
-        found = ConditionalLabels(layout, model, cohort, values, segmentations_of(segmented, cohort)).models
+        segmentations = segmentations_of(segmented, cohort, "autocontext")
+        found = ConditionalLabels(layout, model, cohort, values, segmentations).models
         maps = []
         for subject in cohort:
             assert subject.labels is not None

@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from atlasmith.core.chunks import at_once
-from atlasmith.core.grid import Array
 from atlasmith.core.intensity import antialiasing_sigma
 
 Mode = Literal["bilinear", "nearest"]
@@ -248,23 +247,24 @@ def resize(image: Tensor, shape: Sequence[int]) -> Tensor:
         tensor([[[[0., 1., 2.],
                   [4., 5., 6.]]]])
     """
-    if image.device.type != "cpu":
+    if image.dtype not in (torch.float32, torch.float64):  # weights would be rounded
         mode = "bilinear" if len(shape) == 2 else "trilinear"
         return F.interpolate(image, size=tuple(shape), mode=mode, align_corners=True)
-    # Twice as fast on a CPU as torch's own, with its gradient.
-    with torch.autocast("cpu", enabled=False):
+    # Twice as fast on a CPU as torch's own, whose gradient on a GPU depends on the order of its threads.
+    with torch.autocast(image.device.type, enabled=False):
         for axis, (old, new) in enumerate(zip(image.shape[2:], shape, strict=True), start=2):
             if old != new:
-                matrix = torch.from_numpy(_linear_interpolation(old, new)).to(image.dtype)
-                image = multiply_along(image, axis, matrix)
+                image = multiply_along(image, axis, _interpolation(old, new, image.dtype, image.device))
     return image
 
 
 @functools.lru_cache(maxsize=256)
-def _linear_interpolation(old: int, new: int) -> Array:
+def _interpolation(old: int, new: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The matrix (new, old) of linear interpolation along one axis."""
-    position = np.linspace(0, old - 1, new)
-    return np.maximum(1 - np.abs(position[:, None] - np.arange(old)), 0)
+    with torch.inference_mode(False):  # since it is kept, and a gradient may need it
+        index = torch.arange(new, device=device, dtype=torch.float64)[:, None]
+        position = index * ((old - 1) / max(new - 1, 1))
+        return (1 - (position - torch.arange(old, device=device)).abs()).clamp(min=0).to(dtype)
 
 
 def local_mean(maps: Tensor, radius: int) -> Tensor:

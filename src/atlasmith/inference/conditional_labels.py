@@ -41,19 +41,21 @@ UNKNOWN = -1  # the position of a label out of the field of view
 GROUP = 32  # labels that are warped at once: all of a brain's would take their memory again
 
 
-def segmentations_of(config: Config, cohort: Sequence[Subject]) -> dict[str, Path]:
-    """Find a run's segmentations by its last fusion method, for `ConditionalLabels`.
+def segmentations_of(config: Config, cohort: Sequence[Subject], method: str) -> dict[str, Path]:
+    """Find a run's segmentations by a fusion method, for `ConditionalLabels`.
 
     Args:
         config: Of the finished run.
         cohort: Its subjects.
+        method: The fusion method. A network that segments the image itself tends toward the atlases' mean,
+            too, and so does an ensemble with it: the choice is `pseudo_label_method` of the config.
 
     Returns:
         By id, of subjects that are no atlases and need no review. None unless, with the atlases, they are at
         least half of all, whose intensities are known; and none of a method without training: such methods
         tend toward the atlases' mean, and show a part of a covariate's effect alone.
     """
-    method, layout = config.fusion.methods[-1], config.layout
+    layout = config.layout
     if not FUSERS[method].is_trained:
         return {}
     roles = {"target", "train"} if config.fusion.train_subjects else {"target"}

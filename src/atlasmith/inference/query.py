@@ -115,7 +115,8 @@ def _write_maps(
     code = model.code.encode(values).to(model.base.device)
     table = read_tsv(run.template_label_table)
     labels = np.array([int(row["index"]) for row in table])
-    conditional = ConditionalLabels(run, model, cohort, labels, segmentations_of(config, cohort))
+    segmentations = segmentations_of(config, cohort, config.fusion.pseudo_label_method)
+    conditional = ConditionalLabels(run, model, cohort, labels, segmentations)
     rows = list(_volume_rows(config, model, values, cohort, conditional, table))
     probabilities = conditional(code)[0]
     highest, position = probabilities.max(dim=0)
