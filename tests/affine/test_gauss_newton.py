@@ -94,3 +94,16 @@ def test_objective_is_the_similarity_of_the_search(monkeypatch: pytest.MonkeyPat
         assert float(objective(torch.from_numpy(matrix)[None])[0]) == pytest.approx(
             similarity(fixed, moving, matrix), abs=2e-3
         )
+
+
+def test_motions_that_change_nothing_are_not_followed() -> None:
+    """On a ramp all but its direction is free: nothing moves along it, however large the damping's share."""
+    grid = centered_grid((40, 40, 40))
+    ramp = (np.indices(grid.shape)[0] / 40 + 0.1).astype(np.float32)
+    fixed = WorkingImage.from_image(Image(ramp, grid), 1)
+    objective, generators = objective_of(fixed, fixed)
+    start = gauss_newton._homogeneous(translation(np.array([2.0, 1.0, 0.0])), 3)[None]
+    normal = objective(start)[1]
+    assert float(normal[0].diagonal().min()) >= 0
+    found = gauss_newton._maximize(objective, start, generators, 20)
+    assert float((found - start).abs().max()) < 0.05

@@ -10,6 +10,7 @@ from phantom import centered_grid, head, normalized, pose
 from atlasmith.affine import working_image
 from atlasmith.affine.working_image import WorkingImage, itk_pull_back, similarities
 from atlasmith.core.grid import Array
+from atlasmith.io.images import Image
 
 SHAPES = [(36, 40, 34), (52, 56, 1)]
 POSES = [pose((3, 1, 0), (1, 1, 1.1), (offset, 1, 0)) for offset in (0, 6, 12)]
@@ -53,3 +54,28 @@ def test_similarity_at_some_voxels_is_close_to_that_at_all(
     at_some = similarities(fixed, moving, POSES)
     assert (at_some != at_all).all()
     np.testing.assert_allclose(at_some, at_all, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "shape", [(128, 128, 128), (256, 256, 176), (512, 512, 100), (200, 200, 128), (181, 217, 181), (208, 176)]
+)
+@pytest.mark.parametrize("count", [5000, 2**15])
+def test_voxels_are_spread_evenly(shape: tuple[int, ...], count: int) -> None:
+    """No block of a grid goes without: in memory, every n-th voxel of these lies on few planes."""
+    index = working_image.evenly_spread(shape, count)
+    assert 0.7 * count < len(index[0]) <= count
+    blocks = [axis * 6 // n for axis, n in zip(index, shape, strict=True)]
+    number = np.unique(np.stack(blocks), axis=1, return_counts=True)[1]
+    expected = len(index[0]) / 6 ** len(shape)
+    assert len(number) == 6 ** len(shape)
+    assert number.min() > 0.5 * expected and number.max() < 1.6 * expected
+
+
+def test_a_small_object_in_a_large_image_is_seen() -> None:
+    """With zeros around it: voxels that lie on few planes would all be background."""
+    grid = centered_grid((128, 128, 128))
+    image = np.zeros(grid.shape, np.float32)
+    image[52:76, 55:73, 50:78] = np.linspace(0.5, 1, 28, dtype=np.float32)
+    fixed = WorkingImage.from_image(Image(image, grid), 1)
+    found = similarities(fixed, fixed, [np.eye(4), pose((0, 0, 0), (1, 1, 1), (3, 0, 0))])
+    assert found[0] == pytest.approx(2, abs=1e-3) and 1 < found[1] < 1.95

@@ -180,3 +180,10 @@ def test_resize_equals_torch(old: tuple[int, ...], new: tuple[int, ...], dtype: 
     upstream = torch.rand_like(expected)
     gradients = [torch.autograd.grad(x, image, upstream)[0] for x in (found, expected)]
     torch.testing.assert_close(*gradients)
+
+
+def test_resize_in_half_precision_is_torchs() -> None:
+    """Whose weights are exact."""
+    image = 30 * torch.rand(1, 1, 7, 8, 9).bfloat16()
+    expected = torch.nn.functional.interpolate(image, (14, 16, 18), mode="trilinear", align_corners=True)
+    torch.testing.assert_close(resize(image, (14, 16, 18)), expected, rtol=0, atol=0)

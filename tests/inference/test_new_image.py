@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from atlasmith.core.grid import Grid
 from atlasmith.fusion import fuse_subject, train_fusers
 from atlasmith.inference import image as image_module
 from atlasmith.inference import predict, register_image
+from atlasmith.inference.finished_run import open_run
+from atlasmith.inference.prediction import _work_folder
+from atlasmith.inference.scans import NewScan
 from atlasmith.io.images import read_image, write_image
 from atlasmith.io.layout import Layout
 from atlasmith.io.tables import read_cohort
@@ -94,6 +98,24 @@ def test_a_subject_with_the_id_of_an_atlas(finished: Config, tmp_path: Path) -> 
     assert set(np.unique(read_image(layout.segmentation(atlas.id, "template")).data)) == {0, 4, 1000}
     # Registration alone segments by the template.
     assert not layout.segmentation(atlas.id, "majority").exists()
+
+
+def test_nothing_of_the_run_is_linked_where_a_scan_is_written(finished: Config, tmp_path: Path) -> None:
+    """Whatever participants and sessions are called; atlases are where the stages look for them."""
+    ids = ["01", "01new", "02_ses-1", "02_ses-2", "03"]
+    run = open_run(finished.output)
+    atlases = [replace(run.atlases[0], id=name) for name in ids]
+    run = replace(run, cohort=atlases, atlases=atlases)
+    for name, expected in (("01", "01newnew"), ("02_ses-2", "02new_ses-2"), ("02_ses-3", "02_ses-3")):
+        scan = NewScan(name, {"T1w": Path(atlases[0].image)}, {}, [])
+        folder = tmp_path / name
+        folder.mkdir()
+        config, subject = _work_folder(run, scan, {}, folder, atlases)
+        own = config.layout.subject_folder(subject.id)
+        assert subject.id == expected and own.resolve() == own
+        for atlas in ids:
+            inside = config.layout.subject_folder(atlas).resolve()
+            assert inside == finished.layout.subject_folder(atlas).resolve()
 
 
 def test_all_problems_at_once(finished: Config, tmp_path: Path) -> None:

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 
 from atlasmith.affine.pyramid import pyramid
-from atlasmith.affine.working_image import FULL_OVERLAP, WorkingImage, largest_overlap, voxels_to_physical
+from atlasmith.affine.working_image import (
+    FULL_OVERLAP,
+    WorkingImage,
+    evenly_spread,
+    largest_overlap,
+    voxels_to_physical,
+)
 from atlasmith.core.grid import Array
 from atlasmith.core.sampling import sample, smooth
 from atlasmith.core.world import inside
@@ -96,11 +102,10 @@ def _samples(data: Tensor, image: sitk.Image, stride: int, count: int) -> tuple[
 
     data: (*shape), on the grid of `image`.
     """
-    index = torch.stack(torch.meshgrid(*(torch.arange(0, n, stride) for n in data.shape), indexing="ij"))
-    index = index.flatten(1)
-    index = index[:, torch.linspace(0, index.shape[1] - 1, min(count, index.shape[1])).long()]
+    index = stride * np.stack(evenly_spread([-(-n // stride) for n in data.shape], count))
     matrix = torch.from_numpy(voxels_to_physical(image))
-    return index.double().T @ matrix[:-1, :-1].T + matrix[:-1, -1], data[tuple(index)]
+    points = torch.from_numpy(index).double().T @ matrix[:-1, :-1].T + matrix[:-1, -1]
+    return points, data[tuple(index)]
 
 
 class _MovingImage:
@@ -154,21 +159,14 @@ class _Objective:
         target, source = (_standardize(x.expand_as(weight), weight) for x in (self.values, moved))
         norm = ((moved - _mean(moved, weight)) * weight).norm(dim=1).clamp(min=1e-6)
         gradient = matrices[:, :ndim, :ndim].mT.float() @ gradient * weight[:, None]
-        slopes = (gradient[:, :, None] * self.homogeneous).flatten(1, 2)  # (B, d * (d + 1), N)
-        sums = slopes @ torch.stack([weight, target, source], dim=-1)
-        sums, squares = self.generators @ sums.double(), slopes @ slopes.mT
-        squares = self.generators @ squares.double() @ self.generators.T / norm[:, None, None] ** 2
-        total, by_target, by_source = (sums / norm[:, None, None]).unbind(-1)
-        # Products of slopes that are centered and orthogonal to the source, which are never computed.
-        normal = squares - _outer(total) / weight.sum(dim=1)[:, None, None].clamp(min=1) - _outer(by_source)
-        ncc = (target * source).sum(dim=1)
-        objective = (1 + ncc) * (overlap / FULL_OVERLAP).clamp(max=1)
-        return objective, normal, by_target - ncc[:, None] * by_source
-
-
-def _outer(x: Tensor) -> Tensor:
-    """Multiply each of (B, K) by itself: (B, K, K)."""
-    return x[:, :, None] * x[:, None]
+        # By each entry of the transform (B, d * (d + 1), N); then centered, and orthogonal to the image.
+        slopes = (gradient[:, :, None] * self.homogeneous).flatten(1, 2)
+        slopes.addcmul_(_mean(slopes.mT, weight[..., None]).mT, weight[:, None], value=-1)
+        slopes.addcmul_(slopes @ source[..., None], source[:, None], value=-1)
+        squares, by_target = slopes @ slopes.mT, slopes @ target[..., None]
+        normal = self.generators @ squares.double() @ self.generators.T / norm[:, None, None] ** 2
+        objective = (1 + (target * source).sum(dim=1)) * (overlap / FULL_OVERLAP).clamp(max=1)
+        return objective, normal, (self.generators @ by_target.double())[..., 0] / norm[:, None]
 
 
 def _maximize(objective: _Objective, matrices: Tensor, generators: Tensor, iterations: int) -> Tensor:

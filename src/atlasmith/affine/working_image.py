@@ -150,8 +150,7 @@ def similarities(fixed: WorkingImage, moving: WorkingImage, matrices: Sequence[A
         (N,), from 0 to 2.
     """
     target, source = (sitk.GetArrayViewFromImage(image.itk).T for image in (fixed, moving))
-    chosen = np.linspace(0, target.size - 1, min(COMPARED, target.size)).astype(int)
-    index = np.unravel_index(chosen, target.shape)
+    index = evenly_spread(target.shape, COMPARED)
     target = target[index]
     occupied = target > 0
     to_moving, from_fixed = np.linalg.inv(voxels_to_physical(moving.itk)), voxels_to_physical(fixed.itk)
@@ -161,8 +160,8 @@ def similarities(fixed: WorkingImage, moving: WorkingImage, matrices: Sequence[A
         points = affine[:-1, :-1] @ np.stack(index) + affine[:-1, -1:]
         # As ITK has it: half a voxel around the outermost centers shows their values.
         size = np.array(source.shape)[:, None]
-        inside: Array = np.all((points >= -0.5) & (points <= size - 0.5), axis=0)
         moved = map_coordinates(source, points, order=1, mode="nearest", prefilter=False)
+        inside: Array = np.all((points >= -0.5) & (points <= size - 0.5), axis=0) & np.isfinite(moved)
         a, b = target[inside].astype(np.float64), moved[inside].astype(np.float64)
         if not occupied.any() or a.size == 0 or a.std() == 0 or b.std() == 0:
             found.append(0.0)
@@ -171,6 +170,32 @@ def similarities(fixed: WorkingImage, moving: WorkingImage, matrices: Sequence[A
         ncc = np.mean((a - a.mean()) * (b - b.mean())) / (a.std() * b.std())
         found.append(float((1 + ncc) * min(1, overlap / FULL_OVERLAP)))
     return np.array(found)
+
+
+def evenly_spread(shape: Sequence[int], count: int) -> tuple[Array, ...]:
+    """Choose voxels of a grid evenly along each axis and diagonal, `count` at most.
+
+    The additive recurrence of the powers of a root of x^(d + 1) = x + 1 (Roberts 2018, "The unreasonable
+    effectiveness of quasirandom sequences"). Every n-th voxel in memory would lie on few planes.
+
+    Args:
+        shape: Of the grid, 2-D or 3-D.
+        count: Of voxels.
+
+    Returns:
+        Their indices along each axis, in rising order in memory.
+
+    Example:
+        >>> [axis.tolist() for axis in evenly_spread((4, 6), 4)]
+        [[0, 1, 2, 3], [1, 4, 0, 3]]
+    """
+    size = int(np.prod(shape))
+    chosen = np.arange(size)
+    if size > count:
+        root = {2: 1.324717957244746, 3: 1.2207440846057596}[len(shape)]
+        units = (np.arange(1, count + 1)[:, None] * root ** -np.arange(1.0, len(shape) + 1)) % 1
+        chosen = np.unique(np.ravel_multi_index((units * shape).astype(int).T, shape))
+    return np.unravel_index(chosen, shape)
 
 
 def voxels_to_physical(image: sitk.Image) -> Array:

@@ -242,6 +242,8 @@ def half_shape(shape: Sequence[int]) -> list[int]:
 def resize(image: Tensor, shape: Sequence[int]) -> Tensor:
     """Interpolate images (B, C, *old) linearly on a grid of `shape` whose corner voxels coincide.
 
+    Values must be finite: others spread along the axes. An image of that shape is returned as it is.
+
     Example:
         >>> resize(torch.tensor([[[[0.0, 2.0], [4.0, 6.0]]]]), (2, 3))
         tensor([[[[0., 1., 2.],
@@ -258,7 +260,7 @@ def resize(image: Tensor, shape: Sequence[int]) -> Tensor:
     return image
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)
 def _interpolation(old: int, new: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The matrix (new, old) of linear interpolation along one axis."""
     with torch.inference_mode(False):  # since it is kept, and a gradient may need it

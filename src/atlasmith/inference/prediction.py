@@ -175,15 +175,17 @@ def _work_folder(
     target = replace(source, output=folder)
     for path in (source.grid, source.labels, source.template_weights.parent, source.template_image.parent):
         (folder / path.relative_to(source.output)).symlink_to(path.absolute())
-    name, taken = scan.id, {member.id for member in run.cohort}
-    if name in taken:  # its networks are then those for a new scan
+    name, participants = scan.id, {participant_of(member.id) for member in run.cohort}
+    if name in {member.id for member in run.cohort}:  # its networks are then those for a new scan
         participant, *session = name.split("_", 1)
-        name = "_".join([f"{participant}new", *session])
+        while participant in participants:
+            participant += "new"
+        name = "_".join([participant, *session])
     for atlas in atlases:
         link = target.subject_folder(atlas.id)
         if participant_of(atlas.id) != participant_of(name):
             link = folder / link.relative_to(folder).parts[0]  # all sessions: folders take milliseconds each
-        if not link.exists():
+        if not (link.exists() or link.is_symlink()):
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to((source.output / link.relative_to(folder)).absolute())
     several = len(run.config.cohort.channels) > 1
