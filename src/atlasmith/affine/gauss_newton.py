@@ -27,6 +27,7 @@ from atlasmith.core.sampling import sample, smooth
 from atlasmith.core.world import inside
 
 DAMPING = 1e-3  # initial, relative to the diagonal of the normal matrix (Marquardt)
+FLOOR = 1e-7  # of the damping, relative to the largest entry of the diagonal: some motions change nothing
 CONVERGENCE = 1e-5  # gain of the objective in a step below which a level ends for all starts
 
 
@@ -47,17 +48,18 @@ def optimize(
     """
     ndim, center = fixed.grid.ndim, torch.from_numpy(fixed.fov_center[: fixed.grid.ndim])
     radius = float(np.linalg.norm(np.multiply(fixed.grid.tensor_shape, fixed.grid.tensor_spacing))) / 4
-    generators = _generators(kind, ndim, radius)
+    generators = _generators(kind, ndim)
     matrices = torch.stack([_homogeneous(start, ndim) for start in starts])
     recentered = torch.eye(ndim + 1, dtype=torch.float64)
+    recentered[:ndim] *= radius
     recentered[:ndim, ndim] = center
-    matrices = matrices @ recentered  # of points relative to the center
+    matrices = matrices @ recentered  # of points relative to the center, in units of the radius
     overlap = largest_overlap(fixed, moving)
     for sigma, stride, samples in pyramid(fixed.grid, kind):
         smoothed = [_smooth(image.itk, sigma) for image in (fixed, moving)]
         points, values = _samples(smoothed[0], fixed.itk, stride, samples)
         target = _MovingImage(smoothed[1], moving.itk)
-        objective = _Objective(values, points - center, target, generators, overlap)
+        objective = _Objective(values, (points - center) / radius, target, generators, overlap)
         matrices = _maximize(objective, matrices, generators, iterations)
     found = []
     for affine in (matrices @ torch.linalg.inv(recentered)).numpy():
@@ -73,10 +75,10 @@ def _homogeneous(matrix: Array, ndim: int) -> Tensor:
     return torch.from_numpy(matrix[np.ix_(kept, kept)])
 
 
-def _generators(kind: str, ndim: int, radius: float) -> Tensor:
+def _generators(kind: str, ndim: int) -> Tensor:
     """Return the generators (K, d + 1, d + 1) of the transforms about the origin.
 
-    Each moves a point at `radius` mm by about 1 mm, so that one damping suits them all.
+    Each moves a point at unit distance by about as much, so that one damping suits them all.
     """
     generators = []
     for row in range(ndim):
@@ -84,9 +86,9 @@ def _generators(kind: str, ndim: int, radius: float) -> Tensor:
             if kind == "rigid" and row >= column:
                 continue
             generator = torch.zeros(ndim + 1, ndim + 1, dtype=torch.float64)
-            generator[row, column] = 1 if column == ndim else 1 / radius
+            generator[row, column] = 1
             if kind == "rigid" and column < ndim:
-                generator[column, row] = -1 / radius
+                generator[column, row] = -1
             generators.append(generator)
     return torch.stack(generators)
 
@@ -131,7 +133,7 @@ class _Objective:
 
     Args:
         values: The fixed image (N,) at `points`.
-        points: (N, d), physical coordinates relative to the center.
+        points: (N, d), physical coordinates relative to the center, in units of the radius.
         moving: The moving image.
         generators: See `_generators`.
         overlap: The largest overlap, see `working_image.largest_overlap`.
@@ -174,8 +176,10 @@ def _maximize(objective: _Objective, matrices: Tensor, generators: Tensor, itera
     damping = torch.full((len(matrices),), DAMPING, dtype=torch.float64)
     value, normal, gradient = objective(matrices)
     for _ in range(iterations):
-        diagonal = torch.diag_embed(damping[:, None] * normal.diagonal(dim1=1, dim2=2) + 1e-9)
-        step = torch.linalg.solve(normal + diagonal, gradient)
+        diagonal = normal.diagonal(dim1=1, dim2=2)
+        floor = FLOOR * diagonal.amax(dim=1, keepdim=True).clamp(min=1e-30)
+        damped = normal + torch.diag_embed(damping[:, None] * diagonal + floor)
+        step = torch.linalg.solve(damped, gradient)
         candidates = matrices @ torch.linalg.matrix_exp(torch.einsum("bk,kij->bij", step, generators))
         new = objective(candidates)
         gain = new[0] - value

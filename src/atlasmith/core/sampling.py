@@ -379,8 +379,12 @@ def multiply_along(maps: Tensor, axis: int, matrix: Tensor) -> Tensor:
         >>> multiply_along(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), 0, torch.ones(1, 2))
         tensor([[4., 6.]])
     """
-    if axis == maps.ndim - 1:
-        return maps @ matrix.T
     before, after = maps.shape[:axis], maps.shape[axis + 1 :]
-    product = matrix @ maps.reshape(math.prod(before), maps.shape[axis], math.prod(after))
+    # One product for each part: matmul may join those of a batch, whose rounding then depends on its size.
+    if not after:
+        parts = maps.reshape(maps.shape[0], -1, maps.shape[axis]) if before else maps[None, None]
+        product = torch.bmm(parts, matrix.T.expand(len(parts), -1, -1))
+    else:
+        parts = maps.reshape(math.prod(before), maps.shape[axis], math.prod(after))
+        product = torch.bmm(matrix.expand(len(parts), -1, -1), parts)
     return product.view(*before, len(matrix), *after)
