@@ -6,6 +6,7 @@ world in LPS, in 2-D the plane of the slice. `physical_to_world` leads from ther
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -172,7 +173,8 @@ def similarities(fixed: WorkingImage, moving: WorkingImage, matrices: Sequence[A
     return np.array(found)
 
 
-def evenly_spread(shape: Sequence[int], count: int) -> tuple[Array, ...]:
+@functools.lru_cache(maxsize=16)  # of an image's levels, which are those of the next one
+def evenly_spread(shape: tuple[int, ...], count: int) -> tuple[Array, ...]:
     """Choose voxels of a grid evenly along each axis and diagonal, `count` at most.
 
     The additive recurrence of the powers of a root of x^(d + 1) = x + 1 (Roberts 2018, "The unreasonable
@@ -183,7 +185,7 @@ def evenly_spread(shape: Sequence[int], count: int) -> tuple[Array, ...]:
         count: Of voxels.
 
     Returns:
-        Their indices along each axis, in rising order in memory.
+        Their indices along each axis, in rising order in memory; they are kept, and can't be changed.
 
     Example:
         >>> [axis.tolist() for axis in evenly_spread((4, 6), 4)]
@@ -195,7 +197,10 @@ def evenly_spread(shape: Sequence[int], count: int) -> tuple[Array, ...]:
         root = {2: 1.324717957244746, 3: 1.2207440846057596}[len(shape)]
         units = (np.arange(1, count + 1)[:, None] * root ** -np.arange(1.0, len(shape) + 1)) % 1
         chosen = np.unique(np.ravel_multi_index((units * shape).astype(int).T, shape))
-    return np.unravel_index(chosen, shape)
+    index = np.unravel_index(chosen, shape)
+    for axis in index:
+        axis.setflags(write=False)
+    return index
 
 
 def voxels_to_physical(image: sitk.Image) -> Array:
