@@ -104,7 +104,7 @@ def _samples(data: Tensor, image: sitk.Image, stride: int, count: int) -> tuple[
 
     data: (*shape), on the grid of `image`.
     """
-    index = stride * np.stack(evenly_spread(tuple(-(-n // stride) for n in data.shape), count))
+    index = stride * evenly_spread(tuple(-(-n // stride) for n in data.shape), count)
     matrix = torch.from_numpy(voxels_to_physical(image))
     points = torch.from_numpy(index).double().T @ matrix[:-1, :-1].T + matrix[:-1, -1]
     return points, data[tuple(index)]

@@ -152,16 +152,15 @@ def similarities(fixed: WorkingImage, moving: WorkingImage, matrices: Sequence[A
     """
     target, source = (sitk.GetArrayViewFromImage(image.itk).T for image in (fixed, moving))
     index = evenly_spread(target.shape, COMPARED)
-    target = target[index]
-    occupied = target > 0
+    target = target[tuple(index)]
+    occupied, size = target > 0, np.array(source.shape)[:, None]
     to_moving, from_fixed = np.linalg.inv(voxels_to_physical(moving.itk)), voxels_to_physical(fixed.itk)
     kept, largest, found = [*range(source.ndim), 3], largest_overlap(fixed, moving), []
     for matrix in matrices:
         affine = to_moving @ matrix[np.ix_(kept, kept)] @ from_fixed
-        points = affine[:-1, :-1] @ np.stack(index) + affine[:-1, -1:]
-        # As ITK has it: half a voxel around the outermost centers shows their values.
-        size = np.array(source.shape)[:, None]
+        points = affine[:-1, :-1] @ index + affine[:-1, -1:]
         moved = map_coordinates(source, points, order=1, mode="nearest", prefilter=False)
+        # As ITK has it: half a voxel around the outermost centers shows their values.
         inside: Array = np.all((points >= -0.5) & (points <= size - 0.5), axis=0) & np.isfinite(moved)
         a, b = target[inside].astype(np.float64), moved[inside].astype(np.float64)
         if not occupied.any() or a.size == 0 or a.std() == 0 or b.std() == 0:
@@ -174,7 +173,7 @@ def similarities(fixed: WorkingImage, moving: WorkingImage, matrices: Sequence[A
 
 
 @functools.lru_cache(maxsize=16)  # of an image's levels, which are those of the next one
-def evenly_spread(shape: tuple[int, ...], count: int) -> tuple[Array, ...]:
+def evenly_spread(shape: tuple[int, ...], count: int) -> Array:
     """Choose voxels of a grid evenly along each axis and diagonal, `count` at most.
 
     The additive recurrence of the powers of a root of x^(d + 1) = x + 1 (Roberts 2018, "The unreasonable
@@ -185,11 +184,12 @@ def evenly_spread(shape: tuple[int, ...], count: int) -> tuple[Array, ...]:
         count: Of voxels.
 
     Returns:
-        Their indices along each axis, in rising order in memory; they are kept, and can't be changed.
+        Their indices (d, n) along each axis, in rising order in memory. They are kept, and can't be changed.
 
     Example:
-        >>> [axis.tolist() for axis in evenly_spread((4, 6), 4)]
-        [[0, 1, 2, 3], [1, 4, 0, 3]]
+        >>> evenly_spread((4, 6), 4)
+        array([[0, 1, 2, 3],
+               [1, 4, 0, 3]])
     """
     size = int(np.prod(shape))
     chosen = np.arange(size)
@@ -197,9 +197,8 @@ def evenly_spread(shape: tuple[int, ...], count: int) -> tuple[Array, ...]:
         root = {2: 1.324717957244746, 3: 1.2207440846057596}[len(shape)]
         units = (np.arange(1, count + 1)[:, None] * root ** -np.arange(1.0, len(shape) + 1)) % 1
         chosen = np.unique(np.ravel_multi_index((units * shape).astype(int).T, shape))
-    index = np.unravel_index(chosen, shape)
-    for axis in index:
-        axis.setflags(write=False)
+    index = np.stack(np.unravel_index(chosen, shape))
+    index.setflags(write=False)
     return index
 
 
