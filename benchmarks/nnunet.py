@@ -2,13 +2,15 @@
 
     python benchmarks/nnunet.py results-hippocampus --folder nnunet-hippocampus --atlases 30 --targets 50 \\
         --iterations 1000 --batch 2 --record
+    python benchmarks/nnunet.py results-hippocampus --folder nnunet-hippocampus --network dynunet ...
 
 The package `nnunetv2` (`pip install .[peers]`) makes its own fingerprint, plan (`3d_fullres`), preprocessing,
 augmentation and network, and trains it on all atlases with its own optimizer and schedule; only the number of
 iterations is ours, and on a CPU the batch, and bfloat16 where the CPU has it, as nnU-Net takes half precision
-on GPUs. Its published recipe is 250,000 iterations with the batch of the plan. Prints Dice and HD95 of the
-targets on their own grids, the seconds of an iteration and of a target. A trained network is found again in
-the folder.
+on GPUs. Its published recipe is 250,000 iterations with the batch of the plan. With `--network dynunet` the
+network is MONAI's DynUNet with the plan's kernels, strides and channels; all else is the same. Prints Dice
+and HD95 of the targets on their own grids, the seconds of an iteration and of a target. A trained network is
+found again in the folder.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import numpy as np
 import torch
 from figures import Figure, Record, make_parser, print_header, print_row
 from fusion import mean_hd95
+from torch import nn
 
 from atlasmith.config import load_config
 from atlasmith.core.labels import count_overlap, dice, label_index
@@ -36,6 +39,7 @@ from atlasmith.training.device import autocast
 DATASET = 1
 NAME = f"Dataset{DATASET:03d}_Atlases"
 PER_EPOCH = 50  # iterations
+NETWORKS = {"nnunet": "nnU-Net", "dynunet": "DynUNet by nnU-Net's plan"}
 
 
 def write_dataset(folder: Path, atlases: list[Subject], values: list[int]) -> None:
@@ -65,10 +69,66 @@ def write_image(subject: Subject, path: Path) -> None:
     )
 
 
-def train(folder: Path, iterations: int, batch: int | None, device: torch.device) -> Any:
+class PlannedDynUNet(nn.Module):
+    """MONAI's DynUNet with what nnU-Net plans for its own network, returning what nnU-Net's does.
+
+    Args:
+        architecture: Arguments of nnU-Net's network in the plan.
+        inputs: Channels of an image.
+        outputs: Labels, with background.
+    """
+
+    def __init__(self, architecture: dict[str, Any], inputs: int, outputs: int) -> None:
+        from monai.networks.nets import DynUNet
+
+        super().__init__()
+        strides = architecture["strides"]
+        self.supervises_levels = True
+        self.network = DynUNet(
+            len(strides[0]),
+            inputs,
+            outputs,
+            architecture["kernel_sizes"],
+            strides,
+            strides[1:],
+            filters=architecture["features_per_stage"],
+            deep_supervision=True,
+            deep_supr_num=len(strides) - 2,
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        # DynUNet's own forward resizes the outputs of coarse levels, and has none in evaluation.
+        finest = self.network.output_block(self.network.skip_layers(images))
+        return [finest, *self.network.heads] if self.supervises_levels else finest
+
+
+def trainer_type(network: str) -> Any:
+    """Return nnU-Net's trainer, of its own network or of DynUNet."""
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    class DynUNetTrainer(nnUNetTrainer):
+        @staticmethod
+        def build_network_architecture(
+            plans_manager: Any,  # nnU-Net looks whether there is an argument of this name
+            configuration_manager: Any,
+            num_input_channels: int,
+            num_output_channels: int,
+            enable_deep_supervision: bool = True,
+        ) -> nn.Module:
+            architecture = configuration_manager.network_arch_init_kwargs
+            built = PlannedDynUNet(architecture, num_input_channels, num_output_channels)
+            built.supervises_levels = enable_deep_supervision
+            return built
+
+        def set_deep_supervision_enabled(self, enabled: bool) -> None:
+            self.network.supervises_levels = enabled
+
+    return {"nnunet": nnUNetTrainer, "dynunet": DynUNetTrainer}[network]
+
+
+def train(folder: Path, network: str, iterations: int, batch: int | None, device: torch.device) -> Any:
     """Plan, preprocess and train; return the trainer with its network."""
     from nnunetv2.experiment_planning import plan_and_preprocess_api as planning
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     planned = folder / "preprocessed" / NAME / "nnUNetPlans.json"
     if not planned.exists():
@@ -82,7 +142,7 @@ def train(folder: Path, iterations: int, batch: int | None, device: torch.device
     description = json.loads((folder / "raw" / NAME / "dataset.json").read_text())
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 (what batchgenerators draws from)
-    trainer = nnUNetTrainer(plans, "3d_fullres", "all", description, device)
+    trainer = trainer_type(network)(plans, "3d_fullres", "all", description, device)
     trainer.num_iterations_per_epoch, trainer.num_epochs = PER_EPOCH, max(1, iterations // PER_EPOCH)
     trainer.num_val_iterations_per_epoch = 1
     checkpoint = Path(trainer.output_folder) / "checkpoint_final.pth"
@@ -100,7 +160,7 @@ def train(folder: Path, iterations: int, batch: int | None, device: torch.device
     start = time.perf_counter()
     trainer.run_training()
     seconds = (time.perf_counter() - start) / (trainer.num_epochs * PER_EPOCH)
-    (folder / "seconds.json").write_text(json.dumps(seconds))
+    (Path(trainer.output_folder) / "seconds.json").write_text(json.dumps(seconds))
     return trainer
 
 
@@ -131,6 +191,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("run", type=Path, help="a finished output folder")
     parser.add_argument("--folder", type=Path, required=True, help="for nnU-Net's files")
+    parser.add_argument("--network", choices=list(NETWORKS), default="nnunet")
     parser.add_argument("--atlases", type=int, help="number of atlases; all without")
     parser.add_argument("--targets", type=int, default=50)
     parser.add_argument("--iterations", type=int, default=1000)
@@ -154,7 +215,7 @@ def judge(options: argparse.Namespace) -> tuple[dict[str, list[float]], int, Any
     if not (folder / "raw" / NAME / "dataset.json").exists():
         write_dataset(folder, atlases, values)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = train(folder, options.iterations, options.batch, device)
+    trainer = train(folder, options.network, options.iterations, options.batch, device)
     found: dict[str, list[float]] = {"dice": [], "hd95_mm": [], "seconds": []}
     for target in targets:
         path = folder / "results" / target.id
@@ -171,7 +232,7 @@ def judge(options: argparse.Namespace) -> tuple[dict[str, list[float]], int, Any
 def report(options: argparse.Namespace, found: dict[str, list[float]], atlases: int, trainer: Any) -> None:
     """Print the table and record it."""
     batch = trainer.configuration_manager.batch_size
-    seconds = json.loads((options.folder / "seconds.json").read_text())
+    seconds = json.loads((Path(trainer.output_folder) / "seconds.json").read_text())
     config = load_config(options.run / "config.yaml")
     figures: dict[str, Figure] = {}
     print_header("atlases", "metric", "mean", "95 % interval")
@@ -193,7 +254,11 @@ def report(options: argparse.Namespace, found: dict[str, list[float]], atlases: 
         note=f"{len(found['dice'])} targets, {atlases} atlases, native grid",
     )
     figures["training_min"] = seconds * options.iterations / 60
-    record.add("segmentation", f"nnU-Net, {options.iterations} iterations of {batch} images", figures)
+    record.add(
+        "segmentation",
+        f"{NETWORKS[options.network]}, {options.iterations} iterations of {batch} images",
+        figures,
+    )
 
 
 if __name__ == "__main__":
