@@ -39,7 +39,7 @@ from atlasmith.training.device import autocast
 DATASET = 1
 NAME = f"Dataset{DATASET:03d}_Atlases"
 PER_EPOCH = 50  # iterations
-NETWORKS = {"nnunet": "nnU-Net", "dynunet": "DynUNet by nnU-Net's plan"}
+NETWORKS = {"nnunet": "nnU-Net", "dynunet": "DynUNet"}
 
 
 def write_dataset(folder: Path, atlases: list[Subject], values: list[int]) -> None:
