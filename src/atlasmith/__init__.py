@@ -14,7 +14,7 @@ The functions below take arrays or images and need neither a config nor a workfl
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.18.0"
+__version__ = "0.19.0"
 
 if TYPE_CHECKING:
     from atlasmith.affine import align
