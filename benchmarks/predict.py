@@ -3,14 +3,12 @@
     python benchmarks/predict.py RESULTS IMAGE... [--threads N] [--fast] [--alone]
 
 The first two images warm the process up and aren't counted. Prints seconds of wall time and of CPU for each
-of the others, whose results go to a temporary folder. Images are divided among the threads, or from ten
-images for each among as many processes, as the command does with many: what it takes to start these counts.
-With `--alone` one after another has all threads.
+of the others, whose results go to a temporary folder. Images are divided among the threads, as the command
+does with many; with `--alone` one after another has all threads.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -40,11 +38,6 @@ def one_by_one(
             predict_scan(run, scan, out, segment=True, fast=fast)
 
 
-def clocks() -> tuple[float, float]:
-    """Return the time, and the CPU time of this process and of those that it has waited for, s."""
-    return time.perf_counter(), sum(os.times()[:4])
-
-
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("results", type=Path)
@@ -60,9 +53,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         predict = one_by_one if options.alone else predict_all
         predict(options.results, first, {}, Path(folder), fast=options.fast)
-        before = clocks()
+        wall, cpu = time.perf_counter(), time.process_time()
         predict(options.results, others, {}, Path(folder), fast=options.fast)
-        wall, cpu = ((end - start) / len(others) for start, end in zip(before, clocks(), strict=True))
+        wall, cpu = (
+            (end - start) / len(others)
+            for start, end in zip((wall, cpu), (time.perf_counter(), time.process_time()), strict=True)
+        )
     print_header("images", "atlases", "threads", "s each", "s of CPU each")
     print_row(len(others), atlases, options.threads, f"{wall:.2f}", f"{cpu:.2f}")
     each = "each alone" if options.alone else "each of many"

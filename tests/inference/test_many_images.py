@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +14,8 @@ from calibrated import calibrate
 from atlasmith.cli.main import main
 from atlasmith.config import Config
 from atlasmith.core.errors import InputError
-from atlasmith.inference import predict, register_image, workers
+from atlasmith.inference import predict, register_image
+from atlasmith.inference.prediction import Prediction
 from atlasmith.inference.scans import NewScan, find_scans, scan_name
 from atlasmith.io.files import read_json
 from atlasmith.io.images import read_image, write_image
@@ -105,73 +102,27 @@ def test_a_failure_ends_no_other_image_and_what_is_finished_is_skipped(
     assert not list(out.rglob(".partial*"))
 
 
-def test_processes_give_what_threads_give(
+def test_an_interrupt_ends_what_has_not_begun(
     finished: Path, targets: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "broken.nii.gz").write_bytes(b"no image")
-    images = [*targets[:2], tmp_path / "broken.nii.gz"]
-    script = tmp_path / "script.py"  # without a guard: processes must not run it again
-    script.write_text(
-        "import sys\n"
-        "import torch\n"
-        "from atlasmith.inference import predict, workers\n"
-        "torch.set_num_threads(2)\n"
-        "workers.SCANS_PER_PROCESS = 1\n"
-        "print('started')\n"
-        "found = predict(sys.argv[1], sys.argv[3:], {'age': 45}, sys.argv[2], device='cpu')\n"
-        "print([prediction.scan for prediction in found if prediction.error is None])\n"
-        "print(type(found[2].error).__name__, found[2].error.problems[0].where)\n"
-    )
-    command = [sys.executable, str(script), str(finished), str(tmp_path / "processes"), *map(str, images)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
-    assert lines.count("started") == 1 and lines[-2] == "['08', '09']"
-    assert lines[-1] == f"InputError {images[2]}"
-    assert done.stderr.count("device: cpu") == 1
+    begun: list[str] = []
 
-    monkeypatch.setattr(workers, "ProcessPoolExecutor", None)
-    predict(finished, images, {"age": 45}, tmp_path / "threads", device="cpu")
-    files = [path.relative_to(tmp_path / "threads") for path in (tmp_path / "threads").rglob("*.*")]
-    assert len(files) > 20
-    for file in files:
-        assert (tmp_path / "processes" / file).read_bytes() == (tmp_path / "threads" / file).read_bytes()
+    def predict_scan(run: object, scan: NewScan, *_: object) -> Prediction:
+        begun.append(scan.id)
+        time.sleep(0.05)
+        return Prediction(scan.id)
 
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
 
-def test_errors_that_cannot_be_sent_between_processes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    class LocalError(Exception):
-        pass
-
-    def fail(*_: object) -> None:
-        raise LocalError("no reason")
-
-    monkeypatch.setattr(workers, "_predict", fail)
-    monkeypatch.setattr(workers, "_opened", [None])
-    with pytest.raises(RuntimeError, match="LocalError: no reason"):
-        workers._predict_in_process(NewScan("1", {}), workers.Options(Path("out"), False, False))
-
-
-def test_a_killed_process_fails_its_scans_alone(
-    finished: Path,
-    targets: list[Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Killed(ThreadPoolExecutor):
-        def __init__(self, *_: object) -> None:
-            super().__init__(1)
-
-        def submit(self, *_: object) -> Future[Any]:  # type: ignore[override]
-            future: Future[Any] = Future()
-            future.set_exception(BrokenProcessPool("terminated abruptly"))
-            return future
-
-    monkeypatch.setattr(workers, "ProcessPoolExecutor", Killed)
-    monkeypatch.setattr(workers, "SCANS_PER_PROCESS", 0)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    found = predict(finished, targets[:2], {"age": 45}, tmp_path, device="cpu")
-    assert all("perhaps for want of memory" in str(prediction.error) for prediction in found)
-    assert "sub-08: failed, 1 of 2" in capsys.readouterr().out
+    monkeypatch.setattr("atlasmith.inference.image.predict_scan", predict_scan)
+    monkeypatch.setattr("atlasmith.inference.image._tell", interrupt)
+    paths = [tmp_path / f"{k}.nii.gz" for k in range(20)]
+    for path in paths:
+        path.symlink_to(targets[0])
+    with pytest.raises(KeyboardInterrupt):
+        predict(finished, paths, {"age": 45}, tmp_path / "out")
+    assert 0 < len(begun) < 20
 
 
 def test_unsuitable_images_are_told(

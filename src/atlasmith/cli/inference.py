@@ -126,7 +126,7 @@ def template_modes(args: argparse.Namespace) -> None:
 VERBS = [
     Verb(
         "predict",
-        "segment raw images through a finished run, several at a time, with a table of all volumes",
+        "segment raw images through a finished run, in one process, with a table of all volumes",
         _add_images,
         predict_images,
     ),

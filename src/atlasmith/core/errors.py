@@ -60,10 +60,6 @@ class InputError(AtlasmithError):
         head = f"{count} problem{'s' if count != 1 else ''} found:"
         super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
 
-    def __reduce__(self) -> tuple[type[InputError], tuple[list[Problem]]]:
-        """Pickle the problems: one process tells another."""
-        return InputError, (self.problems,)
-
 
 # System errors that a user can correct, and how.
 REMEDIES = {

@@ -1,25 +1,33 @@
-"""New images through a finished run: models and atlases are loaded once."""
+"""New images through a finished run, in one process: models and atlases are loaded once."""
 
 from __future__ import annotations
 
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import overload
+
+import torch
 
 from atlasmith import __version__
 from atlasmith.affine.search import one_thread
 from atlasmith.cohort.output import BIDSIGNORE
 from atlasmith.core.errors import AtlasmithError, system_fault
+from atlasmith.core.grid import Grid
 from atlasmith.inference.finished_run import FinishedRun, open_run
-from atlasmith.inference.prediction import Prediction, predict_scan
-from atlasmith.inference.scans import find_scans
+from atlasmith.inference.prediction import Prediction, is_finished, predict_scan, read_prediction
+from atlasmith.inference.scans import NewScan, find_scans
 from atlasmith.inference.table import write_predictions
-from atlasmith.inference.workers import Options, predict_each
-from atlasmith.io.files import write_json, write_text
+from atlasmith.io.files import read_json, write_json, write_text
+from atlasmith.io.memory import available_memory, keep_in_memory
 from atlasmith.io.sidecars import BIDS_VERSION, RAW, RUN
+from atlasmith.training.device import select_device
+from atlasmith.workflow.resources import memory_mb
 
 
 @overload
@@ -176,11 +184,43 @@ def predict_all(
     _warn_masks(run)
     _mark_output(run, out)
     done: dict[str, Prediction] = {}
-    for prediction in predict_each(run, scans, Options(out, extrapolate, fast)):
-        done[prediction.scan] = prediction
-        _tell(run, prediction, f"{len(done)} of {len(scans)}")
+
+    def process(scan: NewScan) -> Prediction:
+        try:
+            if is_finished(run, scan, out, True, fast):
+                return read_prediction(run, scan, out, fast)
+            return predict_scan(run, scan, out, True, extrapolate, fast)
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)  # whose variables may fill a GPU
+            return Prediction(scan.id, error=error)
+
+    with keep_in_memory(run.config.output), one_thread(), _workers(run, len(scans)) as pool:
+        for future in as_completed([pool.submit(process, scan) for scan in scans]):
+            prediction = future.result()
+            done[prediction.scan] = prediction
+            _tell(run, prediction, f"{len(done)} of {len(scans)}")
     write_predictions(run, [scan.id for scan in scans if done[scan.id].error is None], out, fast)
     return [done[scan.id] for scan in scans]
+
+
+@contextmanager
+def _workers(run: FinishedRun, scans: int) -> Iterator[ThreadPoolExecutor]:
+    """Divide the threads of torch among as many scans at a time as fit into memory. They take turns on a GPU,
+    while others are prepared on the CPU: see `predict_scan`."""
+    threads = torch.get_num_threads()
+    voxels = Grid.from_dict(read_json(run.config.layout.grid)).shape
+    size = memory_mb("fuse", run.config, voxels[0] * voxels[1] * voxels[2], len(run.atlases)) * 2**20
+    count = max(1, min(threads, scans, available_memory() // size))
+    torch.set_num_threads(max(1, threads // count))
+    try:
+        # Each thread of a process has a current GPU of its own.
+        with ThreadPoolExecutor(count, initializer=partial(select_device, run.config.device)) as pool:
+            try:
+                yield pool
+            finally:
+                pool.shutdown(cancel_futures=True)  # an interrupt ends what hasn't begun
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _tell(run: FinishedRun, prediction: Prediction, position: str) -> None:

@@ -20,17 +20,15 @@ _open: list[tuple[str, BoundedCache[Any]]] = []  # with the folder that each is 
 
 
 @contextmanager
-def keep_in_memory(folder: Path, processes: int = 1) -> Iterator[None]:
+def keep_in_memory(folder: Path) -> Iterator[None]:
     """Keep what readers marked by `kept` read below a folder, through links too, until the block ends.
 
     Nothing may change these files, or the arrays read, in the meantime.
 
     Args:
         folder: Such as the output folder of a finished run.
-        processes: How many of them keep files at the same time.
     """
-    share = int(SHARE * available_memory() / processes)
-    _open.append((os.path.realpath(folder) + os.sep, BoundedCache(share)))
+    _open.append((os.path.realpath(folder) + os.sep, BoundedCache(int(SHARE * available_memory()))))
     try:
         yield
     finally:
