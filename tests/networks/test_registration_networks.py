@@ -156,8 +156,9 @@ def test_training_in_3d_with_two_passes_does_not_collapse(name: str, rate: float
 @pytest.mark.parametrize("passes", [1, 2])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_learn_to_register_ellipsoids(name: str, passes: int) -> None:
-    # All that a deformation of `cvae` has passes through 32 numbers.
-    steps = 160 if name == "cvae" else 80
+    # All that a deformation of `cvae` has passes through 32 numbers. `quicksilver` has 0.66 to 0.73 after 80
+    # steps, by the seed, and 0.78 to 0.83 after 160.
+    steps = 160 if name in ("cvae", "quicksilver") else 80
     before, after, *_ = learn(name, (24, 24, 24), passes, steps=steps, batch=4)
     assert after > 0.7 > before
 
