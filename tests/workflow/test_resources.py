@@ -55,6 +55,16 @@ def test_settings_that_save_memory_or_time_lower_the_resources() -> None:
     assert n4[0] < 0.5 * n4[1]
 
 
+def test_the_student_gets_the_time_of_its_training() -> None:
+    """69 minutes of one core were measured, and an old core may take four times as long."""
+    methods = {"autocontext": 1, "student": 1, "student at half": 0.5}
+    minutes = {}
+    for name, share in methods.items():
+        fusion = {"methods": [name.split()[0]], "student": {"steps": round(12000 * share)}}
+        minutes[name] = runtime_minutes("fuse_train", config(fusion=fusion), 147_456, 30, 30)
+    assert minutes["student"] > 4 * 69 > minutes["student at half"] > 2 * minutes["autocontext"]
+
+
 def test_training_memory_is_proportional_to_batch_and_voxels() -> None:
     assert training_bytes(2_000, 4) == pytest.approx(2 * training_bytes(1_000, 4))
     assert training_bytes(1_000, 8) == pytest.approx(2 * training_bytes(1_000, 4))

@@ -26,7 +26,8 @@ CHANNEL_SECONDS = 0.15  # share of a step's time, likewise
 STEP_OVERHEAD = 1.25  # peak memory of a step over what autograd saves
 WEIGHT_COPIES = 4  # a weight, its gradient, and Adam's two moments
 
-TRAINING_SECONDS = 600.0  # of the fusion networks, at the default number of steps
+TRAINING_SECONDS = 600.0  # of a fusion network, at the default number of steps
+STUDENT_SECONDS = 4200.0  # of the student, likewise
 SPARE = 1.5  # of memory and time, over what was measured
 SLOWDOWN = 4.0  # of an old cluster's core against those that were measured
 STARTUP_MINUTES = 10.0
@@ -158,7 +159,7 @@ def expected_seconds(stage: str, config: Config, voxels: int, subjects: int, atl
         * selected
         * (0.05 + 1.5 * millions + instance.pairwise_steps * optimization_step),
         "fuse": subjects * (1 + maps * selected * millions),
-        "fuse_train": TRAINING_SECONDS * _training_share(config)
+        "fuse_train": _training_seconds(config)
         + maps * atlases * selected * millions
         + max(subjects - atlases, 0)
         * config.fusion.section("student").count
@@ -223,7 +224,13 @@ def _selected(config: Config, atlases: int) -> int:
     return min(config.fusion.atlas_selection or atlases, atlases)
 
 
-def _training_share(config: Config) -> float:
-    """The steps of the fusion networks' training, over the default number."""
-    sections = [config.fusion.section(name) for name in config.fusion.networks]
-    return max((section.steps / type(section)().steps for section in sections), default=0.0)
+def _training_seconds(config: Config) -> float:
+    """Time of the fusion network whose training takes the longest."""
+    settings = {name: config.fusion.section(name) for name in config.fusion.networks}
+    return max(
+        (
+            (STUDENT_SECONDS if name == "student" else TRAINING_SECONDS) * own.steps / type(own)().steps
+            for name, own in settings.items()
+        ),
+        default=0.0,
+    )

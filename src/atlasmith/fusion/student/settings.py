@@ -23,7 +23,7 @@ class StudentSettings(Section):
     count: Count = Field(
         3, description="folds of cross-fitting: each network segments the atlases it was not trained on"
     )
-    steps: Count = Field(4000, description="training steps")
+    steps: Count = Field(12000, description="training steps")
     batch_size: Count = Field(2, description="images per training step")
     patch: Annotated[int, Field(ge=16)] = Field(64, description="side of a training patch, voxels")
     warped: Annotated[float, Field(ge=0, le=1)] = Field(
