@@ -68,9 +68,9 @@ def main() -> None:
                     low, high = float(row["volume_lower_mm3"]), float(row["volume_upper_mm3"])
                     covered[subject.id].append(low <= volume <= high)
         by_label = np.array(pairs)
-        by_target = np.array([by_label[np.array(ids) == name].mean(axis=0) for name in np.unique(ids)])
-        r = [f"{np.corrcoef(x.T)[0, 1]:.2f}" for x in (by_target, by_label)]
-        error = [f"{np.abs(x[:, 0] - x[:, 1]).mean():.3f}" for x in (by_target, by_label)]
+        by_subject = np.array([by_label[np.array(ids) == name].mean(axis=0) for name in np.unique(ids)])
+        r = [f"{np.corrcoef(x.T)[0, 1]:.2f}" for x in (by_subject, by_label)]
+        error = [f"{np.abs(x[:, 0] - x[:, 1]).mean():.3f}" for x in (by_subject, by_label)]
         coverage = coverage_of([100 * np.mean(found) for found in covered.values()], config)
         print(f"| {method} | {r[0]} | {r[1]} | {error[0]} | {error[1]} | {coverage} |")
 

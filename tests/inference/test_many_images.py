@@ -117,6 +117,7 @@ def test_an_interrupt_ends_what_has_not_begun(
 
     monkeypatch.setattr("atlasmith.inference.image.predict_scan", predict_scan)
     monkeypatch.setattr("atlasmith.inference.image._tell", interrupt)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # images at a time
     paths = [tmp_path / f"{k}.nii.gz" for k in range(20)]
     for path in paths:
         path.symlink_to(targets[0])
